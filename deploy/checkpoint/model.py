@@ -1,0 +1,70 @@
+"""The values of this room: what was asked about a checkpoint, and what was found out.
+
+Owns no reading and no torch; both values travel to child processes and into the manifest.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from deploy.records import Record
+from deploy.spec import TensorSpec
+
+WeightsChoice = Literal["ema", "raw"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRequest:
+    """What the user said about a checkpoint. `input_shapes` are without the batch dim, one per input."""
+
+    path: Path
+    arch: str | None = None
+    factory: str | None = None
+    weights: WeightsChoice | None = None
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    trust_pickle: bool = False
+
+
+class Preprocessing(Record):
+    """What turned an image into the input tensor during training. Lengths are pixels; None means unknown.
+
+    `source` says where this is known from: the builder's default weights, the checkpoint, or nowhere (`unknown`).
+    """
+
+    source: str
+    resize: int | None = None
+    crop: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    layout: str | None = None
+    value_range: tuple[float, float] | None = None
+    interpolation: str | None = None
+
+
+class Checkpoint(Record):
+    """A checkpoint that was read, understood and found whole. `build_module` turns it into a module.
+
+    `architecture` is `torchvision/<builder>` or `factory/<package.module:function>`; `how` says whether it was
+    inferred from the weights, asked for by name, or built by the user's factory. `options` are the builder's keyword
+    arguments read from the tensors (`num_classes` and so on). Input shapes begin with the dynamic dim `batch`.
+    """
+
+    path: Path
+    digest: str
+    format: Literal["torch", "safetensors"]
+    name: str
+    architecture: str
+    how: Literal["inferred", "asked", "factory"]
+    options: dict[str, Any]
+    inputs: tuple[TensorSpec, ...]
+    dtype: str
+    parameters: int
+    size: int
+    classes: tuple[str, ...] | None
+    num_classes: int | None
+    preprocessing: Preprocessing
+    found_under: str | None
+    weights: WeightsChoice | None
+    removed_prefixes: tuple[str, ...]
+    trust_pickle: bool
+    notes: tuple[str, ...] = ()

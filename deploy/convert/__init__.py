@@ -1,0 +1,1 @@
+"""A Checkpoint becomes a Program, and a Program an Artifact per format."""

@@ -1,0 +1,45 @@
+"""The values of this room: the exported program and the compiled artifacts.
+
+Owns no torch, so that the command's own process can hold these values without importing it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from deploy.spec import Spec
+
+Format = Literal["aoti", "onnx"]
+FORMATS: tuple[Format, ...] = ("aoti", "onnx")
+ARTIFACT_FILES: dict[Format, str] = {"aoti": "model.pt2", "onnx": "model.onnx"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text."""
+
+    path: Path
+    spec: Spec
+    digest: str
+    seconds: float
+    peak_memory: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """One compiled file of one format. `files` are its relative paths in `folder`, the main one first.
+
+    `details` go into the manifest: opset, IR version, compiler, ISA, and so on.
+    """
+
+    format: Format
+    folder: Path
+    files: tuple[str, ...]
+    seconds: float
+    peak_memory: int
+    details: dict[str, str]
+
+    @property
+    def path(self) -> Path:
+        """The main file: `model.pt2` or `model.onnx`."""
+        return self.folder / self.files[0]

@@ -1,0 +1,187 @@
+"""What was proven or measured while packaging: verdicts, parity, latency and served parity.
+
+Owns the records that lie in a version's `evidence/`; the rooms `validate` and `serve` fill them, `repository`
+embeds their verdicts, `report` prints them.
+"""
+
+from enum import StrEnum
+
+from deploy.records import Record
+
+
+class Verdict(StrEnum):
+    """What a check decided; it alone decides an exit code."""
+
+    PASS = "pass"  # noqa: S105 - not a password
+    FAIL = "fail"
+    UNDECIDED = "undecided"
+
+
+class Judgement(Record):
+    """A verdict with its reason, one sentence a release engineer can act on."""
+
+    verdict: Verdict
+    reason: str
+
+    @property
+    def passed(self) -> bool:
+        """True for pass only: undecided does not release anything."""
+        return self.verdict is Verdict.PASS
+
+
+class WorstElement(Record):
+    """Where one output came nearest to, or went farthest over, its budget."""
+
+    case: str
+    sample: int
+    index: tuple[int, ...]
+    reference: float
+    found: float
+
+
+class OutputParity(Record):
+    """The errors of one output over all cases, against float64, as multiples of eager's own error.
+
+    `max_multiple` and `l2_multiple` are error / budget-unit; the limits are in `ParityEvidence`.
+    `decisions_compared` counts the rows whose margin exceeds the allowed error.
+    """
+
+    output: str
+    max_multiple: float
+    l2_multiple: float
+    max_error: float
+    eager_max_error: float
+    reference_scale: float
+    worst: WorstElement | None
+    decisions_compared: int = 0
+    decisions_flipped: int = 0
+
+
+class ParityFailure(Record):
+    """One thing that did not hold, named so that its cause can be found."""
+
+    check: str
+    output: str
+    case: str
+    message: str
+    sample: int | None = None
+    index: tuple[int, ...] = ()
+    reference: float | None = None
+    found: float | None = None
+
+
+class FaultPlace(Record):
+    """Where a failure begins: a packaged constant, an ONNX node, or a prefix of the program."""
+
+    kind: str
+    name: str
+    message: str
+    reproduced: bool
+
+
+class ParityEvidence(Record):
+    """The parity of one artifact with the float64 reference.
+
+    `reference` says how the reference was got: `float64`, or `declared tolerance` where float64 cannot run.
+    """
+
+    format: str
+    judgement: Judgement
+    reference: str
+    max_limit: float
+    l2_limit: float
+    cases: tuple[str, ...]
+    rows: int
+    outputs: tuple[OutputParity, ...]
+    failures: tuple[ParityFailure, ...] = ()
+    place: FaultPlace | None = None
+    bitwise_repeatable: bool | None = None
+    bitwise_batch_invariant: bool | None = None
+    seed: int
+
+
+class Quantile(Record):
+    """A percentile in milliseconds with its distribution-free confidence interval (order statistics)."""
+
+    value: float
+    low: float
+    high: float
+
+
+class LatencyCell(Record):
+    """One contender at one batch size. A quantile is None where n does not give it an interval."""
+
+    contender: str
+    batch: int
+    n: int
+    p50: Quantile | None
+    p90: Quantile | None
+    p95: Quantile | None
+    p99: Quantile | None
+
+
+class LatencyRatio(Record):
+    """p50 of a contender over p50 of `base`, with a confidence interval; below 1 is faster."""
+
+    contender: str
+    base: str
+    batch: int
+    ratio: float
+    low: float
+    high: float
+
+
+class ContenderStart(Record):
+    """What a contender costs before steady state."""
+
+    contender: str
+    load_seconds: float
+    first_call_ms: float
+    peak_memory: int
+
+
+class LatencyEvidence(Record):
+    """Artifacts and eager measured interleaved in one run on one device.
+
+    The control is eager against itself (A/A): its ratio shows what this machine's noise alone produces.
+    """
+
+    judgement: Judgement
+    device: str
+    threads: int
+    method: str
+    confidence: float
+    cells: tuple[LatencyCell, ...]
+    ratios: tuple[LatencyRatio, ...]
+    starts: tuple[ContenderStart, ...]
+    winner: str | None
+    winner_rule: str
+
+
+class ServedCheck(Record):
+    """One way the model was asked, and what came of it."""
+
+    name: str
+    protocol: str
+    requests: int
+    rows: int
+    judgement: Judgement
+
+
+class ServedEvidence(Record):
+    """The artifact's answers from a real tritonserver, and what exactly served them.
+
+    `mode` is `served (native)` or `served (adapted)`; `config_difference` lists what the adapted view changed.
+    `executions` and `inferences` are the server's own counters over the concurrent check.
+    """
+
+    judgement: Judgement
+    mode: str
+    engine: str
+    release: str
+    backend: str
+    config_difference: tuple[str, ...]
+    checks: tuple[ServedCheck, ...]
+    executions: int
+    inferences: int
+    ready_seconds: float

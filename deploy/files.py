@@ -1,0 +1,142 @@
+"""Digests, atomic writes and atomic renames: the only place that makes things appear on disk for others.
+
+Owns no layout. Called by records, cache, repository and serve.
+"""
+
+import ctypes
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from deploy.errors import UnfinishedError, UsageError
+
+_CHUNK = 4 * 1024 * 1024
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+
+
+def sha256_file(path: Path) -> str:
+    """The hex SHA-256 of a file's bytes, read in chunks."""
+    digest = hashlib.sha256()
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as stream:
+        while size := stream.readinto(buffer):
+            digest.update(view[:size])
+    return digest.hexdigest()
+
+
+def sha256_bytes(data: bytes) -> str:
+    """The hex SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.fchmod(stream.fileno(), 0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename inside it survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flush every file and folder below `folder` to disk."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            descriptor = os.open(Path(root, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_folder(Path(root))
+
+
+def rename_new(source: Path, destination: Path) -> None:
+    """Rename `source` to `destination` in one step. Raises FileExistsError if `destination` exists.
+
+    Plain `os.rename` replaces an empty folder silently; Linux's RENAME_NOREPLACE does not (renameat2(2)).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    result = libc.renameat2(
+        _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(destination), ctypes.c_uint(_RENAME_NOREPLACE)
+    )
+    if result == 0:
+        sync_folder(destination.parent)
+        return
+    code = ctypes.get_errno()
+    if code == errno.EEXIST:
+        raise FileExistsError(code, os.strerror(code), str(destination))
+    if code != errno.EINVAL:
+        raise OSError(code, os.strerror(code), str(destination))
+    # Some filesystems (NFS among them) lack the flag; a folder cannot replace a non-empty one there either.
+    if destination.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(destination))
+    source.rename(destination)
+    sync_folder(destination.parent)
+
+
+def link_or_copy(source: Path, destination: Path) -> None:
+    """Make `destination` the same file as `source` by hard link, by copy where the filesystem has none."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copyfile(source, destination)
+
+
+def relative_files(folder: Path) -> Iterator[str]:
+    """The POSIX paths of all regular files below `folder`, relative to it, sorted.
+
+    Raises UsageError for a symbolic link or a special file: nothing published may point elsewhere.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise UsageError(
+                f"{path} is a link or a special file",
+                expected="regular files only",
+                fix="replace it by the file itself",
+            )
+        if path.is_file():
+            yield path.relative_to(folder).as_posix()
+
+
+@contextmanager
+def disk_errors_explained(doing: str) -> Iterator[None]:
+    """Turn a full disk, or a folder one may not write, into a DeployError that says what was being done."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UnfinishedError(
+                f"the disk is full while {doing}: {error.filename or error}", fix="free some space, then run it again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise UsageError(
+                f"{error.filename or error} may not be written while {doing}",
+                expected="a folder this user may write",
+                fix="choose another folder, or change its permissions",
+            ) from error
+        raise

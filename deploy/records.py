@@ -1,0 +1,42 @@
+"""The base of every value that is written to disk and read back: frozen, and validated by a schema.
+
+Owns no record itself; `spec`, `targets`, `evidence` and `repository.manifest` derive from it.
+"""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from deploy.errors import UsageError
+from deploy.files import write_atomically
+
+
+class Record(BaseModel):
+    """An immutable value with a JSON form; unknown keys and wrong types are refused when read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings", allow_inf_nan=True)
+
+    def to_json(self) -> str:
+        """The record as indented JSON text that ends in a newline; NaN and infinities become strings."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write the record to `path` whole or not at all."""
+        write_atomically(path, self.to_json().encode())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The record stored at `path`. Raises UsageError if it is absent or does not fit the schema."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError as error:
+            raise UsageError(f"{path} is missing", expected=f"a {cls.__name__} as JSON") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the document"
+            raise UsageError(
+                f"{path} is not a valid {cls.__name__}: {where}: {first['msg']}",
+                expected="a file written by deployctl, unedited",
+                fix="package the checkpoint again, or restore the file",
+            ) from error

@@ -1,0 +1,1 @@
+"""Evidence becomes text for a terminal."""

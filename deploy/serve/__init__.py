@@ -1,0 +1,1 @@
+"""A Version becomes a running tritonserver, and its answers become served parity."""

@@ -1,0 +1,139 @@
+"""The I/O contract of a model: names, dtypes, shapes, dynamic dims and where a decision is taken.
+
+Owns the words; knows nothing of torch, ONNX or Triton beyond the wire names both formats share.
+Called by every room.
+"""
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Self
+
+import numpy as np
+from pydantic import model_validator
+
+from deploy.errors import UsageError
+from deploy.records import Record
+
+BATCH = "batch"
+
+DTYPES = (
+    "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bfloat16",
+)  # fmt: skip
+
+
+class Dim(Record):
+    """A dynamic dimension and its inclusive bounds."""
+
+    name: str
+    minimum: int
+    maximum: int
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not 1 <= self.minimum <= self.maximum:
+            raise ValueError(f"dim {self.name!r} needs 1 <= minimum <= maximum")
+        return self
+
+
+class TensorSpec(Record):
+    """One input or output. `shape` holds an int per static dim and a dim's name per dynamic one.
+
+    `decision_axis` is the axis of the whole shape (the batch included) along which the consumer takes an argmax;
+    None where the output carries no decision.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    decision_axis: int | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
+        if any(isinstance(size, int) and size < 0 for size in self.shape):
+            raise ValueError(f"tensor {self.name!r} has a negative size in {self.shape}")
+        return self
+
+    def concrete(self, **sizes: int) -> tuple[int, ...]:
+        """The shape with each dynamic dim replaced by its size in `sizes`."""
+        return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
+
+
+class Spec(Record):
+    """The whole contract. Inputs and outputs are in flattened order: what `INPUT__i` and `OUTPUT__i` count."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dims: tuple[Dim, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        known = {dim.name for dim in self.dims}
+        for tensor in (*self.inputs, *self.outputs):
+            unknown = {size for size in tensor.shape if isinstance(size, str)} - known
+            if unknown:
+                raise ValueError(f"tensor {tensor.name!r} uses undeclared dims {sorted(unknown)}")
+        for side in (self.inputs, self.outputs):
+            names = [tensor.name for tensor in side]
+            if len(set(names)) != len(names):
+                raise ValueError(f"tensor names are not unique: {names}")
+        return self
+
+    @property
+    def batch(self) -> Dim | None:
+        """The dynamic batch dim, or None for a static program (`--max-batch 1`)."""
+        return next((dim for dim in self.dims if dim.name == BATCH), None)
+
+    @property
+    def max_batch(self) -> int:
+        """The largest batch the program takes; 1 for a static program."""
+        return self.batch.maximum if self.batch else 1
+
+    def check_inputs(self, arrays: Sequence[np.ndarray]) -> None:
+        """Raises UsageError if the arrays do not fit the inputs in number, dtype or shape."""
+        if len(arrays) != len(self.inputs):
+            raise UsageError(
+                f"{len(arrays)} input arrays were given",
+                expected=f"{len(self.inputs)}: {', '.join(t.name for t in self.inputs)}",
+            )
+        bounds = {dim.name: dim for dim in self.dims}
+        sizes: dict[str, int] = {}
+        for tensor, array in zip(self.inputs, arrays, strict=True):
+            wanted = f"{tensor.dtype} {list(tensor.shape)}"
+            found = f"input {tensor.name!r} is {array.dtype} {list(array.shape)}"
+            if array.dtype.name != tensor.dtype or len(array.shape) != len(tensor.shape):
+                raise UsageError(found, expected=wanted)
+            for declared, actual in zip(tensor.shape, array.shape, strict=True):
+                if isinstance(declared, int):
+                    if declared != actual:
+                        raise UsageError(found, expected=wanted)
+                    continue
+                dim = bounds[declared]
+                if not dim.minimum <= actual <= dim.maximum or sizes.setdefault(declared, actual) != actual:
+                    raise UsageError(found, expected=f"{wanted} with {declared} in {dim.minimum}..{dim.maximum}")
+
+
+def wire_input(index: int) -> str:
+    """The tensor name that both formats give input `index`; what Triton's AOTInductor path wants."""
+    return f"INPUT__{index}"
+
+
+def wire_output(index: int) -> str:
+    """The tensor name that both formats give output `index`."""
+    return f"OUTPUT__{index}"
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names in order, a repeated one with `_1`, `_2`, ... appended so that none appears twice."""
+    taken: set[str] = set()
+    result = []
+    for name in names:
+        candidate = name
+        for number in count(1):
+            if candidate not in taken:
+                break
+            candidate = f"{name}_{number}"
+        taken.add(candidate)
+        result.append(candidate)
+    return tuple(result)

@@ -1,0 +1,1 @@
+"""An Artifact becomes Evidence: parity with float64 and measured latency."""
