@@ -5,6 +5,9 @@ embeds their verdicts, `report` prints them.
 """
 
 from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
 
 from deploy.records import Record
 
@@ -57,6 +60,28 @@ class OutputParity(Record):
     decisions_flipped: int = 0
 
 
+class OutputBudget(Record):
+    """What one output may be off by in one family of inputs: a unit of error, and how many of it are allowed.
+
+    A unit is eager's own error against the reference plus its share of the floor: `max_unit` of the largest absolute
+    error, `l2_unit` of the root mean square. `scale` is the largest magnitude of the reference.
+    """
+
+    output: str
+    family: str
+    max_unit: float
+    l2_unit: float
+    max_limit: float
+    l2_limit: float
+    scale: float
+    eager_max_error: float
+
+    @property
+    def allowed(self) -> float:
+        """The largest absolute error that passes."""
+        return self.max_unit * self.max_limit
+
+
 class ParityFailure(Record):
     """One thing that did not hold, named so that its cause can be found."""
 
@@ -100,6 +125,33 @@ class ParityEvidence(Record):
     seed: int
 
 
+class BehaviourEvidence(Record):
+    """Whose model it is: eager against what the training side computed for the same samples.
+
+    `status` is `confirmed`, `refuted` (not the architecture that was trained) or `unconfirmed` (nothing to go by).
+    `relative_error` is the worst output's L2 error over the L2 norm of the expected values. Accuracy is eager's.
+    """
+
+    status: Literal["confirmed", "refuted", "unconfirmed"]
+    statement: str
+    rows: int = 0
+    relative_error: float | None = None
+    relative_limit: float | None = None
+    labelled_rows: int = 0
+    accuracy: float | None = None
+
+    @property
+    def judgement(self) -> Judgement:
+        """Pass where confirmed, fail where refuted, undecided where there is nothing to go by."""
+        verdicts = {"confirmed": Verdict.PASS, "refuted": Verdict.FAIL, "unconfirmed": Verdict.UNDECIDED}
+        return Judgement(verdict=verdicts[self.status], reason=self.statement)
+
+
+def short(milliseconds: float) -> str:
+    """Three significant digits, never an exponent: how every latency is written."""
+    return f"{milliseconds:#.3g}" if milliseconds < 99.95 else f"{milliseconds:.0f}"
+
+
 class Quantile(Record):
     """A percentile in milliseconds with its distribution-free confidence interval (order statistics)."""
 
@@ -107,13 +159,25 @@ class Quantile(Record):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
+
+
+# What the latency tables call the checkpoint run eagerly, and eager once more in a second process.
+EAGER = "eager"
+CONTROL = "eager (A/A)"
+
 
 class LatencyCell(Record):
-    """One contender at one batch size. A quantile is None where n does not give it an interval."""
+    """One contender at one batch size: `n` timed calls in `rounds` interleaved blocks.
+
+    A quantile is None where n does not give it an interval.
+    """
 
     contender: str
     batch: int
     n: int
+    rounds: int = 0
     p50: Quantile | None
     p90: Quantile | None
     p95: Quantile | None
@@ -121,7 +185,7 @@ class LatencyCell(Record):
 
 
 class LatencyRatio(Record):
-    """p50 of a contender over p50 of `base`, with a confidence interval; below 1 is faster."""
+    """p50 of a contender over p50 of `base`, paired within rounds, with its confidence interval; below 1 is faster."""
 
     contender: str
     base: str
@@ -130,14 +194,22 @@ class LatencyRatio(Record):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.ratio:.2f}x [{self.low:.2f}, {self.high:.2f}]"
+
 
 class ContenderStart(Record):
-    """What a contender costs before steady state."""
+    """What a contender costs before steady state, and the memory of its process in bytes.
+
+    `peak_memory` is the peak resident set over the whole run; `base_memory` is the part that was there before the
+    model was loaded: the interpreter and the libraries that all children share.
+    """
 
     contender: str
     load_seconds: float
     first_call_ms: float
     peak_memory: int
+    base_memory: int = 0
 
 
 class LatencyEvidence(Record):
@@ -149,6 +221,8 @@ class LatencyEvidence(Record):
     judgement: Judgement
     device: str
     threads: int
+    versions: dict[str, str] = Field(default_factory=dict)
+    seed: int = 0
     method: str
     confidence: float
     cells: tuple[LatencyCell, ...]
@@ -156,6 +230,7 @@ class LatencyEvidence(Record):
     starts: tuple[ContenderStart, ...]
     winner: str | None
     winner_rule: str
+    slo_p99_ms: float | None = None
 
 
 class ServedCheck(Record):

@@ -32,6 +32,7 @@ T = TypeVar("T")
 _context = multiprocessing.get_context("forkserver")
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
+_REAP_SECONDS = 30.0
 _TAIL_LINES = 25
 
 
@@ -60,7 +61,7 @@ class Finished(Generic[T]):
     peak_memory: int
 
 
-class ChildFailed(UnfinishedError):
+class ChildFailed(UnfinishedError):  # noqa: N818 - named for what happened
     """A child crashed, was killed, or passed a limit. `tail` holds the last lines it wrote."""
 
     def __init__(self, found: str, *, expected: str = "", fix: str = "", tail: str = "") -> None:
@@ -74,7 +75,7 @@ class Worker:
     Use it as a context manager; leaving it ends the child and everything the child started.
     """
 
-    def __init__(self, name: str, *, log: Path, limits: Limits = Limits(), watch_memory: bool = False) -> None:  # noqa: B008
+    def __init__(self, name: str, *, log: Path, limits: Limits = Limits(), watch_memory: bool = False) -> None:
         self.name = name
         self._log = log
         self._limits = limits
@@ -101,8 +102,16 @@ class Worker:
         assert self._process.pid is not None
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """False once the child has ended, by itself or because it was ended."""
+        return self._process.is_alive()
+
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Finished[T]:
-        """Call a module-level function in the child. Raises what it raised if that is a DeployError, else ChildFailed."""
+        """Call a module-level function in the child.
+
+        Raises the DeployError that it raised, or ChildFailed for anything else that became of it.
+        """
         return self._exchange(("run", function, args, kwargs))
 
     def make(self, factory: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> Finished[None]:
@@ -146,12 +155,12 @@ class Worker:
         try:
             try:
                 self._connection.send(message)
-                wait([self._connection, self._process.sentinel], self._limits.seconds)
+                heard = wait([self._connection, self._process.sentinel], self._limits.seconds)
                 if not self._connection.poll():
-                    raise self._failure()
+                    raise self._failure(timed_out=not heard)
                 kind, value = self._connection.recv()
             except (EOFError, BrokenPipeError, ConnectionResetError):
-                raise self._failure() from None
+                raise self._failure(timed_out=False) from None
         finally:
             done.set()
             if watcher:
@@ -159,18 +168,23 @@ class Worker:
         if kind == "deploy-error":
             raise value
         if kind == "error":
-            raise ChildFailed(f"{self.name} failed: {value.splitlines()[-1]}", tail=value)
+            summary, trace = value
+            raise ChildFailed(f"{self.name} failed: {summary}", tail=trace)
         return Finished(value=value, seconds=time.monotonic() - started, peak_memory=self._peak)
 
-    def _failure(self) -> ChildFailed:
+    def _failure(self, *, timed_out: bool) -> ChildFailed:
         """Why no answer came; ends the child if it is still there."""
-        self._process.join(timeout=1.0 if not self._process.is_alive() or self._over_memory else 0.2)
+        # A child's end of the pipe closes before its exit code is known, on a busy machine long before.
+        self._process.join(timeout=0 if timed_out else _REAP_SECONDS)
         code = self._process.exitcode
         self._signal(signal.SIGKILL)
+        self._process.join()  # so that `alive` is False from here on
         if self._over_memory:
             found = f"{self.name} used {self._peak / 1e9:.1f} GB and was ended"
             limit = f"at most {(self._limits.memory or 0) / 1e9:.1f} GB (--memory-limit)"
             return ChildFailed(found, expected=limit, fix="raise --memory-limit or use --jobs 1", tail=self._tail())
+        if code is None and not timed_out:
+            return ChildFailed(f"{self.name} closed its connection without an answer and was ended", tail=self._tail())
         if code is None:
             found = f"{self.name} did not end within {self._limits.seconds:g} s and was ended"
             return ChildFailed(found, expected="an end within --timeout", fix="raise --timeout", tail=self._tail())
@@ -245,7 +259,8 @@ def _child_main(connection: Connection, log: str) -> None:
         except DeployError as error:
             traceback.print_exc()
             connection.send(("deploy-error", error))
-        except Exception:
+        except Exception as error:  # noqa: BLE001 - told to the caller, whatever it is
             # The whole stack goes to the log and to the caller, who translates it for the user.
             traceback.print_exc()
-            connection.send(("error", traceback.format_exc()))
+            summary = " ".join("".join(traceback.format_exception_only(error)).split())
+            connection.send(("error", (summary, traceback.format_exc())))
