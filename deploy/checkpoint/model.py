@@ -46,7 +46,8 @@ class Checkpoint(Record):
 
     `architecture` is `torchvision/<builder>` or `factory/<package.module:function>`; `how` says whether it was
     inferred from the weights, asked for by name, or built by the user's factory. `options` are the builder's keyword
-    arguments read from the tensors (`num_classes` and so on). Input shapes begin with the dynamic dim `batch`.
+    arguments (`num_classes` and so on), with `in_channels` where it is not 3. Input shapes begin with the dynamic dim
+    `batch`. `size` is the file's, in bytes; `found_under` the dotted path to the weights in it, None for the top.
     """
 
     path: Path
@@ -68,3 +69,9 @@ class Checkpoint(Record):
     removed_prefixes: tuple[str, ...]
     trust_pickle: bool
     notes: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """How the architecture is known, in the words of every report."""
+        words = {"inferred": "inferred", "asked": "as asked for", "factory": "from the factory"}
+        return f"architecture: {words[self.how]}"

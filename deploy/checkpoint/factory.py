@@ -1,0 +1,141 @@
+"""The user's own architecture: a function named `package.module:function` that gives a module.
+
+Owns importing it, calling it, and saying whose line failed. Compares nothing.
+Called by load, in the command's process for `inspect` and in children otherwise.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Collection, Mapping
+from contextlib import redirect_stdout
+from typing import Any
+
+from torch import nn
+
+from deploy.checkpoint.build import left_on_meta, parameters_on_meta
+from deploy.errors import UsageError
+
+_FORM = "package.module:function, importable from the current directory"
+
+
+def find_factory(reference: str) -> Callable[..., Any]:
+    """The function that `reference` names; the current directory is on the path for it.
+
+    Raises UsageError if the form is wrong, the import fails, or what it names is absent or not callable.
+    """
+    module_name, separator, path = reference.partition(":")
+    if not (separator and module_name and path):
+        raise UsageError(f"--factory {reference!r} has no module and function in it", expected=_FORM)
+    found: Any = _import(reference, module_name)
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise UsageError(f"--factory {reference}: {module_name} has no {path!r}", expected=_FORM)
+        found = getattr(found, name)
+    if not callable(found):
+        raise UsageError(
+            f"--factory {reference} is of type {type(found).__name__}, not a function",
+            expected="a callable giving a module",
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def keyword_choices(reference: str, classes: int | None) -> list[dict[str, Any]]:
+    """The keywords to try calling it with, best first: `num_classes` where it takes that and it is known, then none.
+
+    Raises UsageError if it needs arguments that nothing here can give.
+    """
+    function = find_factory(reference)
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return [{}]
+    named = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in named]
+    takes_classes = "num_classes" in parameters and classes is not None
+    choices: list[dict[str, Any]] = [{"num_classes": classes}] if takes_classes else []
+    if not needed:
+        choices.append({})
+    if not choices or set(needed) - {"num_classes"}:
+        raise UsageError(
+            f"--factory {reference} needs the arguments {', '.join(needed)}",
+            expected="a function that takes nothing, or num_classes",
+            fix="wrap it in a function that fills them in",
+        )
+    return choices
+
+
+def call_factory(reference: str, keywords: Mapping[str, Any], *, filled: Collection[str]) -> nn.Module:
+    """The module that the factory gives, without memory for the parameters that will be `filled`, where it can be.
+
+    A factory that computes with its own parameters cannot run without their data; it is then called as it is.
+    Raises UsageError if it fails, or gives something else than a module.
+    """
+    function = find_factory(reference)
+    module = _call_without_data(function, keywords, filled)
+    if module is not None:
+        return module
+    try:
+        module = _call(function, keywords)
+    except Exception as error:
+        raise _explained(reference, "raised", error) from error
+    if not isinstance(module, nn.Module):
+        raise UsageError(
+            f"--factory {reference} gave an object of type {type(module).__name__}",
+            expected="a torch.nn.Module",
+            fix="return the module from the function",
+        )
+    return module
+
+
+def _call_without_data(
+    function: Callable[..., Any], keywords: Mapping[str, Any], filled: Collection[str]
+) -> nn.Module | None:
+    try:
+        with parameters_on_meta():
+            module = _call(function, keywords)
+    except Exception:  # noqa: BLE001 - whatever it is, the plain call that follows meets it or does without
+        return None
+    usable = isinstance(module, nn.Module) and not left_on_meta(module, filled=filled)
+    return module if usable else None
+
+
+def _import(reference: str, module_name: str) -> Any:
+    here = os.getcwd()  # noqa: PTH109 - sys.path holds strings
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        with redirect_stdout(sys.stderr):
+            return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise UsageError(
+                f"--factory {reference}: there is no module {error.name!r}",
+                expected=_FORM,
+                fix="run the command from the folder that the module is in, or set PYTHONPATH",
+            ) from error
+        raise _explained(reference, "cannot be imported:", error) from error
+    except Exception as error:  # importing runs the user's code
+        raise _explained(reference, "cannot be imported:", error) from error
+
+
+def _call(function: Callable[..., Any], keywords: Mapping[str, Any]) -> Any:
+    # Standard output belongs to the result of the command.
+    with redirect_stdout(sys.stderr):
+        return function(**keywords)
+
+
+def _explained(reference: str, doing: str, error: Exception) -> UsageError:
+    """The user's exception with the innermost line it came from."""
+    if isinstance(error, SyntaxError):
+        where = f"{error.filename}:{error.lineno}"
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{frames[-1].filename}:{frames[-1].lineno}"
+    return UsageError(
+        f"--factory {reference} {doing} {type(error).__name__}: {error} ({where})",
+        expected="a function that gives the module for these weights",
+        fix=f'make this work: python -c "from {reference.replace(":", " import ")} as f; print(f())"',
+    )

@@ -1,0 +1,174 @@
+"""Which architecture a set of tensor names and shapes belongs to, and how it differs from those it does not.
+
+Owns matching and its messages. Works on shapes alone: no data, no torch.
+Called by load.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import isqrt
+from typing import Any
+
+from deploy.checkpoint.architecture import PREFIX, Architecture, Shape, Shapes
+from deploy.errors import UsageError
+
+_COUNTER = ".num_batches_tracked"
+_NEAREST = 3
+_FACTORY = "give your own architecture, or a builder with a changed head, as --factory package.module:function"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How found tensors differ from expected ones."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: tuple[tuple[str, Shape, Shape], ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.reshaped)
+
+    def lines(self, limit: int) -> list[str]:
+        """One line per kind of difference, each naming at most `limit` tensors."""
+        shapes = [f"{name} is {list(found)}, not {list(wanted)}" for name, found, wanted in self.reshaped]
+        kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("other shape", shapes))
+        return [f"{kind}: {_listed(names, limit)}" for kind, names in kinds if names]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """An architecture with what was read from the tensors, and what of them does not fit it."""
+
+    architecture: Architecture
+    options: dict[str, Any]
+    num_classes: int | None
+    in_channels: int
+    image_size: int | None
+    agreeing: int
+    total: int
+    difference: Difference
+
+    @property
+    def likeness(self) -> float:
+        """The share of tensors, of the file's and the architecture's together, that agree in name and shape."""
+        return self.agreeing / self.total
+
+
+def identify(found: Shapes, zoo: Mapping[str, Architecture]) -> Match:
+    """The one architecture that fits exactly. Raises UsageError if several do, or none, naming the nearest three."""
+    matches = [match_architecture(entry, found) for entry in zoo.values()]
+    exact = [match for match in matches if not match.difference]
+    if len(exact) > 1:
+        raise _ambiguous(exact)
+    if not exact:
+        raise _unknown(matches)
+    return exact[0]
+
+
+def match_architecture(entry: Architecture, found: Shapes) -> Match:
+    """How `found` fits `entry` once classes, channels and image size are taken from the tensors."""
+    found = {
+        name: shape for name, shape in found.items() if name not in entry.auxiliary and not name.endswith(_COUNTER)
+    }
+    expected = dict(entry.shapes)
+    classes = _adapt(expected, found, entry.head, dim=0)
+    channels = _adapt(expected, found, (entry.stem,) if entry.stem else (), dim=1)
+    size = _adapt_position(entry, expected, found)
+    difference = compare(found, expected)
+    agreeing = len(expected) - len(difference.missing) - len(difference.reshaped)
+    return Match(
+        architecture=entry,
+        options=_options(entry, classes, channels, size),
+        num_classes=classes,
+        in_channels=channels or 3,
+        image_size=size,
+        agreeing=agreeing,
+        total=len(expected) + len(difference.unexpected),
+        difference=difference,
+    )
+
+
+def compare(found: Shapes, expected: Shapes) -> Difference:
+    """What is missing from, unexpected in, or of another shape in `found`."""
+    return Difference(
+        missing=tuple(name for name in expected if name not in found),
+        unexpected=tuple(name for name in found if name not in expected),
+        reshaped=tuple(
+            (name, found[name], shape) for name, shape in expected.items() if name in found and found[name] != shape
+        ),
+    )
+
+
+def require_match(match: Match) -> None:
+    """Raises UsageError, naming each difference, if the asked architecture does not fit."""
+    if match.difference:
+        raise UsageError(
+            f"the weights do not fit {PREFIX}{match.architecture.name}, which was asked for:\n    "
+            + "\n    ".join(match.difference.lines(limit=20)),
+            expected="every tensor of the architecture and no other",
+            fix=f"leave out --arch to have it identified; or {_FACTORY}",
+        )
+
+
+def _adapt(expected: Shapes, found: Shapes, names: tuple[str, ...], *, dim: int) -> int | None:
+    """The size that the first of `names` has in the file, put into the expected shapes of all; None if absent."""
+    if not names or len(found.get(names[0], ())) != len(expected[names[0]]):
+        return None
+    size = found[names[0]][dim]
+    for name in names:
+        shape = list(expected[name])
+        shape[dim] = size
+        expected[name] = tuple(shape)
+    return size
+
+
+def _adapt_position(entry: Architecture, expected: Shapes, found: Shapes) -> int | None:
+    """The image size that the positional embedding was made for: a square of patches and one class token."""
+    if entry.position is None or entry.stem is None:
+        return None
+    shape = found.get(entry.position, ())
+    if len(shape) != 3 or isqrt(shape[1] - 1) ** 2 != shape[1] - 1:
+        return None
+    expected[entry.position] = (shape[0], shape[1], expected[entry.position][2])
+    return isqrt(shape[1] - 1) * expected[entry.stem][-1]
+
+
+def _options(entry: Architecture, classes: int | None, channels: int | None, size: int | None) -> dict[str, Any]:
+    options = dict(entry.options)
+    if classes is not None:
+        options["num_classes"] = classes
+    if channels is not None and channels != 3:
+        options["in_channels"] = channels
+    if size is not None and entry.size_option:
+        options[entry.size_option] = size
+    return options
+
+
+def _ambiguous(exact: list[Match]) -> UsageError:
+    lines = [f"{match.architecture.name}: {match.architecture.about}" for match in exact]
+    return UsageError(
+        "the weights fit several architectures that compute differently:\n    " + "\n    ".join(lines),
+        expected="one; nothing in the weights can tell them apart",
+        fix=f"say which one was trained: --arch {' or --arch '.join(match.architecture.name for match in exact)}",
+    )
+
+
+def _unknown(matches: Iterable[Match]) -> UsageError:
+    nearest = sorted(matches, key=lambda match: match.likeness, reverse=True)[:_NEAREST]
+    blocks = [
+        f"{match.architecture.name}: {match.agreeing} of {match.total} tensors agree; "
+        + "; ".join(match.difference.lines(limit=4))
+        for match in nearest
+        if match.agreeing
+    ]
+    return UsageError(
+        "the weights fit no torchvision classification builder",
+        expected="nearest:\n    " + "\n    ".join(blocks) if blocks else "a torchvision classifier; no tensor agrees",
+        fix=_FACTORY,
+    )
+
+
+def _listed(names: Iterable[str], limit: int) -> str:
+    every = list(names)
+    more = f" and {len(every) - limit} more" if len(every) > limit else ""
+    return ", ".join(every[:limit]) + more

@@ -1,0 +1,156 @@
+"""What a file is, told from its bytes and never from its suffix.
+
+Owns the recognition and the message for each thing that is not a checkpoint; reads no tensor and imports no torch.
+Called by formats.
+"""
+
+import struct
+import zipfile
+from enum import Enum, auto
+from pathlib import Path
+
+from deploy.errors import UsageError
+
+WANTED = "a state_dict saved with torch.save, or a .safetensors file"
+SAVE_STATE_DICT = "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
+
+_HEAD = 4096
+_ZIP = b"PK\x03\x04"
+_LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.serialization.MAGIC_NUMBER, pickled
+_PICKLE_PROTOCOLS = range(2, 6)
+_LARGEST_SAFETENSORS_HEADER = 100_000_000  # the limit of the format itself
+
+_FOREIGN: tuple[tuple[bytes, str], ...] = (
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, or MATLAB)"),
+    (b"GGUF", "a GGUF file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x7fELF", "a compiled program or library"),
+)
+
+
+class Kind(Enum):
+    """The three containers that weights are read from."""
+
+    TORCH_ZIP = auto()
+    TORCH_LEGACY = auto()
+    SAFETENSORS = auto()
+
+
+def recognise(path: Path) -> Kind:
+    """Which container `path` is. Raises UsageError, saying what it is instead, if it is none of them."""
+    head, size = _read_head(path)
+    if head.startswith(_ZIP):
+        return _recognise_zip(path)
+    if head.startswith(_LEGACY_TORCH):
+        return Kind.TORCH_LEGACY
+    if _is_safetensors(path, head, size):
+        return Kind.SAFETENSORS
+    raise _refusal(path, head)
+
+
+def damaged(path: Path, why: object) -> UsageError:
+    """The error for a file that ends too early, or whose inside makes no sense."""
+    first_line = str(why).strip().partition("\n")[0][:200]
+    return UsageError(
+        f"{path} is truncated or damaged" + (f" ({first_line})" if first_line else ""),
+        expected="the whole file that training wrote",
+        fix="copy or download it again, and compare its size with the original",
+    )
+
+
+def _read_head(path: Path) -> tuple[bytes, int]:
+    if path.is_dir():
+        raise _directory(path)
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} does not exist", expected="the path of a checkpoint file") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", expected="a file this user may read") from error
+    if not head:
+        raise UsageError(f"{path} is empty (0 bytes)", expected=WANTED, fix="save or copy the checkpoint again")
+    return head, path.stat().st_size
+
+
+def _directory(path: Path) -> UsageError:
+    suffixes = {".pt", ".pth", ".ckpt", ".bin", ".safetensors"}
+    inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in suffixes)[:5]
+    found = f"{path} is a directory" + (f" that holds {', '.join(inside)}" if inside else "")
+    return UsageError(found, expected="one checkpoint file", fix="name the file, not the folder it lies in")
+
+
+def _recognise_zip(path: Path) -> Kind:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError, struct.error) as error:
+        raise damaged(path, error) from error
+    entries = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in entries or any(entry.startswith("code/") for entry in entries):
+        raise UsageError(
+            f"{path} is a TorchScript archive (torch.jit.save)",
+            expected=WANTED,
+            fix="load it where it was made with torch.jit.load and torch.save(module.state_dict(), 'weights.pt')",
+        )
+    if {"archive_format", "serialized_exported_program.json"} & entries.union(names):
+        raise UsageError(
+            f"{path} is a torch.export or AOTInductor archive (.pt2), a program rather than weights",
+            expected=WANTED,
+            fix="give the checkpoint that it was exported from",
+        )
+    if "data.pkl" not in entries:
+        what = "a NumPy archive (.npz)" if any(name.endswith(".npy") for name in names) else "a zip archive"
+        raise UsageError(f"{path} is {what} without PyTorch weights in it", expected=WANTED)
+    return Kind.TORCH_ZIP
+
+
+def _is_safetensors(path: Path, head: bytes, size: int) -> bool:
+    if len(head) < 9 or head[8:9] != b"{":
+        return False
+    (header,) = struct.unpack("<Q", head[:8])
+    if not 2 <= header <= _LARGEST_SAFETENSORS_HEADER:
+        return False
+    if size < 8 + header:
+        raise damaged(path, f"the file has {size} bytes, its header alone {header}")
+    return True
+
+
+def _refusal(path: Path, head: bytes) -> UsageError:
+    if head[0] == 0x80 and len(head) > 1 and head[1] in _PICKLE_PROTOCOLS:
+        found = f"{path} is a pickle that PyTorch did not write, or the beginning of one"
+        return UsageError(found, expected=WANTED, fix=SAVE_STATE_DICT)
+    if _is_onnx(head):
+        return UsageError(
+            f"{path} is an ONNX model, already converted",
+            expected=WANTED,
+            fix="give the PyTorch checkpoint that it was exported from",
+        )
+    for magic, what in _FOREIGN:
+        if head.startswith(magic):
+            return UsageError(f"{path} is {what}", expected=WANTED)
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return UsageError(f"{path} is a Git LFS pointer, not the file itself", expected=WANTED, fix="run: git lfs pull")
+    if _is_text(head):
+        return UsageError(f"{path} is a text file that begins {_beginning(head)!r}", expected=WANTED)
+    return UsageError(f"{path} is in no format that is known here", expected=WANTED)
+
+
+def _is_onnx(head: bytes) -> bool:
+    """A ModelProto begins with ir_version (field 1, varint), then a producer, opset, graph or metadata field."""
+    return len(head) > 2 and head[0] == 0x08 and 1 <= head[1] <= 32 and head[2] in (0x12, 0x1A, 0x22, 0x3A, 0x42)
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:  # a character cut off at the end of the head is still text
+            return False
+        text = head[: error.start].decode("utf-8")
+    return all(character.isprintable() or character in "\r\n\t\f" for character in text)
+
+
+def _beginning(head: bytes) -> str:
+    return head.decode("utf-8", errors="replace").strip().partition("\n")[0][:40]

@@ -1,0 +1,178 @@
+"""Which module the weights of a file belong to, and what it takes: from the zoo, or from the user's factory.
+
+Owns the two ways to that answer; matching, inputs and factories have files of their own.
+Called by load.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from deploy.checkpoint.architecture import PREFIX, Shapes
+from deploy.checkpoint.formats import Stored
+from deploy.checkpoint.identify import Match, compare, identify, match_architecture, require_match
+from deploy.checkpoint.inputs import (
+    UNKNOWN,
+    UNKNOWN_NOTE,
+    image_shape,
+    input_specs,
+    preprocessing_from,
+    preprocessing_of,
+)
+from deploy.checkpoint.model import CheckpointRequest, Preprocessing
+from deploy.checkpoint.tensors import check_floats
+from deploy.checkpoint.training import TrainingFacts
+from deploy.checkpoint.weights import Found, strip_prefixes
+from deploy.checkpoint.zoo import find_architecture, load_zoo
+from deploy.errors import UsageError
+from deploy.spec import TensorSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FACTORY = "factory/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What the file holds, before anything is known of its architecture. `dtype` is that of most weights."""
+
+    stored: Stored
+    found: Found
+    facts: TrainingFacts
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Understood:
+    """The answer. `tensors` are the weights that the module takes, under its own names."""
+
+    architecture: str
+    how: Literal["inferred", "asked", "factory"]
+    options: dict[str, Any]
+    inputs: tuple[TensorSpec, ...]
+    num_classes: int | None
+    parameters: int
+    preprocessing: Preprocessing
+    tensors: dict[str, "Tensor"]
+    removed: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood:
+    """The torchvision builder that fits, inferred or asked for. Raises UsageError if there is not exactly one."""
+    *_, (removed, tensors) = strip_prefixes(contents.found.tensors)
+    match = _match(request, _shapes(tensors))
+    entry = match.architecture
+    shape = image_shape(match, request, contents.facts)
+    options = dict(match.options)
+    if entry.size_option and entry.size_option not in options:
+        options[entry.size_option] = [shape[1], shape[2]]
+    used = {name: tensor for name, tensor in tensors.items() if name not in entry.auxiliary}
+    check_floats(used, {*entry.parameters, *entry.float_buffers})
+    preprocessing, notes = preprocessing_of(match, shape, contents.facts)
+    return Understood(
+        architecture=PREFIX + entry.name,
+        how="asked" if request.arch else "inferred",
+        options=options,
+        inputs=input_specs([shape], ["image"], contents.dtype),
+        num_classes=match.num_classes,
+        parameters=sum(used[name].numel() for name in entry.parameters),
+        preprocessing=preprocessing,
+        tensors=used,
+        removed=removed,
+        notes=notes + _auxiliary_notes(len(tensors) - len(used), entry.about),
+    )
+
+
+def _match(request: CheckpointRequest, shapes: Shapes) -> Match:
+    if request.arch is None:
+        return identify(shapes, load_zoo())
+    match = match_architecture(find_architecture(request.arch), shapes)
+    require_match(match)
+    return match
+
+
+def _auxiliary_notes(left_out: int, about: str) -> tuple[str, ...]:
+    notes = [f"{left_out} tensors of auxiliary heads, which only training uses, were left out"] if left_out else []
+    return (*notes, *([about] if about else []))
+
+
+def understand_factory(request: CheckpointRequest, contents: Contents) -> Understood:
+    """The module of the user's factory. Raises UsageError if it cannot be built, or the weights do not fit it."""
+    assert request.factory is not None
+    module, options, removed, tensors = _fitting_module(request.factory, contents)
+    check_floats(tensors, {name for name, tensor in module.state_dict().items() if tensor.is_floating_point()})
+    known = contents.facts.knows_preprocessing
+    return Understood(
+        architecture=FACTORY + request.factory,
+        how="factory",
+        options=options,
+        inputs=input_specs(request.input_shapes, _input_names(request, module), contents.dtype),
+        num_classes=options.get("num_classes"),
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        preprocessing=preprocessing_from(contents.facts) if known else UNKNOWN,
+        tensors=tensors,
+        removed=removed,
+        notes=() if known else (UNKNOWN_NOTE,),
+    )
+
+
+def _fitting_module(
+    reference: str, contents: Contents
+) -> tuple["nn.Module", dict[str, Any], tuple[str, ...], dict[str, "Tensor"]]:
+    """The factory's module with the keywords and prefixes under which every tensor fits.
+
+    Prefixes are tried from none removed on: a wrapper module of the user's own may rightly call its part `model`.
+    """
+    from deploy.checkpoint.build import complete
+    from deploy.checkpoint.factory import call_factory, keyword_choices
+
+    difference = None
+    forms = list(strip_prefixes(contents.found.tensors))
+    names = {name for _, tensors in forms for name in tensors}
+    for options in keyword_choices(reference, _guess_classes(contents)):
+        module = call_factory(reference, options, filled=names)
+        expected = _shapes(module.state_dict())
+        for removed, tensors in forms:
+            full = complete(module, tensors)
+            difference = compare(_shapes(full), expected)
+            if not difference:
+                return module, options, removed, full
+    assert difference is not None
+    raise UsageError(
+        f"the weights do not fit the module of --factory {reference}:\n    "
+        + "\n    ".join(difference.lines(limit=20)),
+        expected="every tensor of the module and no other",
+        fix="let the function build what was trained, with the same arguments",
+    )
+
+
+def _guess_classes(contents: Contents) -> int | None:
+    """The number of classes to offer a factory: of the names in the file, else the rows of the last matrix."""
+    if contents.facts.classes:
+        return len(contents.facts.classes)
+    return next((tensor.shape[0] for tensor in reversed(contents.found.tensors.values()) if tensor.dim() == 2), None)
+
+
+def _input_names(request: CheckpointRequest, module: "nn.Module") -> list[str]:
+    """The names of the module's inputs, one per asked shape. Raises UsageError if their number cannot be right."""
+    from inspect import Parameter, signature
+
+    takes = list(signature(module.forward).parameters.values())
+    named = [p for p in takes if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
+    needed = sum(p.default is Parameter.empty for p in named)
+    most = None if any(p.kind is Parameter.VAR_POSITIONAL for p in takes) else len(named)
+    given = len(request.input_shapes)
+    if given == 0 or given < needed or (most is not None and given > most):
+        names = ", ".join(parameter.name for parameter in named)
+        raise UsageError(
+            f"--factory {request.factory}: {given} input shapes were given, and its forward takes ({names})",
+            expected="one --input-shape per input, without the batch dim, such as --input-shape 3,224,224",
+            fix=f"add {' '.join(['--input-shape SHAPE'] * max(1, needed))}",
+        )
+    return [named[index].name if index < len(named) else f"input_{index}" for index in range(given)]
+
+
+def _shapes(tensors: Mapping[str, "Tensor"]) -> Shapes:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -1,0 +1,166 @@
+"""The weights inside whatever dict training saved, with the prefixes that wrappers left on their names.
+
+Owns where people put weights and how EMA weights are told from raw ones. Knows no architecture.
+Called by load.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deploy.checkpoint.model import WeightsChoice
+from deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PREFIXES = ("module.", "_orig_mod.", "model.")
+USUAL_KEYS = frozenset(
+    ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "module", "params")
+)
+_EMA = re.compile(r"(^|_)(ema|swa|averaged)(_|$)")
+_NOT_WEIGHTS = re.compile(r"^(optim|sched|lr_|scaler|amp|loss|criterion|rng|metrics?($|_))")
+_DEPTH = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """One set of named tensors, and where it lay: `under` is a dotted path, or None for the top of the file."""
+
+    tensors: dict[str, "Tensor"]
+    under: str | None = None
+    choice: WeightsChoice | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    path: tuple[str, ...]
+    mapping: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+    @property
+    def is_ema(self) -> bool:
+        return any(_EMA.search(key.lower()) for key in self.path)
+
+    @property
+    def is_usual(self) -> bool:
+        return any(key.lower() in USUAL_KEYS for key in self.path)
+
+
+def find_weights(content: Mapping[Any, Any], wanted: WeightsChoice | None) -> Found:
+    """The one set of weights in `content`.
+
+    Raises UsageError if there is no tensor at all, if several sets cannot be told apart, if EMA and raw weights are
+    both there and `wanted` is None, or if the `wanted` ones are not there.
+    """
+    candidates = list(_candidates(content, ()))
+    if not candidates:
+        held = ", ".join(repr(key) for key in list(content)[:8]) or "nothing"
+        raise UsageError(
+            f"there are no tensors in the file; it holds {held}",
+            expected="a dict of named tensors, at the top or under a key such as 'state_dict' or 'model'",
+        )
+    ema = [candidate for candidate in candidates if candidate.is_ema]
+    raw = [candidate for candidate in candidates if not candidate.is_ema]
+    choice = _choose_kind(ema, raw, wanted)
+    chosen = _only_one(ema if choice == "ema" else raw)
+    return _found(chosen, choice)
+
+
+def strip_prefixes(tensors: Mapping[str, "Tensor"]) -> Iterator[tuple[tuple[str, ...], dict[str, "Tensor"]]]:
+    """The tensors as they are, then with one wrapper prefix after another removed, as long as all names carry it."""
+    removed: tuple[str, ...] = ()
+    current = dict(tensors)
+    while True:
+        yield removed, current
+        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in current)), None)
+        if prefix is None:
+            return
+        removed = (*removed, prefix)
+        current = {name.removeprefix(prefix): tensor for name, tensor in current.items()}
+
+
+def _candidates(mapping: Mapping[Any, Any], path: tuple[str, ...]) -> Iterator[_Candidate]:
+    """Every mapping of names to tensors at or below `path`; a training dict's loose tensors count only without one."""
+    import torch
+
+    named = {key: value for key, value in mapping.items() if isinstance(key, str)}
+    tensors = {key for key, value in named.items() if isinstance(value, torch.Tensor)}
+    if tensors and len(tensors) == len(mapping):
+        yield _Candidate(path, named)
+        return
+    nested = [
+        candidate
+        for key, value in named.items()
+        if isinstance(value, Mapping) and len(path) < _DEPTH and not _NOT_WEIGHTS.match(key.lower())
+        for candidate in _candidates(value, (*path, key))
+    ]
+    if nested:
+        yield from nested
+    elif tensors:
+        yield _Candidate(path, named)
+
+
+def _choose_kind(ema: list[_Candidate], raw: list[_Candidate], wanted: WeightsChoice | None) -> WeightsChoice | None:
+    if wanted == "ema" and not ema:
+        raise UsageError(
+            "--weights ema was asked for, and the file has no EMA weights",
+            expected=f"one of the sets it has: {_names(raw)}",
+            fix="leave out --weights ema",
+        )
+    if wanted == "raw" and not raw:
+        raise UsageError(
+            f"--weights raw was asked for, and the file has only EMA weights ({_names(ema)})",
+            fix="leave out --weights raw",
+        )
+    if wanted is None and ema and raw:
+        raise UsageError(
+            f"the file has raw weights ({_names(raw)}) and EMA weights ({_names(ema)}), which are two models",
+            expected="a choice: evaluation during training mostly used the EMA weights where there are any",
+            fix="add --weights ema or --weights raw",
+        )
+    if wanted is None:
+        return "ema" if ema else None
+    return wanted
+
+
+def _only_one(candidates: list[_Candidate]) -> _Candidate:
+    if len(candidates) > 1:
+        usual = [candidate for candidate in candidates if candidate.is_usual]
+        candidates = usual or candidates
+    if len(candidates) > 1:
+        raise UsageError(
+            f"the file has several sets of weights: {_names(candidates)}",
+            expected="one model per checkpoint",
+            fix="save the one to deploy by itself: torch.save(checkpoint['...'], 'weights.pt')",
+        )
+    return candidates[0]
+
+
+def _names(candidates: list[_Candidate]) -> str:
+    return ", ".join(repr(candidate.name or "the top of the file") for candidate in candidates)
+
+
+def _found(chosen: _Candidate, choice: WeightsChoice | None) -> Found:
+    import torch
+
+    tensors = {key: value.detach() for key, value in chosen.mapping.items() if isinstance(value, torch.Tensor)}
+    notes = []
+    others = sorted(set(chosen.mapping) - set(tensors))
+    if others:
+        notes.append(f"entries beside the tensors were left out: {', '.join(others[:5])}")
+    if _is_averaged_model(tensors):
+        notes.append(f"the weights are an average of {int(tensors.pop('n_averaged'))} models (AveragedModel)")
+    return Found(tensors=tensors, under=chosen.name or None, choice=choice, notes=tuple(notes))
+
+
+def _is_averaged_model(tensors: Mapping[str, "Tensor"]) -> bool:
+    """Whether this is the state of torch.optim.swa_utils.AveragedModel: a counter beside a module."""
+    if "n_averaged" not in tensors or tensors["n_averaged"].numel() != 1:
+        return False
+    return len(tensors) > 1 and all(name.startswith("module.") for name in tensors if name != "n_averaged")
