@@ -1,0 +1,170 @@
+"""A program becomes an AOTInductor archive, `model.pt2`: machine code for the target's CPU, the weights beside it.
+
+Owns the compiler's settings and what may lie in the archive. Called by run and `__main__`, in a child process; only
+`require_compiler` is for the command's own process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deploy.convert.archive import MODEL_NAME
+from deploy.convert.export import load_program
+from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
+from deploy.errors import DeployError, MissingError, UnfinishedError
+from deploy.targets import CpuIsa, Target
+
+_AVX2_MARCH = "x86-64-v3"  # the psABI's level that has AVX2, FMA and BMI2 and nothing beyond
+_COMPILE_COMMENT = "\n// Compile cmd"
+_PROBE = "#include <cstddef>\n#include <omp.h>\n"
+_COMPILER_ADVICE = {
+    "expected": "g++ 11 or newer with OpenMP, or the compiler that CXX names",
+    "fix": "install g++ (Debian: apt-get install g++), or use --formats onnx",
+}
+_SETTINGS: dict[str, Any] = {
+    "aot_inductor.package": True,
+    # Names in place of digests of this machine's command lines.
+    "aot_inductor.model_name_for_generated_files": MODEL_NAME,
+    # One archive uses each precompiled header once, which costs more than parsing the header does.
+    "aot_inductor.precompile_headers": False,
+    # One uncompressed entry of the archive, which the loader maps; linking weights into the code costs time and memory.
+    "aot_inductor.package_constants_in_so": False,
+    "aot_inductor.package_constants_on_disk_format": "binary_blob",
+    # The pool of Python workers compiles GPU kernels only, and each worker imports torch.
+    "compile_threads": 1,
+}
+
+
+def require_compiler() -> str:
+    """The path of the C++ compiler that AOTInductor will run. Raises MissingError if it is absent or unfit."""
+    compiler = _find_compiler()
+    flags = ["-std=c++20", "-fopenmp", "-fsyntax-only", "-x", "c++", "-"]
+    if _is_x86():
+        flags.insert(0, f"-march={_AVX2_MARCH}")
+    done = subprocess.run([compiler, *flags], input=_PROBE, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = next((line for line in done.stderr.splitlines() if "error" in line), "it says nothing")
+        raise MissingError(f"{compiler} cannot compile what AOTInductor writes: {reason}", **_COMPILER_ADVICE)
+    return compiler
+
+
+def _find_compiler() -> str:
+    command = os.environ.get("CXX", "g++")
+    found = shutil.which(command)
+    if found is None:
+        raise MissingError(f"the C++ compiler {command!r} is not on PATH", **_COMPILER_ADVICE)
+    return found
+
+
+def compile_aoti(program: Program, *, target: Target, folder: Path) -> Artifact:
+    """`folder/model.pt2`, compiled for the target's CPU instruction set. Raises UnfinishedError if that fails."""
+    import torch
+
+    compiler = _find_compiler()
+    path = folder / ARTIFACT_FILES["aoti"]
+    march = _AVX2_MARCH if _is_avx2(target.cpu_isa) else "native"
+    with tempfile.TemporaryDirectory(prefix="inductor-", dir=folder) as work:
+        script = _write_compiler(compiler, Path(work), march=march)
+        search = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
+        settings = {**_SETTINGS, "cpp.cxx": (None, script.name)}
+        if _is_avx2(target.cpu_isa):
+            # cpuid is asked all the same; what is skipped is compiling a test program per instruction set.
+            settings |= {"cpp.simdlen": 256, "cpp.vec_isa_ok": True}
+        with _environment(TORCHINDUCTOR_CACHE_DIR=work, PATH=search):
+            _package(_compile(program, settings), path)
+    details = {"torch": torch.__version__, "compiler": _version(compiler), "march": march, **_facts(path)}
+    return Artifact(format="aoti", folder=folder, files=(path.name,), seconds=0.0, peak_memory=0, details=details)
+
+
+def _is_avx2(isa: CpuIsa) -> bool:
+    return isa == "avx2" and _is_x86()
+
+
+def _is_x86() -> bool:
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+def _write_compiler(compiler: str, work: Path, *, march: str) -> Path:
+    """A program of the compiler's own name that runs it with more options; of each pair the last one counts.
+
+    Not every torch release has settings for these. Without debug information and with the prefix maps, no folder of
+    this machine is in the machine code, and two compilations of one program are equal.
+    """
+    import torch
+
+    maps = {Path(torch.__file__).parent: "torch", work: "."}
+    options = [f"-march={march}", "-g0", *(f"-ffile-prefix-map={path}={name}" for path, name in maps.items())]
+    script = work / "bin" / Path(compiler).name
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(compiler)} "$@" {shlex.join(options)}\n')
+    script.chmod(0o755)
+    return script
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _compile(program: Program, settings: dict[str, Any]) -> list[Any]:
+    from torch._inductor import aot_compile
+    from torch._inductor.exc import InductorError
+
+    exported = load_program(program)
+    arguments, keywords = exported.example_inputs
+    try:
+        files = aot_compile(exported.module(check_guards=False), arguments, keywords, options=settings)
+    except InductorError as error:
+        raise UnfinishedError(
+            f"AOTInductor cannot compile the program: {str(error).strip().splitlines()[0]}",
+            fix="use --formats onnx, or change the operation it names",
+        ) from error
+    assert isinstance(files, list)
+    return files
+
+
+def _package(files: list[Any], path: Path) -> None:
+    from torch._inductor.package import package_aoti  # type: ignore[attr-defined]
+
+    for name in files:
+        if name.endswith(".cpp"):
+            _remove_local_paths(Path(name))
+    package_aoti(str(path), {MODEL_NAME: files})
+
+
+def _remove_local_paths(source: Path) -> None:
+    """Take the compiler's command lines, and the folder of the work, out of a source that goes into the archive."""
+    text = source.read_text().split(_COMPILE_COMMENT)[0]
+    source.write_text(text.replace(f"{source.parent}{os.sep}", "") + "\n")
+
+
+def _version(compiler: str) -> str:
+    printed = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    return printed.splitlines()[0]
+
+
+def _facts(path: Path) -> dict[str, str]:
+    """What the archive says of itself, read without running any of it."""
+    with zipfile.ZipFile(path) as archive:
+        name = next((name for name in archive.namelist() if name.endswith("wrapper_metadata.json")), None)
+        if name is None:
+            raise DeployError(f"{path} holds no metadata", expected="an archive that AOTInductor wrote")
+        found = json.loads(archive.read(name))
+    return {key.removeprefix("AOTI_").lower(): value for key, value in sorted(found.items()) if value}

@@ -1,0 +1,116 @@
+"""A program becomes an ONNX graph, `model.onnx`, within the opset and IR version that the target loads.
+
+Owns names, ceilings and what may lie in the graph; onnx_file writes it. Called by run and `__main__`, in a child.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploy.convert.export import load_program
+from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
+from deploy.convert.onnx_file import write_model
+from deploy.errors import UnfinishedError
+from deploy.spec import BATCH, Spec, wire_input, wire_output
+from deploy.targets import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# The ceilings of newer targets are limits and no aims: the exporter writes 18, converts to 20 by rules of its own, and
+# above 25 leaves the graph as it is.
+_BEST_TESTED_OPSET = 20
+_INLINE_LIMIT = 1_900_000_000  # bytes of weights; a protobuf message ends at 2 GiB
+
+
+def export_onnx(program: Program, *, target: Target, folder: Path, inline_limit: int = _INLINE_LIMIT) -> Artifact:
+    """`folder/model.onnx`, or `folder/model.onnx/` with the weights in a file of their own above `inline_limit` bytes.
+
+    Raises UnfinishedError if the program has an operation that ONNX lacks, or needs a higher opset than the target's.
+    """
+    model = _translate(program, opset=min(target.opset, _BEST_TESTED_OPSET))
+    model.ir_version = min(model.ir_version, target.ir_version)
+    _rename(model, program.spec)
+    _strip(model)
+    _check_ceilings(model, target)
+    files = write_model(model, folder / ARTIFACT_FILES["onnx"], inline_limit=inline_limit)
+    return Artifact(format="onnx", folder=folder, files=files, seconds=0.0, peak_memory=0, details=_details(model))
+
+
+def _translate(program: Program, *, opset: int) -> ir.Model:
+    import torch
+    from torch.onnx.errors import OnnxExporterError
+
+    try:
+        exported = torch.onnx.export(load_program(program), dynamo=True, opset_version=opset, verbose=False)
+    except OnnxExporterError as error:
+        raise UnfinishedError(
+            f"the program cannot be written as ONNX: {_reason(error)}",
+            fix="use --formats aoti, or change the operation it names",
+        ) from error
+    assert exported is not None
+    return exported.model
+
+
+def _reason(error: BaseException) -> str:
+    root = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
+    return f"{type(root).__name__}: {lines[0] if lines else ''}"
+
+
+def _rename(model: ir.Model, spec: Spec) -> None:
+    """Give the tensors the names both formats share, and their batch dimension its own."""
+    import onnx_ir as ir
+
+    graph = model.graph
+    assert len(graph.inputs) == len(spec.inputs) and len(graph.outputs) == len(spec.outputs)
+    for index, value in enumerate(graph.inputs):
+        value.name = wire_input(index)
+    for index, value in enumerate(graph.outputs):
+        value.name = wire_output(index)
+    if spec.batch is None:
+        return
+    for value, tensor in zip((*graph.inputs, *graph.outputs), (*spec.inputs, *spec.outputs), strict=True):
+        value.shape = ir.Shape([BATCH if size == BATCH else size for size in tensor.shape])
+
+
+def _strip(model: ir.Model) -> None:
+    """Remove what the exporter notes about the code it saw: stack traces, local paths, names of Python objects."""
+    import onnx_ir as ir
+
+    noted: list[Any] = [model, model.graph, *model.graph.inputs, *model.graph.initializers.values()]
+    for function in model.functions.values():
+        noted += [function, *function.inputs]
+    bodies: list[Any] = [model.graph, *model.functions.values()]
+    for body in bodies:
+        for node in ir.traversal.RecursiveGraphIterator(body):
+            noted += [node, *node.outputs]
+    for thing in noted:
+        thing.metadata_props.clear()
+        thing.doc_string = None
+
+
+def _check_ceilings(model: ir.Model, target: Target) -> None:
+    if model.opset_imports[""] > target.opset or model.ir_version > target.ir_version:
+        raise UnfinishedError(
+            f"the ONNX graph has opset {model.opset_imports['']} and IR version {model.ir_version}",
+            expected=f"at most opset {target.opset} and IR version {target.ir_version}, what {target.name} loads",
+            fix="use --formats aoti, or another --target",
+        )
+
+
+def _details(model: ir.Model) -> dict[str, str]:
+    import onnx
+    import onnxscript
+    import torch
+
+    return {
+        "opset": str(model.opset_imports[""]),
+        "ir_version": str(model.ir_version),
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxscript": onnxscript.__version__,
+    }

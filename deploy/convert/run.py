@@ -1,0 +1,190 @@
+"""The conversions of one checkpoint, each in a child of its own, side by side where the machine allows it.
+
+Owns which child does what, and what becomes of a failure: the program's ends all, a format's ends that one. No torch
+in this process. Called by package.
+
+    1. Write a job per format, so that each can be run again alone.
+    2. Export the program, in the child of the first format.
+    3. Convert: the first format in that child, each other one in a child that reads the program from disk.
+"""
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+from deploy.cache import cache_folder
+from deploy.checkpoint.model import Checkpoint
+from deploy.convert.export import export_program
+from deploy.convert.job import CONVERTERS, ConversionJob, Converters
+from deploy.convert.model import FORMATS, Artifact, Format, Program
+from deploy.errors import DeployError
+from deploy.processes import ChildFailed, Limits, Worker
+from deploy.progress import Progress
+from deploy.targets import Target
+
+_TAIL_LINES = 25
+_MOST_AT_ONCE = 2
+_CHILD_MEMORY = 1_200_000_000  # bytes of a child beside the weights: torch, the graph, the C++ compiler
+_COPIES_OF_WEIGHTS = 4  # at the peak of a conversion
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionPlan:
+    """What to convert to, and how. `timeout` is seconds per child and step, `memory_limit` bytes per child (PSS).
+
+    `jobs` is how many children may work at once; None means as many as cores and free memory allow, at most two.
+    """
+
+    formats: tuple[Format, ...] = FORMATS
+    max_batch: int
+    target: Target
+    folder: Path
+    jobs: int | None = None
+    timeout: float | None = None
+    memory_limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversionFailure:
+    """Why a format has no artifact: the message, the child's last lines, its whole log, and a command to repeat it."""
+
+    format: Format
+    message: str
+    tail: str
+    log: Path
+    reproduce: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """The program, and for each format that was asked for either an artifact or a failure."""
+
+    program: Program
+    artifacts: dict[Format, Artifact]
+    failures: dict[Format, ConversionFailure]
+
+
+def convert(
+    checkpoint: Checkpoint, plan: ConversionPlan, progress: Progress, *, converters: Converters = CONVERTERS
+) -> Conversion:
+    """The checkpoint's program and its artifacts, in folders below `plan.folder`.
+
+    A format that fails is a value in `failures`, whatever its child died of. Raises UnfinishedError (UsageError where
+    the model's inputs or outputs cannot be served) if there is no program: then every format is lost.
+    """
+    jobs = [_write_job(checkpoint, plan, format_) for format_ in plan.formats]
+    at_once = _jobs_at_once(plan, checkpoint)
+    with ExitStack() as workers:
+        first = workers.enter_context(_worker(jobs[0], plan))
+        program = _export(first, jobs[0], progress)
+
+        def one(job: ConversionJob) -> Artifact | ConversionFailure:
+            # Known to the outer block too, which is left first when the user interrupts.
+            with first if job is jobs[0] else workers.enter_context(_worker(job, plan)) as worker:
+                return _convert(worker, job, partial(converters[job.format], program), progress)
+
+        outcomes = _side_by_side(one, jobs, at_once=at_once)
+    return Conversion(
+        program=program,
+        artifacts={made.format: made for made in outcomes if isinstance(made, Artifact)},
+        failures={failed.format: failed for failed in outcomes if isinstance(failed, ConversionFailure)},
+    )
+
+
+def _write_job(checkpoint: Checkpoint, plan: ConversionPlan, format_: Format) -> ConversionJob:
+    job = ConversionJob(
+        checkpoint=checkpoint, format=format_, target=plan.target, max_batch=plan.max_batch, folder=plan.folder
+    )
+    job.artifact_folder.mkdir(parents=True)
+    job.write(_job_file(job))
+    return job
+
+
+def _job_file(job: ConversionJob) -> Path:
+    return job.folder / f"{job.format}.json"
+
+
+def _log(job: ConversionJob) -> Path:
+    return job.folder / f"{job.format}.log"
+
+
+def _keep(job: ConversionJob) -> ConversionJob:
+    """The failed job and its log in the user's cache, where they outlive the stage; one per model and format."""
+    path = job.checkpoint.path.resolve()
+    folder = cache_folder("failed", f"{job.checkpoint.name}-{job.format}")
+    kept = job.model_copy(update={"folder": folder, "checkpoint": job.checkpoint.model_copy(update={"path": path})})
+    kept.write(_job_file(kept))
+    if _log(job).exists():
+        shutil.copyfile(_log(job), _log(kept))
+    return kept
+
+
+def _command(job: ConversionJob) -> str:
+    return shlex.join([sys.executable, "-m", "deploy.convert", str(_job_file(job))])
+
+
+def _worker(job: ConversionJob, plan: ConversionPlan) -> Worker:
+    limits = Limits(seconds=plan.timeout, memory=plan.memory_limit)
+    return Worker(f"conversion to {job.format}", log=_log(job), limits=limits, watch_memory=True)
+
+
+def _export(worker: Worker, job: ConversionJob, progress: Progress) -> Program:
+    with progress.stage("export"):
+        try:
+            done = worker.run(export_program, job.checkpoint, max_batch=job.max_batch, folder=job.folder)
+        except ChildFailed as error:
+            fix = error.fix or f"see it happen alone: {_command(_keep(job))}"
+            raise ChildFailed(error.found, expected=error.expected, fix=fix, tail=error.tail) from error
+    return replace(done.value, seconds=done.seconds, peak_memory=done.peak_memory)
+
+
+def _convert(
+    worker: Worker, job: ConversionJob, convert_program: Callable[..., Artifact], progress: Progress
+) -> Artifact | ConversionFailure:
+    try:
+        with progress.stage(f"convert to {job.format}"):
+            done = worker.run(convert_program, target=job.target, folder=job.artifact_folder)
+    except DeployError as error:
+        kept = _keep(job)
+        return ConversionFailure(
+            format=job.format,
+            message=str(error),
+            tail=_last_lines(_log(kept)),
+            log=_log(kept),
+            reproduce=_command(kept),
+        )
+    return replace(done.value, seconds=done.seconds, peak_memory=done.peak_memory)
+
+
+def _last_lines(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]) if log.exists() else ""
+
+
+def _jobs_at_once(plan: ConversionPlan, checkpoint: Checkpoint) -> int:
+    if plan.jobs is not None:
+        return plan.jobs
+    cores = len(os.sched_getaffinity(0))
+    fit = psutil.virtual_memory().available // (_CHILD_MEMORY + _COPIES_OF_WEIGHTS * checkpoint.size)
+    return max(1, min(_MOST_AT_ONCE, cores, fit))
+
+
+def _side_by_side(function: Callable[[T], U], items: Sequence[T], *, at_once: int) -> list[U]:
+    """What the function gives for each item, in order. An interrupt is passed on without waiting for those running."""
+    pool = ThreadPoolExecutor(max_workers=at_once)
+    try:
+        return list(pool.map(function, items))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
