@@ -12,7 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
+from deploy.convert.archive import load_archive
+from deploy.errors import UnfinishedError
 from deploy.processes import own_peak_memory
+from deploy.spec import wire_input, wire_output
 
 Arrays = list[np.ndarray]
 
@@ -69,7 +72,25 @@ class EagerModel(_Timed):
         self.load_seconds = time.perf_counter() - started
 
     def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
+        """The outputs for one batch."""
         return [tensor.cpu().numpy() for tensor in self._bind(inputs)()]
+
+    def run_nudged(self, inputs: Sequence[np.ndarray], *, draw: int) -> Arrays:
+        """The outputs with every weight off by two epsilons, up or down, drawn by the seed `draw`.
+
+        Even draws nudge channel by channel, as other roundings do; odd ones tensor by tensor, as do activation
+        functions that another library approximates with a bias.
+        """
+        import torch
+
+        generator = torch.Generator().manual_seed(draw)
+        with torch.inference_mode():
+            weights = {
+                name: _nudged(tensor, generator, whole=draw % 2 == 1)
+                for name, tensor in self._module.state_dict().items()
+            }
+            tensors = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs)
+            return [tensor.cpu().numpy() for tensor in torch.func.functional_call(self._module, weights, tensors)]
 
     def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
         import torch
@@ -90,14 +111,14 @@ class AotiModel(_Timed):
 
     def __init__(self, path: Path, *, threads: int) -> None:
         import torch
-        from torch._inductor import aoti_load_package
 
         started = time.perf_counter()
         torch.set_num_threads(threads)
-        self._model = aoti_load_package(str(path))
+        self._archive = load_archive(path)
         self.load_seconds = time.perf_counter() - started
 
     def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
+        """The outputs for one batch."""
         return [tensor.cpu().numpy() for tensor in self._bind(inputs)()]
 
     def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
@@ -107,14 +128,16 @@ class AotiModel(_Timed):
 
         def call() -> Any:
             with torch.inference_mode():
-                outputs = self._model(*tensors)
-            return [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+                return self._archive(tensors)
 
         return call
 
 
 class OnnxModel(_Timed):
-    """An ONNX graph in ONNX Runtime on the CPU."""
+    """An ONNX graph in ONNX Runtime on the CPU, called by the wire names, as a server calls it.
+
+    Raises UnfinishedError if the graph's inputs or outputs are named otherwise.
+    """
 
     def __init__(self, path: Path, *, threads: int) -> None:
         import onnxruntime
@@ -125,12 +148,33 @@ class OnnxModel(_Timed):
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._names = [value.name for value in self._session.get_inputs()]
+        self._inputs = [wire_input(index) for index in range(len(self._session.get_inputs()))]
+        self._outputs = [wire_output(index) for index in range(len(self._session.get_outputs()))]
+        _check_names("inputs", self._inputs, self._session.get_inputs())
+        _check_names("outputs", self._outputs, self._session.get_outputs())
         self.load_seconds = time.perf_counter() - started
 
     def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
+        """The outputs for one batch."""
         return list(self._bind(inputs)())
 
     def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
-        feed = dict(zip(self._names, (np.ascontiguousarray(array) for array in inputs), strict=True))
-        return lambda: self._session.run(None, feed)
+        feed = dict(zip(self._inputs, (np.ascontiguousarray(array) for array in inputs), strict=True))
+        return lambda: self._session.run(self._outputs, feed)
+
+
+def _nudged(tensor: Any, generator: Any, *, whole: bool) -> Any:
+    """The tensor scaled by 1 ± 2 epsilons: as a whole, or each slice along its first axis, an output channel."""
+    import torch
+
+    if not tensor.is_floating_point() or tensor.dim() == 0:
+        return tensor
+    channels = 1 if whole else len(tensor)
+    signs = 2 * torch.randint(0, 2, (channels, *[1] * (tensor.dim() - 1)), generator=generator) - 1
+    return tensor * (1 + 2 * torch.finfo(tensor.dtype).eps * signs).to(tensor.dtype)
+
+
+def _check_names(side: str, wanted: list[str], values: Sequence[Any]) -> None:
+    found = [value.name for value in values]
+    if set(found) != set(wanted):
+        raise UnfinishedError(f"the ONNX graph's {side} are named {', '.join(found)}", expected=", ".join(wanted))

@@ -1,0 +1,154 @@
+"""The place where a failed artifact goes wrong: its wiring, a packaged constant, the program, or an operator.
+
+Owns the order of the search; each way of looking has a module of its own. Runs in a child. Called by run.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from deploy.checkpoint.load import build_module
+from deploy.checkpoint.model import Checkpoint
+from deploy.convert.aoti import compile_aoti
+from deploy.convert.model import Format, Program
+from deploy.evidence import FaultPlace
+from deploy.spec import Spec
+from deploy.targets import Target
+from deploy.validate.compare import as_rows
+from deploy.validate.constants import find_wrong_constant
+from deploy.validate.executables import AotiModel, Executable, OnnxModel
+from deploy.validate.prefixes import find_wrong_operator
+from deploy.validate.trace import Departure, find_departure, module_steps, onnx_values, program_values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspect:
+    """A failed artifact and the call that shows it: inputs, the reference's rows, and the largest error that passes.
+
+    `allowed` is per output. `program` is the saved exported program where there is one.
+    """
+
+    format: Format
+    path: Path
+    program: Path | None
+    spec: Spec
+    inputs: tuple[np.ndarray, ...]
+    reference: tuple[np.ndarray, ...]
+    allowed: tuple[float, ...]
+    target: Target
+    seconds: float
+
+    def fits(self, outputs: Sequence[np.ndarray]) -> bool:
+        """True if these outputs of the suspect's call are within the budget."""
+        return all(self.output_fits(index, array) for index, array in enumerate(outputs))
+
+    def output_fits(self, index: int, array: np.ndarray) -> bool:
+        """True if `array` is what output `index` should be."""
+        rows, wanted = as_rows(array, self.spec.outputs[index]).astype(np.float64), self.reference[index]
+        if rows.shape != wanted.shape:
+            return False
+        with np.errstate(invalid="ignore"):
+            return bool(np.all((rows == wanted) | (np.abs(rows - wanted) <= self.allowed[index])))
+
+
+def locate(checkpoint: Checkpoint, suspect: Suspect) -> FaultPlace | None:
+    """Where the artifact goes wrong, from the cheapest way of looking to the dearest; None if nothing was found."""
+    started = time.monotonic()
+    model = (AotiModel if suspect.format == "aoti" else OnnxModel)(suspect.path, threads=1)
+    suspect = _narrowed(suspect, model)
+    eager = build_module(checkpoint)
+    place = _find_wiring(suspect, model.run(suspect.inputs)) or find_wrong_constant(eager, suspect.format, suspect.path)
+    if place:
+        return place
+    exact = build_module(checkpoint, dtype="float64")
+    place = _find_in_program(suspect, exact, eager)
+    if place or suspect.format == "onnx":
+        return place or _find_in_graph(suspect, exact, eager)
+    if suspect.program is None:
+        return None
+    left = suspect.seconds - (time.monotonic() - started)
+    with TemporaryDirectory() as folder:
+        compile = _compiler(suspect, Path(folder))
+        return find_wrong_operator(suspect.program, suspect.inputs, compile=compile, seconds=left)
+
+
+def _narrowed(suspect: Suspect, model: Executable) -> Suspect:
+    """The suspect with one row that shows the failure by itself, where there is one: less to compute and to hold."""
+    batch = suspect.spec.batch
+    if batch is None or batch.minimum > 1:
+        return suspect
+    for row in range(len(suspect.reference[0])):
+        single = replace(
+            suspect,
+            inputs=tuple(array[row : row + 1] for array in suspect.inputs),
+            reference=tuple(array[row : row + 1] for array in suspect.reference),
+        )
+        if not single.fits(model.run(single.inputs)):
+            return single
+    return suspect
+
+
+def _find_wiring(suspect: Suspect, outputs: Sequence[np.ndarray]) -> FaultPlace | None:
+    """Outputs that are right but in the wrong places: exchanged with each other, or their classes shifted."""
+    for index, array in enumerate(outputs):
+        name = suspect.spec.outputs[index].name
+        if suspect.output_fits(index, array):
+            continue
+        for other, tensor in enumerate(suspect.spec.outputs):
+            if other != index and suspect.output_fits(other, array):
+                message = f"output {name!r} holds the values of {tensor.name!r}: outputs are exchanged"
+                return FaultPlace(kind="wiring", name=name, message=message, reproduced=True)
+        for shift in (1, -1):
+            if array.ndim > 1 and suspect.output_fits(index, np.roll(array, shift, axis=-1)):
+                message = f"output {name!r} holds the right values shifted by one class along its last axis"
+                return FaultPlace(kind="wiring", name=name, message=message, reproduced=True)
+    return None
+
+
+def _find_in_program(suspect: Suspect, exact: Any, eager: Any) -> FaultPlace | None:
+    """A program that is wrong before anything is compiled from it."""
+    if suspect.program is None:
+        return None
+    values, outputs = program_values(suspect.program, suspect.inputs)
+    if suspect.fits(outputs):
+        return None
+    departure = find_departure(module_steps(exact, eager, suspect.inputs), values)
+    return _departure_place("exported program", departure)
+
+
+def _find_in_graph(suspect: Suspect, exact: Any, eager: Any) -> FaultPlace:
+    values, outputs = onnx_values(suspect.path, suspect.inputs)
+    if suspect.fits(outputs):
+        message = "the graph is right when ONNX Runtime does not optimise it: one of its optimisations goes wrong"
+        return FaultPlace(kind="ONNX Runtime", name="graph optimisation", message=message, reproduced=True)
+    return _departure_place("ONNX graph", find_departure(module_steps(exact, eager, suspect.inputs), values))
+
+
+def _departure_place(where: str, departure: Departure) -> FaultPlace:
+    if departure.module is None:
+        message = f"every module's output is in the {where}; it goes wrong after {departure.after}"
+        return FaultPlace(kind=where, name=departure.after, message=message, reproduced=True)
+    module = departure.module
+    nearest = f"; nearest is {departure.nearest}, {departure.error:.2g} off" if departure.nearest else ""
+    message = f"the {where} has what {departure.after} computes, but not {module.name} {module.module}{nearest}"
+    return FaultPlace(kind=where, name=module.name, message=message, reproduced=True)
+
+
+def _compiler(suspect: Suspect, folder: Path) -> Callable[[Any], Any]:
+    """Compiles an exported program in `folder` as the artifact was compiled, and loads it."""
+
+    def compile(exported: Any) -> Any:
+        import torch
+        from torch._inductor import aoti_load_package
+
+        path = folder / "program.pt2"
+        torch.export.save(exported, path)
+        program = Program(path=path, spec=suspect.spec, digest="", seconds=0.0, peak_memory=0)
+        return aoti_load_package(str(compile_aoti(program, target=suspect.target, folder=folder).path))
+
+    return compile

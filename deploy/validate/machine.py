@@ -1,0 +1,64 @@
+"""What this machine offers to a measurement: the processor's name, and how many threads fit it.
+
+Owns reading /proc, /sys and the container's quota; measures nothing. Called by latency and whoever sets threads.
+"""
+
+import math
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def cpu_model(root: Path = Path("/")) -> str:
+    """The processor's name as the kernel gives it, or its architecture where the kernel gives none (most ARM)."""
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def default_threads(root: Path = Path("/")) -> int:
+    """One thread per physical core that this process may use, and no more than its container's CPU quota.
+
+    A second thread on a core's hyper-thread, or one beyond the quota, makes the others wait.
+    """
+    allowed = os.sched_getaffinity(0)
+    cores = {_siblings(cpu, root) for cpu in allowed}
+    return max(1, int(min(len(cores), _quota(root))))
+
+
+def describe_cpus(root: Path = Path("/")) -> str:
+    """One line for a record: the processor's name, how many CPUs there are, and how many this process may use."""
+    return f"{cpu_model(root)}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} CPUs"
+
+
+def installed_versions(distributions: Sequence[str]) -> dict[str, str]:
+    """The installed version of each distribution, those that are absent left out; imports none of them."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _siblings(cpu: int, root: Path) -> str:
+    """The CPUs on the same core, as the kernel writes them; the CPU itself where it does not say."""
+    return _read(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").strip() or str(cpu)
+
+
+def _quota(root: Path) -> float:
+    """How many CPUs' worth of time the container's control group (version 2) grants; infinite without a limit."""
+    fields = _read(root / "sys/fs/cgroup/cpu.max").split()
+    return int(fields[0]) / int(fields[1]) if len(fields) == 2 and fields[0] != "max" else math.inf
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
