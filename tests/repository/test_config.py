@@ -1,0 +1,147 @@
+"""The config says what Triton needs for both formats, and refuses what it could not serve."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.errors import UsageError
+from deploy.repository.config import ConfigPlan, build_config, renumbered, warmup_tensors
+from deploy.repository.lint import lint
+from deploy.repository.protobuf import TRITON_TYPES, parse_config
+from deploy.spec import BATCH, DTYPES, Dim, Spec, TensorSpec
+from deploy.targets import AotiSupport, find_target
+from tests.repository.samples import Sample, classifier
+
+
+def built(plan: ConfigPlan) -> Any:
+    text = build_config(plan)
+    assert lint(text) == ()
+    return parse_config(text)
+
+
+def one_output(shape: tuple[int | str, ...]) -> Spec:
+    return Spec(
+        inputs=(TensorSpec(name="x", dtype="float32", shape=(BATCH, 4)),),
+        outputs=(TensorSpec(name="y", dtype="float32", shape=shape),),
+        dims=(Dim(name=BATCH, minimum=1, maximum=8),),
+    )
+
+
+def plain(spec: Spec, **changes: Any) -> ConfigPlan:
+    return replace(Sample(classes=None).plan(), spec=spec, warmup=(), **changes)
+
+
+def test_onnx_config_in_full() -> None:
+    config = built(Sample().plan(version=3))
+    assert (config.name, config.backend, config.platform) == ("pets", "onnxruntime", "")
+    assert config.default_model_filename == "model.onnx"
+    assert list(config.version_policy.specific.versions) == [3]
+    assert config.max_batch_size == 8
+    assert config.HasField("dynamic_batching")
+    assert config.dynamic_batching.max_queue_delay_microseconds == 0
+    assert [(t.name, list(t.dims)) for t in config.input] == [("INPUT__0", [3, 4, 4])]
+    assert [(t.name, list(t.dims), t.label_filename) for t in config.output] == [("OUTPUT__0", [3], "3/labels.txt")]
+    assert [(group.count, group.kind) for group in config.instance_group] == [(1, 2)]
+    assert {key: value.string_value for key, value in config.parameters.items()} == {
+        "intra_op_thread_count": "2",
+        "inter_op_thread_count": "1",
+    }
+
+
+def test_aoti_config_names_its_platform_and_file() -> None:
+    config = built(Sample(format="aoti").plan())
+    assert (config.backend, config.platform) == ("pytorch", "torch_aoti")
+    assert config.default_model_filename == "model.pt2"
+    assert set(config.parameters) == {"INTRA_OP_THREAD_COUNT", "INTER_OP_THREAD_COUNT"}
+
+
+def test_static_program_keeps_its_batch_in_the_dims() -> None:
+    config = built(Sample(spec=classifier(max_batch=1)).plan())
+    assert config.max_batch_size == 0
+    assert not config.HasField("dynamic_batching")
+    assert list(config.input[0].dims) == [1, 3, 4, 4]
+    assert [list(warmup.inputs["INPUT__0"].dims) for warmup in config.model_warmup] == [[1, 3, 4, 4]]
+
+
+def test_a_release_that_does_not_batch_aoti_gets_the_batch_as_an_unknown_size() -> None:
+    old = find_target("26.06-cpu").model_copy(update={"aoti": AotiSupport(loads=True, batches=False)})
+    config = built(replace(Sample(format="aoti").plan(), target=old))
+    assert (config.max_batch_size, list(config.input[0].dims)) == (0, [-1, 3, 4, 4])
+    assert built(replace(Sample().plan(), target=old)).max_batch_size == 8
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, BATCH), (BATCH, BATCH)], ids=["no batch", "batch second", "batch twice"])
+def test_a_program_whose_rows_cannot_be_merged_is_not_batched(shape: tuple[int | str, ...]) -> None:
+    assert built(plain(one_output(shape))).max_batch_size == 0
+
+
+def test_one_number_per_row_is_reshaped_since_triton_wants_a_dimension() -> None:
+    output = built(plain(one_output((BATCH,)))).output[0]
+    assert list(output.dims) == [1]
+    assert output.HasField("reshape")
+    assert list(output.reshape.shape) == []
+
+
+def test_the_warm_up_of_one_number_per_row_has_its_dimension_too() -> None:
+    number = TensorSpec(name="scale", dtype="float32", shape=(BATCH,))
+    spec = one_output((BATCH, 2)).model_copy(update={"inputs": (number,)})
+    config = built(Sample(spec=spec, classes=None).plan())
+    assert list(config.input[0].dims) == list(config.model_warmup[0].inputs["INPUT__0"].dims) == [1]
+
+
+def test_a_scalar_output_is_refused() -> None:
+    with pytest.raises(UsageError, match="'y' is a scalar"):
+        build_config(plain(one_output(())))
+
+
+def test_warm_up_is_a_real_row_alone_and_in_a_full_batch() -> None:
+    plan = Sample().plan()
+    config = built(plan)
+    assert [(warmup.batch_size, warmup.count) for warmup in config.model_warmup] == [(1, 1), (8, 1)]
+    entry = config.model_warmup[0].inputs["INPUT__0"]
+    assert (list(entry.dims), entry.input_data_file) == ([3, 4, 4], plan.warmup[0].digest)
+    assert plan.warmup[0].data == np.ones((3, 4, 4), np.float32).tobytes()
+
+
+def test_a_warm_up_row_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"input 'image' is float32 \[1, 3, 5, 5\]"):
+        warmup_tensors(classifier(), [np.ones((1, 3, 5, 5), np.float32)])
+
+
+def test_every_dtype_has_its_triton_word() -> None:
+    assert set(TRITON_TYPES) == set(DTYPES)
+
+
+def test_target_without_aoti_is_refused_naming_those_with() -> None:
+    plan = replace(Sample(format="aoti").plan(), target=find_target("24.10-cpu"))
+    with pytest.raises(UsageError, match=r"24\.10-cpu cannot load") as caught:
+        build_config(plan)
+    assert "local-cpu, 26.06-cpu, 26.07-cpu" in caught.value.expected
+
+
+@pytest.mark.parametrize(("format_", "target"), [("aoti", "26.08-cpu"), ("onnx", "24.10-cpu")])
+def test_bfloat16_is_refused_where_it_cannot_travel(format_: Any, target: str) -> None:
+    plan = plain(classifier(dtype="bfloat16"), format=format_, target=find_target(target))
+    with pytest.raises(UsageError, match="'image' is bfloat16"):
+        build_config(plan)
+
+
+def test_bfloat16_travels_through_a_new_onnx_backend() -> None:
+    spec = classifier(dtype="bfloat16")
+    assert built(plain(spec, target=find_target("26.08-cpu"))).input[0].data_type == 14
+
+
+def test_labels_that_no_output_decides_between_are_refused() -> None:
+    with pytest.raises(UsageError, match="there are 2 labels"):
+        build_config(replace(Sample().plan(), classes=("cat", "dog")))
+
+
+def test_renumbering_changes_the_policy_and_the_labels_only() -> None:
+    plan = Sample().plan(version=1)
+    assert renumbered(build_config(plan), 7) == build_config(replace(plan, version=7))
+
+
+def test_the_text_is_the_same_each_time() -> None:
+    assert build_config(Sample().plan()) == build_config(Sample().plan())
