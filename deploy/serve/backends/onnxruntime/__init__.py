@@ -1,0 +1,1 @@
+"""The backend named `onnxruntime`: ONNX graphs through the ONNX Runtime of this environment."""

@@ -1,0 +1,45 @@
+"""Executes `model.onnx` with ONNX Runtime for the local engine, from the model folder meant for the C++ backend.
+
+Owns nothing but the calls into ONNX Runtime. Loaded by the server's stub process.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from deploy.serve.backends.shared import BatchedModel, Settings
+
+# The C++ backend's own reading of `optimization.graph.level`.
+_LEVELS = {-1: "ORT_ENABLE_BASIC", 0: "ORT_ENABLE_ALL", 1: "ORT_ENABLE_EXTENDED", 2: "ORT_DISABLE_ALL"}
+
+
+class TritonPythonModel(BatchedModel):
+    """One ONNX Runtime session."""
+
+    def load(self, settings: Settings) -> None:
+        """Open the session with the config's threads and optimisation level."""
+        options = onnxruntime.SessionOptions()
+        if settings.threads is not None:
+            options.intra_op_num_threads = settings.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.graph_optimization_level = getattr(
+            onnxruntime.GraphOptimizationLevel, _LEVELS.get(settings.graph_level, _LEVELS[0])
+        )
+        self._session = onnxruntime.InferenceSession(str(settings.file), options, providers=["CPUExecutionProvider"])
+
+    def view(self, tensor: Any) -> np.ndarray:
+        """A numpy array on the request's memory."""
+        return np.from_dlpack(tensor)
+
+    def join(self, arrays: list[np.ndarray]) -> np.ndarray:
+        """One array with all rows."""
+        return np.concatenate(arrays)
+
+    def run(self, inputs: list[np.ndarray]) -> Sequence[np.ndarray]:
+        """The session's outputs."""
+        feed = dict(zip(self.settings.inputs, inputs, strict=True))
+        outputs: list[np.ndarray] = self._session.run(list(self.settings.outputs), feed)
+        return outputs

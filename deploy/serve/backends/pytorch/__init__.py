@@ -1,0 +1,1 @@
+"""The backend named `pytorch`: AOTInductor archives through the torch of this environment."""

@@ -1,0 +1,171 @@
+"""What the local engine needs round it: a backend folder, an environment, and configs that its core accepts.
+
+Owns every difference between what is published and what the local engine reads, and puts it into words. Called by
+server, package, verify and the command `serve`. A native engine reads the published configs as they are.
+"""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from deploy.errors import MissingError
+from deploy.files import relative_files, sha256_file
+from deploy.repository.config import LABELS_FILE
+from deploy.repository.find import read_manifest
+from deploy.repository.layout import CONFIG_FILE, EVIDENCE_FOLDER, Version
+from deploy.repository.manifest import MANIFEST_FILE
+from deploy.repository.protobuf import parse_config, schema
+from deploy.repository.view import make_view
+from deploy.serve import backends
+from deploy.serve.engines import LIBRARIES, SERVER, Engine
+from deploy.serve.parameters import DIGEST_PARAMETER
+
+_BACKENDS = ("onnxruntime", "pytorch")
+_RUNTIME = "model.py"
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's shared memory, looked at only
+# A region starts with one megabyte and holds a batch's inputs and outputs, and both again while it grows.
+_REGION_BYTES = 1024 * 1024
+_COPIES = 3
+
+
+def served_view(folder: Path, versions: Sequence[Version], engine: Engine) -> Path:
+    """`folder` as a repository of links that `engine` can serve, with exactly these versions.
+
+    Raises MissingError if this machine's shared memory is too small for the local engine.
+    """
+    if engine.kind == "native":
+        return make_view(folder, versions)
+    view = make_view(folder, versions, adapt=adapt)
+    check_shared_memory([parse_config((view / version.name / CONFIG_FILE).read_text()) for version in versions])
+    return view
+
+
+def adapt(version: Version, config: Any) -> Any:
+    """The config that the local engine reads: a python-based backend instead of a C++ one, and the digests to check."""
+    adapted = schema().ModelConfig()
+    adapted.CopyFrom(config)
+    # Named, so that the core never looks for a shared library inside the model's own folder.
+    adapted.runtime = _RUNTIME
+    if adapted.platform == "torch_aoti":
+        # Core 2.51 knows the word not yet, and takes the backend's name alone.
+        adapted.platform = ""
+    for name, digest in _digests(version):
+        adapted.parameters[DIGEST_PARAMETER + name].string_value = digest
+    return adapted
+
+
+def config_difference(version: Version, engine: Engine) -> tuple[str, ...]:
+    """What the served config has otherwise than the published one, one line per field; empty for a native engine."""
+    if engine.kind == "native":
+        return ()
+    published = parse_config(version.config.read_text())
+    return tuple(_differences(published, adapt(version, published)))
+
+
+def _differences(before: Any, after: Any) -> Iterator[str]:
+    for field in before.DESCRIPTOR.fields:
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if old == new:
+            continue
+        if field.name == "parameters":
+            yield from (f"parameters: {name} added" for name in sorted(set(new) - set(old)))
+        else:
+            yield f"{field.name}: {old or 'unset'} -> {new or 'unset'}"
+
+
+def _digests(version: Version) -> Iterator[tuple[str, str]]:
+    """The artifact's files and digests: from the manifest, or of the files themselves while there is none yet."""
+    if version.manifest.is_file():
+        entries = [(entry.path, entry.sha256) for entry in read_manifest(version).files]
+        yield from ((path, digest) for path, digest in entries if _is_artifact(path))
+    else:
+        paths = [path for path in relative_files(version.folder) if _is_artifact(path)]
+        yield from ((path, sha256_file(version.folder / path)) for path in paths)
+
+
+def _is_artifact(path: str) -> bool:
+    beside = (CONFIG_FILE, LABELS_FILE, MANIFEST_FILE)
+    return path not in beside and not path.startswith(f"{EVIDENCE_FOLDER}/")
+
+
+def check_shared_memory(configs: Sequence[Any]) -> None:
+    """Raises MissingError if /dev/shm has no room for what the models' largest batches take."""
+    needed = sum(_region_bytes(config) for config in configs)
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if free < needed:
+        raise MissingError(
+            f"{_SHARED_MEMORY} has {free / 1e6:.0f} MB free",
+            expected=f"{needed / 1e6:.0f} MB for the largest batches of the served models",
+            fix="give the container more (`docker run --shm-size=1g`, or an emptyDir with `medium: Memory`)",
+        )
+
+
+def _region_bytes(config: Any) -> int:
+    """Shared memory of a model's instances; a dimension without a bound counts once."""
+    instances = max(1, sum(group.count for group in config.instance_group))
+    elements = sum(math.prod(max(1, size) for size in tensor.dims) for tensor in (*config.input, *config.output))
+    batch = max(1, config.max_batch_size)
+    needed: int = instances * (_REGION_BYTES + _COPIES * 8 * batch * elements)
+    return needed
+
+
+def fill_backend_folder(engine: Engine, folder: Path) -> None:
+    """Put the python backend, the stub of the running Python, and our two python-based backends into `folder`."""
+    assert engine.root is not None
+    python = folder / "python"
+    python.mkdir(parents=True)
+    for source in (*(engine.root / SERVER / "backends" / "python").iterdir(), engine.stub):
+        # Not symbolic links: the core refuses a library whose real path lies outside its backend's folder.
+        shutil.copy(source, python)
+    for name in _BACKENDS:
+        (folder / name).mkdir()
+        shutil.copyfile(Path(backends.__file__).parent / name / _RUNTIME, folder / name / _RUNTIME)
+
+
+def fill_library_folder(engine: Engine, folder: Path) -> None:
+    """Link libpython into `folder`: the one it lies in may hold other libraries that the server must not meet."""
+    folder.mkdir()
+    if engine.libpython is not None:
+        (folder / engine.libpython.name).symlink_to(engine.libpython)
+
+
+def environment(engine: Engine, libraries: Path) -> dict[str, str]:
+    """The environment in which the server's stub finds this Python, its packages and its shared library."""
+    assert engine.root is not None
+    changed = {
+        "LD_LIBRARY_PATH": os.pathsep.join((str(engine.root / LIBRARIES), str(libraries))),
+        # The embedded interpreter finds its home by the first python3 on PATH: that of this environment.
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return {**os.environ, **changed}
+
+
+def check_programs(programs: Sequence[Path], variables: dict[str, str]) -> None:
+    """Raises MissingError if one of the programs may not run, or would not find a shared library.
+
+    Without this the server waits its whole stub timeout for a stub that never began.
+    """
+    for program in programs:
+        # The dynamic linker lists what it would load and does not start the program; `ldd` does the same.
+        tracing = variables | {"LD_TRACE_LOADED_OBJECTS": "1"}
+        try:
+            listed = subprocess.run([program], env=tracing, capture_output=True, text=True, check=False)
+        except PermissionError as error:
+            raise MissingError(
+                f"{program} may not be executed",
+                expected="a folder for temporary files that is not mounted noexec",
+                fix="set TMPDIR to a folder where programs may run",
+            ) from error
+        missing = [line.split()[0] for line in listed.stdout.splitlines() if line.endswith("not found")]
+        if missing:
+            raise MissingError(
+                f"{program.name} needs {', '.join(missing)}, which this machine lacks",
+                fix="install the system package that holds it, or install the engine again",
+            )

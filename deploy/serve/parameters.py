@@ -1,0 +1,6 @@
+"""The config parameters by which the local engine's view talks to its python-based backends.
+
+Owns the names only, so that the stub process need not import anything heavier.
+"""
+
+DIGEST_PARAMETER = "deployctl_sha256:"

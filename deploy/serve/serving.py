@@ -1,0 +1,50 @@
+"""Chosen versions of a repository, served by an engine for as long as a block lasts.
+
+Owns which versions a command means, and the private view between them and the server. Called by parity and the
+command `serve`.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from deploy.errors import UsageError
+from deploy.repository.find import find_version, list_models
+from deploy.repository.layout import Version
+from deploy.serve.engines import Engine
+from deploy.serve.local import served_view
+from deploy.serve.server import ServerOptions, TritonServer
+
+
+def chosen_versions(repository: Path, references: Sequence[str]) -> tuple[Version, ...]:
+    """The versions that `NAME[:N] ...` mean; without any, the promoted version of each model.
+
+    Raises UsageError if one does not exist, or nothing is promoted.
+    """
+    if references:
+        return tuple(find_version(repository, reference) for reference in references)
+    models = list_models(repository)
+    promoted = tuple(model.version(model.promoted) for model in models if model.promoted is not None)
+    if not promoted:
+        names = ", ".join(model.name for model in models)
+        raise UsageError(
+            f"no model in {repository} has a promoted version",
+            expected=f"a promoted version of {names}" if names else "a repository that holds models",
+            fix="name a version (NAME:N), promote one, or publish one with `deployctl package`",
+        )
+    return promoted
+
+
+@contextmanager
+def serving(
+    versions: Sequence[Version], *, engine: Engine, options: ServerOptions | None = None
+) -> Iterator[TritonServer]:
+    """A server that is ready with exactly these versions, promoted or not. Raises ServerFailed if it does not start."""
+    expected = tuple((version.name, version.number) for version in versions)
+    with tempfile.TemporaryDirectory(prefix="deployctl-server-") as folder:
+        view = served_view(Path(folder, "models"), versions, engine)
+        chosen = replace(options or ServerOptions(), expect=expected, scratch=Path(folder))
+        with TritonServer(view, engine=engine, options=chosen) as server:
+            yield server

@@ -1,0 +1,126 @@
+"""Client code to copy and paste for one served version: real names, dtypes and shapes, in Python and for curl.
+
+Owns the text. Called by the command `serve`.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.repository.find import read_manifest
+from deploy.repository.layout import Version
+from deploy.repository.protobuf import parse_config, schema
+from deploy.spec import BATCH, Spec, TensorSpec
+
+_PYTHON = """\
+import numpy as np
+import tritonclient.grpc as triton
+
+client = triton.InferenceServerClient("{grpc}")
+inputs = []
+{inputs}
+result = client.infer("{name}", inputs, model_version="{version}")
+{outputs}
+client.close()
+"""
+_INPUT = """\
+inputs.append(triton.InferInput("{wire}", {shape}, "{triton}"))  # {name}
+inputs[-1].set_data_from_numpy(np.zeros({shape}, "{dtype}"))"""
+_OUTPUT = 'print(result.as_numpy("{wire}"))  # {name}'
+
+_CURL = """\
+header='{header}'
+{{ printf %s "$header"; head -c {size} /dev/zero; }} | curl -sS --data-binary @- \\
+  -H "Inference-Header-Content-Length: ${{#header}}" -H "Content-Type: application/octet-stream" \\
+  http://{http}/v2/models/{name}/versions/{version}/infer
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireTensor:
+    """A tensor as clients send or get it: one row, other dynamic dims at their smallest. `name` is the spec's own."""
+
+    wire: str
+    name: str
+    triton: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor."""
+        widths = {"bool": 1, "bfloat16": 2}
+        width = widths.get(self.dtype) or int("".join(filter(str.isdigit, self.dtype))) // 8
+        return width * math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientExample:
+    """What a client of one version needs to know."""
+
+    version: Version
+    inputs: tuple[WireTensor, ...]
+    outputs: tuple[WireTensor, ...]
+
+    @classmethod
+    def of(cls, version: Version) -> "ClientExample":
+        """The example for a published version, from its manifest and its config."""
+        spec, config = read_manifest(version).spec, parse_config(version.config.read_text())
+        return cls(
+            version=version,
+            inputs=_tensors(config.input, spec.inputs, spec),
+            outputs=_tensors(config.output, spec.outputs, spec),
+        )
+
+    def python(self, grpc: str) -> str:
+        """A program that asks the server at `grpc` for one row of zeros and prints every output."""
+        inputs = [
+            _INPUT.format(
+                wire=tensor.wire, shape=list(tensor.shape), triton=tensor.triton, dtype=tensor.dtype, name=tensor.name
+            )
+            for tensor in self.inputs
+        ]
+        outputs = [_OUTPUT.format(wire=tensor.wire, name=tensor.name) for tensor in self.outputs]
+        return _PYTHON.format(
+            grpc=grpc,
+            name=self.version.name,
+            version=self.version.number,
+            inputs="\n".join(inputs),
+            outputs="\n".join(outputs),
+        )
+
+    def curl(self, http: str) -> str:
+        """The same request for a shell, with the tensors as raw bytes; the answer is JSON."""
+        described = [
+            {
+                "name": tensor.wire,
+                "shape": tensor.shape,
+                "datatype": tensor.triton,
+                "parameters": {"binary_data_size": tensor.size},
+            }
+            for tensor in self.inputs
+        ]
+        return _CURL.format(
+            header=json.dumps({"inputs": described}),
+            size=sum(tensor.size for tensor in self.inputs),
+            http=http,
+            name=self.version.name,
+            version=self.version.number,
+        )
+
+
+def _tensors(entries: Any, specs: tuple[TensorSpec, ...], spec: Spec) -> tuple[WireTensor, ...]:
+    sizes = {dim.name: dim.minimum for dim in spec.dims} | {BATCH: 1}
+    words = schema().DataType
+    return tuple(
+        WireTensor(
+            wire=entry.name,
+            name=tensor.name,
+            triton=words.Name(entry.data_type).removeprefix("TYPE_"),
+            dtype=tensor.dtype,
+            # A row that is a scalar has one element on the wire.
+            shape=tensor.concrete(**sizes) + ((1,) if entry.HasField("reshape") else ()),
+        )
+        for entry, tensor in zip(entries, specs, strict=True)
+    )
