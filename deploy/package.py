@@ -1,0 +1,318 @@
+"""The main job: a checkpoint becomes a proven, published Triton model version.
+
+Owns the order of the steps and what each outcome means; every step's work lives in its own room. Called by the
+command `package`. This process never imports torch: what needs it runs in children.
+
+    1. Find what this machine lacks, before any work: an engine, a compiler.
+    2. Read the checkpoint, the labels and the samples; look up what the name is bound to.
+    3. Convert: one program, then each format in a child of its own.
+    4. Prove each artifact against the float64 reference, and eager against what training computed.
+    5. Measure latency, artifacts and eager interleaved.
+    6. Choose what deserves to be published.
+    7. Stage it with its evidence, serve it from the stage in a real tritonserver, and judge the answers.
+    8. Publish it with its digests, by one rename.
+"""
+
+import os
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.checkpoint.load import read_checkpoint
+from deploy.choose import Choice, Rules, choose
+from deploy.convert.aoti import require_compiler
+from deploy.convert.export import program_inputs
+from deploy.convert.model import Artifact, Format
+from deploy.convert.run import Conversion, ConversionPlan, convert
+from deploy.errors import UnfinishedError, UsageError
+from deploy.evidence import Judgement, LatencyEvidence, Verdict
+from deploy.processes import Limits, Worker, prepare
+from deploy.progress import Progress, Silent
+from deploy.repository.config import check_format
+from deploy.repository.contract import binding_manifest, check_contract
+from deploy.repository.layout import check_name, next_number
+from deploy.repository.manifest import Manifest
+from deploy.repository.publish import PublishOptions
+from deploy.repository.stage import Stage, Step, open_stage
+from deploy.request import Inputs, Outcome, PackagePlan, PackageRequest, PackageResult
+from deploy.serve.engines import Engine, find_engine
+from deploy.spec import BATCH, Dim, Spec
+from deploy.validate.behaviour import check_labels, read_labels
+from deploy.validate.contenders import Surroundings, inputs_by_batch, open_contenders
+from deploy.validate.latency import LatencyPlan, measure
+from deploy.validate.run import Plan, Proof, prove
+from deploy.validate.samples import load_samples
+from deploy.versions import StagedVersion, VersionPlan, publish_staged, staged_version
+
+
+def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: Step = lambda _: None) -> PackageResult:
+    """Package a checkpoint, and say what came of it; nothing is published unless every check passed.
+
+    `on_step` is told of each boundary as it is passed. Raises MissingError, UsageError or UnfinishedError as the
+    exit codes have it.
+    """
+    engine = _check_machine(request)  # 1
+    inputs = read_inputs(request, progress)  # 2
+    with open_stage(request.repository, inputs.name, keep_failed=request.keep_failed, on_step=on_step) as work:
+        run = _Run(request=request, inputs=inputs, work=work, progress=progress)
+        conversion = run.convert()  # 3
+        proof = run.prove(conversion)  # 4
+        latency = run.measure(conversion, proof)  # 5
+        choice = run.choose(conversion, proof, latency)  # 6
+        plan = run.version_plan(conversion, proof, latency=latency, engine=engine)
+        outcome = run.publish(choice, conversion, plan)  # 7, 8
+        if outcome.published:
+            work.published = outcome.published[-1].version
+    return PackageResult(
+        checkpoint=inputs.checkpoint,
+        conversion=conversion,
+        parity=tuple(proof.evidence.values()),
+        behaviour=proof.behaviour,
+        latency=latency,
+        outcome=outcome,
+    )
+
+
+def plan_package(request: PackageRequest, *, progress: Progress = Silent()) -> PackagePlan:
+    """What `package` would do: the same checks and the same reading of the input, and nothing written."""
+    engine = _check_machine(request)
+    inputs = read_inputs(request, progress)
+    names = {name: _model_name(request, inputs, name) for name in _formats(request)}
+    return PackagePlan(
+        inputs=inputs,
+        formats=_formats(request),
+        next_versions={name: next_number(request.repository / name) for name in names.values()},
+        engine=engine,
+    )
+
+
+def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
+    """The checkpoint and what was given beside it, each checked against the others. Raises UsageError if one is bad."""
+    with progress.stage("read the checkpoint"), Worker("checkpoint", log=Path(os.devnull)) as worker:
+        checkpoint = worker.run(read_checkpoint, request.checkpoint).value
+    name = check_name(request.name or checkpoint.name)
+    labels = read_labels(request.labels) if request.labels else None
+    classes = check_labels(labels, checkpoint)
+    samples = load_samples(request.samples, checkpoint.inputs) if request.samples else None
+    if "aoti" in request.formats and "aoti" not in _formats(request):
+        progress.note(f"target {request.target.name} cannot load an AOTInductor artifact: ONNX only")
+    if samples is None:
+        progress.note("no --samples: seeded inputs only, so whether training computed the same stays unconfirmed")
+    bound = None if request.all_formats or request.new_contract else binding_manifest(request.repository, name)
+    inputs = Inputs(checkpoint=checkpoint, name=name, classes=classes, samples=samples, bound=bound)
+    _check_bound(request, inputs)
+    return inputs
+
+
+def _check_machine(request: PackageRequest) -> Engine | None:
+    """The engine to serve with, None without a served check. Raises MissingError before any work is done."""
+    prepare("deploy.convert.preload")
+    for name in request.formats if request.by_name else ():
+        check_format(name, request.target)
+    if "aoti" in _formats(request):
+        require_compiler()
+    return find_engine() if request.serve_check else None
+
+
+def _formats(request: PackageRequest) -> tuple[Format, ...]:
+    """The formats to build: those asked for, and by default those that the target can load."""
+    return tuple(name for name in request.formats if request.by_name or name != "aoti" or request.target.aoti.loads)
+
+
+def _check_bound(request: PackageRequest, inputs: Inputs) -> None:
+    """Refuse what the name's contract would refuse in the end, as far as it shows before any work."""
+    bound = inputs.bound
+    if bound is None:
+        return
+    if bound.format not in _formats(request):
+        raise UsageError(
+            f"{inputs.name} is bound to the format {bound.format} by its version {bound.version}",
+            expected=f"{bound.format} among --formats",
+            fix="choose another name with --name, or accept what clients will notice with --new-contract",
+        )
+    check_contract(request.repository, inputs.name, _promise(request, inputs, bound), accept=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Promise:
+    """A contract as far as it is known before the export: the outputs are taken to stay as they are."""
+
+    format: Format
+    spec: Spec
+    classes: tuple[str, ...] | None
+
+
+def _promise(request: PackageRequest, inputs: Inputs, bound: Manifest) -> _Promise:
+    tensors = program_inputs(inputs.checkpoint.inputs, max_batch=request.max_batch)
+    batch = Dim(name=BATCH, minimum=1, maximum=request.max_batch)
+    spec = Spec(inputs=tensors, outputs=bound.spec.outputs, dims=(batch,))
+    return _Promise(format=bound.format, spec=spec, classes=inputs.classes)
+
+
+def _model_name(request: PackageRequest, inputs: Inputs, name: Format) -> str:
+    return f"{inputs.name}_{name}" if request.all_formats else inputs.name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Run:
+    """One packaging run: what it was asked, what it read, and the folder it works in. One method per step."""
+
+    request: PackageRequest
+    inputs: Inputs
+    work: Stage
+    progress: Progress
+
+    @property
+    def limits(self) -> Limits:
+        resources = self.request.resources
+        return Limits(seconds=resources.seconds, memory=resources.memory)
+
+    def convert(self) -> Conversion:
+        """Step 3. Raises UnfinishedError if no format could be built, or one that was asked for by name."""
+        resources = self.request.resources
+        plan = ConversionPlan(
+            formats=_formats(self.request),
+            max_batch=self.request.max_batch,
+            target=self.request.target,
+            folder=self.work.work,
+            jobs=resources.jobs,
+            timeout=resources.seconds,
+            memory_limit=resources.memory,
+        )
+        conversion = convert(self.inputs.checkpoint, plan, self.progress)
+        self.work.step("converted")
+        for name, failure in conversion.failures.items():
+            self.progress.note(f"{name} was lost: {failure.message}")
+        if conversion.failures and (self.request.by_name or not conversion.artifacts):
+            raise _conversion_error(conversion)
+        return conversion
+
+    def prove(self, conversion: Conversion) -> Proof:
+        """Step 4."""
+        plan = Plan(
+            spec=conversion.program.spec,
+            logs=self.work.work / "logs",
+            threads=self.request.resources.threads,
+            target=self.request.target,
+            program=conversion.program.path,
+            limits=self.limits,
+            allow_constant_output=self.request.allow_constant_output,
+        )
+        with self.progress.stage("prove against float64"):
+            proof = prove(self.inputs.checkpoint, tuple(conversion.artifacts.values()), self.inputs.samples, plan)
+        self.work.step("proven")
+        return proof
+
+    def measure(self, conversion: Conversion, proof: Proof) -> LatencyEvidence | None:
+        """Step 5; None where nothing passed that could be measured."""
+        good = [
+            artifact
+            for name, artifact in conversion.artifacts.items()
+            if proof.evidence[name].judgement.passed or self.request.accept_parity_failure
+        ]
+        if not good:
+            return None
+        bound = self.inputs.bound
+        plan = LatencyPlan(
+            max_batch=self.request.max_batch,
+            threads=self.request.resources.threads,
+            target_device=self.request.target.device,
+            slo_p99_ms=self.request.slo_p99_ms,
+            incumbent=bound.format if bound else None,
+            thorough=self.request.thorough,
+            seconds_per_cell=self.request.resources.seconds_per_cell,
+        )
+        rows = list(proof.baseline.question.pools[0].inputs)
+        surroundings = Surroundings(
+            inputs=inputs_by_batch(rows, conversion.program.spec, plan.batches),
+            threads=plan.threads,
+            logs=self.work.work / "logs",
+            limits=self.limits,
+        )
+        with (
+            self.progress.stage("measure latency"),
+            open_contenders(self.inputs.checkpoint, good, surroundings) as contenders,
+        ):
+            latency = measure(contenders, plan)
+        self.work.step("measured")
+        return latency
+
+    def choose(self, conversion: Conversion, proof: Proof, latency: LatencyEvidence | None) -> Choice:
+        """Step 6."""
+        bound = self.inputs.bound
+        rules = Rules(
+            formats=_formats(self.request),
+            by_name=self.request.by_name,
+            all_formats=self.request.all_formats,
+            bound=bound.format if bound else None,
+            accept_parity_failure=self.request.accept_parity_failure,
+            slo=self.request.slo_p99_ms is not None,
+        )
+        failures = {name: failure.message for name, failure in conversion.failures.items()}
+        return choose(rules, failures=failures, parity=proof.evidence, latency=latency)
+
+    def version_plan(
+        self, conversion: Conversion, proof: Proof, *, latency: LatencyEvidence | None, engine: Engine | None
+    ) -> VersionPlan:
+        """What all versions of this run share."""
+        return VersionPlan(
+            checkpoint=self.inputs.checkpoint,
+            spec=conversion.program.spec,
+            classes=self.inputs.classes,
+            target=self.request.target,
+            threads=self.request.resources.threads,
+            command=self.request.command,
+            proof=proof,
+            latency=latency,
+            engine=engine,
+            publish=PublishOptions(promote=self.request.promote, new_contract=self.request.new_contract),
+        )
+
+    def publish(self, choice: Choice, conversion: Conversion, plan: VersionPlan) -> Outcome:
+        """Steps 7 and 8: all staged and served before the first is published, so that a failure publishes nothing.
+
+        Without `all_formats` the first that serves is enough, unless the formats were asked for by name.
+        """
+        lost, served = dict(choice.lost), []
+        good: list[StagedVersion] = []
+        with ExitStack() as stages:
+            for name in choice.publish:
+                staged = stages.enter_context(self._staged(conversion.artifacts[name], plan))
+                if staged.served is not None:
+                    served.append(staged.served)
+                if staged.judgement.passed:
+                    good.append(staged)
+                    if not self.request.all_formats:
+                        break
+                else:
+                    lost[name] = f"served: {staged.judgement.reason}"
+                    self.progress.note(f"{name} was lost: {lost[name]}")
+                    if self.request.by_name:
+                        good.clear()
+                        break
+            published = tuple(publish_staged(staged, plan) for staged in good)
+        judgement = choice.judgement if good or not choice.publish else _not_served(lost)
+        return Outcome(judgement=judgement, published=published, served=tuple(served), lost=lost)
+
+    def _staged(self, artifact: Artifact, plan: VersionPlan) -> AbstractContextManager[StagedVersion]:
+        keep = self.request.keep_failed
+        return staged_version(
+            artifact,
+            plan,
+            work=self.work,
+            name=_model_name(self.request, self.inputs, artifact.format),
+            keep_failed=keep / f"version-{artifact.format}" if keep else None,
+            progress=self.progress,
+        )
+
+
+def _not_served(lost: dict[Format, str]) -> Judgement:
+    return Judgement(verdict=Verdict.FAIL, reason="; ".join(f"{name}: {why}" for name, why in lost.items()))
+
+
+def _conversion_error(conversion: Conversion) -> UnfinishedError:
+    lines = [f"  {name}: {failure.message}" for name, failure in conversion.failures.items()]
+    again = [failure.reproduce for failure in conversion.failures.values()]
+    return UnfinishedError(
+        "\n".join(["no version was made, since a conversion failed", *lines]), fix=f"see it alone: {again[0]}"
+    )

@@ -1,0 +1,107 @@
+"""What is asked of the main job, what it reads, and what comes of it: values only.
+
+Owns no work. Made by the command `package` and by whoever packages from Python; filled in by `deploy.package`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.checkpoint.model import Checkpoint, CheckpointRequest
+from deploy.convert.model import FORMATS, Format
+from deploy.convert.run import Conversion
+from deploy.errors import ExitCode
+from deploy.evidence import BehaviourEvidence, Judgement, LatencyEvidence, ParityEvidence, ServedEvidence
+from deploy.repository.manifest import Manifest
+from deploy.repository.publish import PublishedVersion
+from deploy.serve.engines import Engine
+from deploy.targets import Target
+from deploy.validate.machine import default_threads
+from deploy.validate.samples import Samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What the work may use. `jobs`: conversions side by side; `seconds`: per child call; `memory`: bytes per child.
+
+    `seconds_per_cell` is how long latency is measured per contender and batch size.
+    """
+
+    jobs: int | None = None
+    seconds: float | None = None
+    memory: int | None = None
+    threads: int = field(default_factory=default_threads)
+    seconds_per_cell: float = 2.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageRequest:
+    """What the user asked for. `by_name`: the formats were named, so each must be built and pass."""
+
+    checkpoint: CheckpointRequest
+    repository: Path
+    target: Target
+    name: str | None = None
+    samples: Path | None = None
+    labels: Path | None = None
+    formats: tuple[Format, ...] = FORMATS
+    by_name: bool = False
+    all_formats: bool = False
+    max_batch: int = 8
+    slo_p99_ms: float | None = None
+    thorough: bool = False
+    promote: bool = False
+    new_contract: bool = False
+    serve_check: bool = True
+    allow_constant_output: bool = False
+    accept_parity_failure: bool = False
+    keep_failed: Path | None = None
+    resources: Resources = field(default_factory=Resources)
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What step 2 found. `bound` is the manifest that binds the name, None for a new name."""
+
+    checkpoint: Checkpoint
+    name: str
+    classes: tuple[str, ...] | None
+    samples: Samples | None
+    bound: Manifest | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What was published, or why nothing was. `lost` says why a format is missing."""
+
+    judgement: Judgement
+    published: tuple[PublishedVersion, ...]
+    served: tuple[ServedEvidence, ...]
+    lost: dict[Format, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageResult:
+    """All that was found out on the way, and the outcome."""
+
+    checkpoint: Checkpoint
+    conversion: Conversion
+    parity: tuple[ParityEvidence, ...]
+    behaviour: BehaviourEvidence
+    latency: LatencyEvidence | None
+    outcome: Outcome
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0 where the verdict is pass, else 1."""
+        return ExitCode.OK if self.outcome.judgement.passed else ExitCode.NO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackagePlan:
+    """What `package` would do, for `--dry-run`. `next_versions` holds the number per model name."""
+
+    inputs: Inputs
+    formats: tuple[Format, ...]
+    next_versions: dict[str, int]
+    engine: Engine | None

@@ -1,0 +1,148 @@
+"""The second main job: a published version is proven again, as it lies there.
+
+Owns the order of the steps; each one's work lives in its own room. Called by the command `verify`. This process
+never imports torch, and with `static` nothing of the version is loaded at all.
+
+    1. Digests: every file is the one the manifest names, and no other is there.
+    2. Lint: Triton would accept the version's config, and the model's where the version is promoted.
+    3. Target: what is built in can run on the target it was built for.
+    4. Served parity: a real tritonserver's answers to the evidence's own samples, judged by the same budgets.
+"""
+
+import json
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.errors import DeployError, ExitCode
+from deploy.evidence import Judgement, ServedEvidence, Verdict
+from deploy.progress import Progress, Silent
+from deploy.repository.find import find_version, list_models, read_manifest
+from deploy.repository.layout import CONFIG_FILE, Version, promoted_version
+from deploy.repository.lint import lint
+from deploy.repository.manifest import Manifest, changed_files
+from deploy.serve.engines import Engine
+from deploy.serve.parity import ServedQuestion, check_served
+from deploy.validate.store import load_baseline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedVersion:
+    """One version's verdicts by check, in the order they were made; `served` is None where nothing was served."""
+
+    version: Version
+    checks: dict[str, Judgement]
+    served: ServedEvidence | None
+
+    @property
+    def passed(self) -> bool:
+        """True if every check passed."""
+        return all(judgement.passed for judgement in self.checks.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyResult:
+    """Every version that was looked at."""
+
+    versions: tuple[VerifiedVersion, ...]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """0 where every check of every version passed, else 1. Nothing to look at is no pass."""
+        return ExitCode.OK if self.versions and all(one.passed for one in self.versions) else ExitCode.NO
+
+
+def verify(
+    repository: Path, reference: str | None, *, engine: Engine | None, progress: Progress = Silent()
+) -> VerifyResult:
+    """The verdicts on one version (`NAME[:N]`), or on every version of the repository.
+
+    `engine` of None stands for a static check. Raises UsageError if there is no such version.
+    """
+    return VerifyResult(
+        versions=tuple(_verify_one(version, engine, progress) for version in _versions(repository, reference))
+    )
+
+
+def _versions(repository: Path, reference: str | None) -> Sequence[Version]:
+    if reference is not None:
+        return [find_version(repository, reference)]
+    return [model.version(number) for model in list_models(repository) for number in model.versions]
+
+
+def _verify_one(version: Version, engine: Engine | None, progress: Progress) -> VerifiedVersion:
+    checks: dict[str, Judgement] = {}
+    served = None
+    with progress.stage(f"verify {version}"):
+        try:
+            manifest = read_manifest(version)
+        except DeployError as error:
+            return VerifiedVersion(version=version, checks={"digests": _no(error.found)}, served=None)
+        checks["digests"] = _judged(
+            lambda: changed_files(version.folder, manifest), "every file is as it was published"
+        )
+        checks["lint"] = _judged(lambda: _lint(version), "Triton would accept the config")
+        checks["target"] = _judged(lambda: _misfits(version, manifest), f"fits target {manifest.target.name}")
+        # Nothing that is not what was published is loaded: a model.pt2 is native code.
+        if engine is not None and all(judgement.passed for judgement in checks.values()):
+            served = _serve(version, manifest, engine)
+            checks["served"] = served if isinstance(served, Judgement) else served.judgement
+    return VerifiedVersion(
+        version=version, checks=checks, served=served if isinstance(served, ServedEvidence) else None
+    )
+
+
+def _judged(find: Callable[[], Sequence[str]], good: str) -> Judgement:
+    """Pass with the reason `good` if nothing is found; what is found, or an error met while looking, is a fail."""
+    try:
+        found = find()
+    except DeployError as error:
+        return _no(error.found)
+    return _no("; ".join(found)) if found else Judgement(verdict=Verdict.PASS, reason=good)
+
+
+def _no(reason: str) -> Judgement:
+    return Judgement(verdict=Verdict.FAIL, reason=reason)
+
+
+def _lint(version: Version) -> list[str]:
+    findings = list(lint(version.config.read_text(), folder=version.model_folder))
+    if promoted_version(version.model_folder) == version.number:
+        served = (version.model_folder / CONFIG_FILE).read_text()
+        findings += lint(served, folder=version.model_folder)
+    return sorted({str(finding) for finding in findings})
+
+
+def _misfits(version: Version, manifest: Manifest) -> list[str]:
+    """Why the target could not run the artifact, from the artifact's own metadata, without loading it."""
+    target = manifest.target
+    if manifest.format == "onnx":
+        found = {"opset": target.opset, "ir_version": target.ir_version}
+        return [
+            f"{name} {manifest.artifact[name]} is over the {ceiling} that {target.name} loads"
+            for name, ceiling in found.items()
+            if int(manifest.artifact[name]) > ceiling
+        ]
+    if not target.aoti.loads:
+        return [f"{target.name} cannot load an AOTInductor artifact"]
+    return _archive_misfits(version, manifest)
+
+
+def _archive_misfits(version: Version, manifest: Manifest) -> list[str]:
+    with zipfile.ZipFile(version.folder / "model.pt2") as archive:
+        name = next(name for name in archive.namelist() if name.endswith("wrapper_metadata.json"))
+        facts = json.loads(archive.read(name))
+    device = facts.get("AOTI_DEVICE_KEY")
+    if device != manifest.target.device:
+        return [f"the archive is built for {device}, {manifest.target.name} has {manifest.target.device}"]
+    return []
+
+
+def _serve(version: Version, manifest: Manifest, engine: Engine) -> ServedEvidence | Judgement:
+    try:
+        baseline = load_baseline(version.evidence, manifest.spec)
+        question = ServedQuestion(baseline=baseline, format=manifest.format, classes=manifest.classes)
+        return check_served(version, engine, question)
+    except DeployError as error:
+        return _no(str(error))

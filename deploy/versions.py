@@ -1,0 +1,162 @@
+"""One artifact with its proof becomes one staged, served and published version.
+
+Owns what a version is filled with and the served check of a stage; layout and publication are the repository's.
+Called by package.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deploy.checkpoint.model import Checkpoint
+from deploy.convert.model import Artifact
+from deploy.evidence import Judgement, LatencyEvidence, ServedEvidence, Verdict
+from deploy.progress import Progress
+from deploy.repository.config import ConfigPlan, WarmupTensor, build_config, warmup_tensors
+from deploy.repository.lint import require_clean
+from deploy.repository.manifest import CheckpointOrigin, Environment, Manifest, Verdicts, created_now, wire_names
+from deploy.repository.publish import PublishedVersion, PublishOptions, publish
+from deploy.repository.stage import Stage, open_stage
+from deploy.serve.engines import Engine
+from deploy.serve.parity import ServedQuestion, check_served
+from deploy.serve.server import ServerFailed
+from deploy.spec import Spec
+from deploy.targets import Target
+from deploy.validate.run import Proof
+from deploy.validate.store import save_baseline
+
+PARITY_FILE = "parity.json"
+LATENCY_FILE = "latency.json"
+SERVED_FILE = "served.json"
+BEHAVIOUR_FILE = "behaviour.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionPlan:
+    """What every version of one packaging run has in common. `engine` is None without a served check."""
+
+    checkpoint: Checkpoint
+    spec: Spec
+    classes: tuple[str, ...] | None
+    target: Target
+    threads: int
+    command: tuple[str, ...]
+    proof: Proof
+    latency: LatencyEvidence | None
+    engine: Engine | None
+    publish: PublishOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedVersion:
+    """A version that is complete but for its place. `judgement` is the served check's; without one it is pass."""
+
+    stage: Stage
+    artifact: Artifact
+    manifest: Manifest
+    judgement: Judgement
+    served: ServedEvidence | None
+
+
+@contextmanager
+def staged_version(
+    artifact: Artifact, plan: VersionPlan, *, work: Stage, name: str, keep_failed: Path | None, progress: Progress
+) -> Iterator[StagedVersion]:
+    """A version in a stage of its own, filled, linted and served; the stage goes when the block is left."""
+    with open_stage(work.repository, name, keep_failed=keep_failed, on_step=work.step) as stage:
+        _fill(stage, artifact, plan)
+        served, judgement = None, Judgement(verdict=Verdict.PASS, reason="not served: --no-serve-check")
+        if plan.engine is not None:
+            with progress.stage(f"serve {artifact.format} in a real Triton"):
+                served, judgement = _serve(stage, artifact, plan, engine=plan.engine)
+        if served is not None:
+            stage.add_evidence(SERVED_FILE, served.to_json().encode())
+        stage.step("served")
+        manifest = _manifest(stage, artifact, plan, served=served)
+        yield StagedVersion(stage=stage, artifact=artifact, manifest=manifest, judgement=judgement, served=served)
+
+
+def publish_staged(staged: StagedVersion, plan: VersionPlan) -> PublishedVersion:
+    """Make a staged version visible. Raises as `deploy.repository.publish.publish` does."""
+    return publish(staged.stage, staged.manifest, plan.publish)
+
+
+def _fill(stage: Stage, artifact: Artifact, plan: VersionPlan) -> None:
+    stage.add_artifact(artifact)
+    warmup = _warmup(plan)
+    config = build_config(
+        ConfigPlan(
+            name=stage.name,
+            version=stage.version.number,
+            format=artifact.format,
+            spec=plan.spec,
+            target=plan.target,
+            threads=plan.threads,
+            classes=plan.classes,
+            warmup=warmup,
+        )
+    )
+    stage.add_config(config, classes=plan.classes)
+    stage.add_warmup(warmup)
+    require_clean(config, folder=stage.version.model_folder)
+    stage.add_evidence(PARITY_FILE, plan.proof.evidence[artifact.format].to_json().encode())
+    stage.add_evidence(BEHAVIOUR_FILE, plan.proof.behaviour.to_json().encode())
+    if plan.latency is not None:
+        stage.add_evidence(LATENCY_FILE, plan.latency.to_json().encode())
+    save_baseline(plan.proof.baseline, stage.version.evidence)
+    stage.step("evidence-added")
+
+
+def _warmup(plan: VersionPlan) -> tuple[WarmupTensor, ...]:
+    """The first row of the first family: a real sample where the user gave some."""
+    rows = plan.proof.baseline.question.pools[0].take([0])
+    return warmup_tensors(plan.spec, [np.ascontiguousarray(row) for row in rows])
+
+
+def _serve(
+    stage: Stage, artifact: Artifact, plan: VersionPlan, *, engine: Engine
+) -> tuple[ServedEvidence | None, Judgement]:
+    """The answers of a real server on the stage. A server that cannot load the version is a verdict too: it fails."""
+    question = ServedQuestion(baseline=plan.proof.baseline, format=artifact.format, classes=plan.classes)
+    try:
+        served = check_served(stage.version, engine, question)
+    except ServerFailed as error:
+        return None, Judgement(verdict=Verdict.FAIL, reason=str(error))
+    return served, served.judgement
+
+
+def _manifest(stage: Stage, artifact: Artifact, plan: VersionPlan, *, served: ServedEvidence | None) -> Manifest:
+    parity = plan.proof.evidence[artifact.format].judgement
+    architecture = plan.proof.behaviour.judgement
+    return Manifest(
+        name=stage.name,
+        version=stage.version.number,
+        format=artifact.format,
+        created=created_now(),
+        command=plan.command,
+        spec=plan.spec,
+        wire=wire_names(plan.spec),
+        classes=plan.classes,
+        preprocessing=plan.checkpoint.preprocessing,
+        checkpoint=CheckpointOrigin.of(plan.checkpoint),
+        artifact=artifact.details,
+        target=plan.target,
+        environment=Environment.here(),
+        verdicts=Verdicts(
+            parity=parity,
+            architecture=architecture,
+            latency=plan.latency.judgement if plan.latency else None,
+            served=served.judgement if served else None,
+        ),
+        served_check="skipped" if plan.engine is None else "done",
+        unsafe_accepted=_unsafe(parity, architecture),
+    )
+
+
+def _unsafe(parity: Judgement, architecture: Judgement) -> tuple[str, ...]:
+    """The checks that failed; a version that gets here with one was published on the user's own responsibility."""
+    checks = {"parity": parity, "architecture": architecture}
+    return tuple(name for name, judgement in checks.items() if judgement.verdict is Verdict.FAIL)
