@@ -1,0 +1,132 @@
+"""`deployctl package CKPT`: the main job from the command line.
+
+Owns the options and the printed result. The work is `deploy.package`'s.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deploy.checkpoint.model import CheckpointRequest
+from deploy.cli.options import checkpoint_options
+from deploy.cli.packaged import show_plan, show_result
+from deploy.convert.model import FORMATS, Format
+from deploy.errors import UsageError
+from deploy.targets import LOCAL_CPU, find_target
+
+if TYPE_CHECKING:
+    from deploy.request import PackageRequest
+
+_GB = 1_000_000_000
+
+
+@click.command("package")
+@checkpoint_options
+@click.option("--name", help="The model's name; default: the file's name, cleaned.")
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path),
+    default=Path("model_repository"),
+    show_default=True,
+    help="The Triton model repository to publish into.",
+)
+@click.option(
+    "--samples", type=click.Path(path_type=Path), metavar="FILE.npz", help="Real inputs, and what training computed."
+)
+@click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one per line.")
+@click.option("--formats", metavar="aoti,onnx", help="The formats, each of which must then be built and pass.")
+@click.option("--all-formats", is_flag=True, help="Publish each format as a model of its own: NAME_aoti, NAME_onnx.")
+@click.option(
+    "--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="The largest batch; 1: static."
+)
+@click.option("--target", default=LOCAL_CPU, show_default=True, help="Where it will run: a Triton release and device.")
+@click.option(
+    "--cpu-isa", type=click.Choice(["avx2", "native"]), default="avx2", show_default=True, help="What AOTI may use."
+)
+@click.option(
+    "--slo-p99-ms", type=click.FloatRange(min=0, min_open=True), help="Publish only if p99 at batch 1 meets this."
+)
+@click.option("--thorough", is_flag=True, help="Measure latency at every power of two up to --max-batch.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Conversions side by side; default: what cores and memory allow."
+)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds for each child's step."
+)
+@click.option("--memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="Memory of each child.")
+@click.option("--promote", is_flag=True, help="Serve the new version at once; a model's first version always is.")
+@click.option("--new-contract", is_flag=True, help="Let the name change its format, tensors or labels.")
+@click.option(
+    "--no-serve-check", is_flag=True, help="Publish without a real Triton's answers; the manifest records it."
+)
+@click.option("--allow-constant-output", is_flag=True, help="Accept outputs that hardly vary, which prove nothing.")
+@click.option(
+    "--unsafe-accept-parity-failure", is_flag=True, help="Publish wrong numbers; marks the manifest for ever."
+)
+@click.option(
+    "--keep-failed", type=click.Path(path_type=Path), metavar="DIR", help="Where to keep a stage that failed."
+)
+@click.option("--dry-run", is_flag=True, help="Read and check everything, print the plan, write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_context
+def command(ctx: click.Context, /, *, request: CheckpointRequest, as_json: bool, dry_run: bool, **given: Any) -> None:
+    """Turn CKPT into a proven, servable Triton model version.
+
+    It is exported once, compiled to AOTInductor and ONNX, proven against float64, measured, served by a real
+    tritonserver, and only then published.
+    """
+    from deploy.package import package, plan_package
+    from deploy.report.stages import Stages
+
+    asked = _request(request, given)
+    with Stages(quiet=as_json) as stages:
+        if dry_run:
+            plan = plan_package(asked, progress=stages)
+        else:
+            result = package(asked, progress=stages)
+    if dry_run:
+        show_plan(plan, asked, as_json=as_json)
+        return
+    show_result(result, as_json=as_json)
+    ctx.exit(result.exit_code)
+
+
+def _request(checkpoint: CheckpointRequest, given: dict[str, Any]) -> "PackageRequest":
+    """The options as the library takes them. Raises UsageError if a format or the target does not exist."""
+    from deploy.request import PackageRequest, Resources
+
+    formats, isa, memory = given.pop("formats"), given.pop("cpu_isa"), given.pop("memory_limit")
+    return PackageRequest(
+        checkpoint=checkpoint,
+        target=find_target(given.pop("target")).with_isa(isa),
+        formats=_formats(formats),
+        by_name=formats is not None,
+        serve_check=not given.pop("no_serve_check"),
+        accept_parity_failure=given.pop("unsafe_accept_parity_failure"),
+        resources=Resources(
+            jobs=given.pop("jobs"), seconds=given.pop("timeout"), memory=int(memory * _GB) if memory else None
+        ),
+        command=_own_command(),
+        **given,
+    )
+
+
+def _formats(text: str | None) -> tuple[Format, ...]:
+    if text is None:
+        return FORMATS
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or len(set(names)) != len(names):
+        raise UsageError(
+            f"--formats {text!r} names {unknown[0]!r}" if unknown else f"--formats {text!r} names a format twice",
+            expected=f"one or more of {', '.join(FORMATS)}, separated by commas",
+        )
+    return tuple(name for name in FORMATS if name in names)
+
+
+def _own_command() -> tuple[str, ...]:
+    """The command as it was typed, but for the folders of absolute paths: where they lay says nothing to others."""
+    words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])
+    return ("deployctl", *words)
