@@ -1,0 +1,51 @@
+# The ways into this project. `make demo` and `make test` work in a fresh clone; `make help` lists the rest.
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && exit; done; \
+	echo python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= .demo
+
+# What was installed is named by the digest of what asked for it: nothing is installed twice, no change is missed.
+WANTED := $(shell cat requirements/lock.txt pyproject.toml | sha256sum | cut -c1-16)
+STAMP := $(VENV)/installed-$(WANTED)
+
+.DEFAULT_GOAL := help
+.PHONY: help check setup engine demo lint test test-all clean
+
+help:  ## List these targets.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+check:  ## Say what this machine lacks, with the remedy for each.
+	@$(PYTHON) scripts/check_machine.py
+
+setup: $(STAMP)  ## Make the venv and install what requirements/lock.txt pins.
+
+$(STAMP):
+	$(PYTHON) scripts/check_machine.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	rm -f $(VENV)/installed-*
+	touch $@
+
+engine: setup  ## Fetch the local tritonserver into the user's cache, once.
+	$(BIN)/deployctl engine install
+
+demo: engine  ## Fine-tune, package, serve in a real Triton, classify real images.
+	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo.sh $(DEMO)
+
+lint: setup  ## Style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint engine  ## Lint, types, and every test that is not slow.
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint engine  ## Lint, types, and every test.
+	$(BIN)/python -m pytest
+
+clean:  ## Remove what these targets made; the engine stays in the user's cache.
+	rm -rf $(VENV) $(DEMO) .mypy_cache .ruff_cache .pytest_cache
