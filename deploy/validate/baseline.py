@@ -24,12 +24,16 @@ from deploy.evidence import OutputBudget, ParityFailure
 from deploy.spec import BATCH, Spec, TensorSpec
 from deploy.validate.cases import Case
 from deploy.validate.compare import Comparison, Errors, as_rows, compare, same_kind, spread
-from deploy.validate.families import Pool
+from deploy.validate.families import CONSTANT, Pool
 
 Arrays = list[np.ndarray]
 Budgets = Mapping[tuple[str, str], OutputBudget]
 FLOAT64 = "float64"
 _VACUOUS = 1000.0
+# Equal addends round alike, so over a constant image a plain sum is off by n rounding errors where others have sqrt(n)
+# (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed. 2002, section 4.2). Eager sums in pairs, AOTInductor
+# in lanes: a clean mobilenet_v3_small came to 15.7 times eager's error there, some 50 epsilons of the scale.
+_COHERENT = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +247,7 @@ def _budget(
     limits, errors = question.limits, [Errors.of(run) for run in runs]
     max_error = max(run.max_error for run in errors)
     rms_error = max(run.rms_error for run in errors)
-    floor = limits.floor_epsilons * epsilon(output)
+    floor = limits.floor_epsilons * epsilon(output) * (_COHERENT if family == CONSTANT else 1.0)
     return OutputBudget(
         output=output.name,
         family=family,

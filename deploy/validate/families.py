@@ -13,7 +13,8 @@ from deploy.spec import Spec, TensorSpec
 from deploy.validate.samples import Samples
 
 REAL = "real"
-SEEDED = ("normal", "image", "constant", "large")
+CONSTANT = "constant"
+SEEDED = ("normal", "image", CONSTANT, "large")
 REAL_ROWS = 8
 SEEDED_ROWS = 4
 _FEWEST_ROWS = 3
