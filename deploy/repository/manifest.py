@@ -23,6 +23,7 @@ from deploy.files import relative_files, sha256_file
 from deploy.records import Record
 from deploy.spec import Spec, wire_input, wire_output
 from deploy.targets import Target
+from deploy.validate.machine import cpu_model
 
 MANIFEST_FILE = "manifest.json"
 
@@ -90,7 +91,7 @@ class Environment(Record):
             onnx=_installed("onnx"),
             onnxruntime=_installed("onnxruntime"),
             platform=platform.platform(),
-            cpu=_cpu_model(),
+            cpu=cpu_model(),
             cores=os.cpu_count() or 1,
         )
 
@@ -227,10 +228,3 @@ def _installed(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _cpu_model() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()
