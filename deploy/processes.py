@@ -130,6 +130,10 @@ class Worker:
         """Let a paused child go on."""
         self._signal(signal.SIGCONT)
 
+    def kill(self) -> None:
+        """End the child at once, from any thread; a call that is under way raises ChildFailed."""
+        self._signal(signal.SIGKILL)
+
     def close(self) -> None:
         """End the child and all it started."""
         self._connection.close()

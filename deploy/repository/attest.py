@@ -1,0 +1,64 @@
+"""What is learnt later about a version: kept beside it, keyed by its digest, never part of it.
+
+Owns where attestations lie and that none overwrites another; what one says belongs to who made it. Called by slo,
+bench and tune; report reads them.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deploy.errors import UsageError
+from deploy.files import write_new
+from deploy.records import Record
+from deploy.repository.layout import ATTESTATIONS_FOLDER, Version
+from deploy.repository.manifest import version_digest
+
+_FILE = re.compile(r"(?P<kind>[a-z][a-z-]*)-(?P<time>[0-9]{8}T[0-9]{6}Z)(-(?P<count>[0-9]+))?\.json")
+_ATTEMPTS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attestation:
+    """One file: what kind it is, when it was made (UTC, `20261123T101500Z`), and where it lies."""
+
+    kind: str
+    time: str
+    path: Path
+
+
+def attest(version: Version, kind: str, record: Record) -> Path:
+    """Where the record now lies: `attestations/<digest>/<kind>-<UTC time>.json`, whole or not at all.
+
+    Raises UsageError if the version has no manifest, or the folder takes no more.
+    """
+    folder = _folder(version)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{kind}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    for count in range(_ATTEMPTS):
+        path = folder / (f"{stem}-{count}.json" if count else f"{stem}.json")
+        # Two runs that end in the same second get two files.
+        with suppress(FileExistsError):
+            write_new(path, record.to_json().encode())
+            return path
+    raise UsageError(f"{folder} holds {_ATTEMPTS} attestations of this second", fix="wait a second and try again")
+
+
+def attestations(version: Version) -> tuple[Attestation, ...]:
+    """Every attestation of exactly this version, the oldest first."""
+    return tuple(sorted(_found(_folder(version)), key=lambda one: (one.time, one.kind, len(one.path.name), one.path)))
+
+
+def _found(folder: Path) -> Iterator[Attestation]:
+    for path in folder.glob("*.json") if folder.is_dir() else ():
+        if matched := _FILE.fullmatch(path.name):
+            yield Attestation(kind=matched["kind"], time=matched["time"], path=path)
+
+
+def _folder(version: Version) -> Path:
+    if not version.manifest.is_file():
+        raise UsageError(f"{version} has no manifest", expected="a version that deployctl published")
+    return version.model_folder / ATTESTATIONS_FOLDER / version_digest(version.folder)

@@ -1,0 +1,52 @@
+"""Attestations lie beside a version, keyed by its digest; none overwrites another, and none changes the version."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.errors import UsageError
+from deploy.evidence import Judgement, Verdict
+from deploy.repository.attest import attest, attestations
+from deploy.repository.layout import Version
+from deploy.repository.manifest import verify_files, version_digest
+from tests.repository.samples import put
+
+RECORD = Judgement(verdict=Verdict.PASS, reason="it was kept")
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> Version:
+    return put(tmp_path / "models").version
+
+
+def test_what_was_attested_is_found_in_order(version: Version) -> None:
+    paths = [attest(version, kind, RECORD) for kind in ("slo", "bench", "slo", "slo")]
+    found = attestations(version)
+    assert sorted(one.path for one in found) == sorted(paths)
+    assert len(set(paths)) == 4, "two in one second get two files"
+    assert [one.time for one in found] == sorted(one.time for one in found)
+    assert all(Judgement.read(one.path) == RECORD for one in found)
+    assert {path.parent.name for path in paths} == {version_digest(version.folder)}
+
+
+def test_the_version_itself_stays_as_it_was(version: Version) -> None:
+    attest(version, "slo", RECORD)
+    verify_files(version.folder)
+
+
+def test_another_versions_attestations_are_not_its_own(version: Version) -> None:
+    attest(version, "slo", RECORD)
+    second = put(version.repository).version
+    assert attestations(second) == ()
+
+
+def test_foreign_files_are_no_attestations(version: Version) -> None:
+    folder = attest(version, "slo", RECORD).parent
+    for name in ("notes.json", "slo-yesterday.json", ".slo-20260101T000000Z.json.x"):
+        (folder / name).write_text("{}")
+    assert len(attestations(version)) == 1
+
+
+def test_a_folder_without_a_manifest_has_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no manifest"):
+        attest(Version(repository=tmp_path, name="pets", number=1), "slo", RECORD)
