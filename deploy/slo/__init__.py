@@ -1,0 +1,1 @@
+"""A running server becomes a verdict on its latency objectives."""

@@ -1,0 +1,175 @@
+"""What the server says of itself: what it serves, and its counters before and after the load.
+
+Owns the reading of Triton's metadata and statistics over either protocol. Another server of KServe v2 may offer no
+statistics; then there are none. Called by run and tune.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deploy.errors import DeployError, UnfinishedError, UsageError
+from deploy.slo.records import Protocol, ServerSide
+from deploy.slo.wire import WireOutput
+
+_SECONDS = 5.0
+_STAGES = ("queue", "compute_input", "compute_infer", "compute_output")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedInput:
+    """An input as the server declares it: its dtype in Triton's words, -1 for a size that may vary."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedMetadata:
+    """A model as the server declares it; `versions` are those it would answer for."""
+
+    versions: tuple[str, ...]
+    inputs: tuple[ServedInput, ...]
+    outputs: tuple[WireOutput, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """The counters of one model version since it was loaded; stages are (requests, nanoseconds)."""
+
+    requests: int
+    failures: int
+    executions: int
+    inferences: int
+    stages: dict[str, tuple[int, int]]
+    batches: dict[int, int]
+
+
+class ServerTalk:
+    """Asks one server about one model, in one thread; close it, or use it in a `with` block."""
+
+    def __init__(self, address: str, protocol: Protocol) -> None:
+        self.address = address
+        self.protocol = protocol
+        self._client: Any
+        if protocol == "grpc":
+            from tritonclient import grpc
+
+            self._client, self._patience = grpc.InferenceServerClient(address), {"client_timeout": _SECONDS}
+        else:
+            from tritonclient import http
+
+            self._client, self._patience = (
+                http.InferenceServerClient(address, connection_timeout=_SECONDS, network_timeout=_SECONDS),
+                {},
+            )
+
+    def __enter__(self) -> "ServerTalk":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def metadata(self, model: str, version: str) -> ServedMetadata:
+        """What the server declares. Raises UsageError if it has no such model, UnfinishedError if it is not there."""
+        from tritonclient.utils import InferenceServerException
+
+        as_json = {"as_json": True} if self.protocol == "grpc" else {}
+        try:
+            found = self._client.get_model_metadata(model, version, **as_json, **self._patience)
+        except InferenceServerException as error:
+            if "UNAVAILABLE" in str(error.status()) and "model" not in error.message():
+                raise self._unreachable(error.message()) from error
+            called = f"{model}:{version}" if version else model
+            raise UsageError(
+                f"the server at {self.address} does not serve {called}: {error.message()}",
+                expected=f"a server that is ready for {called}",
+                fix="wait until it is ready, or name what it serves",
+            ) from error
+        except OSError as error:
+            raise self._unreachable(str(error)) from error
+        return ServedMetadata(
+            versions=tuple(found.get("versions", ())),
+            inputs=tuple(ServedInput(**_tensor(one)) for one in found.get("inputs", ())),
+            outputs=tuple(WireOutput(**_tensor(one)) for one in found.get("outputs", ())),
+        )
+
+    def counters(self, model: str, version: str) -> Counters | None:
+        """The counters now; None where the server has none, or is gone."""
+        from tritonclient.utils import InferenceServerException
+
+        as_json = {"as_json": True} if self.protocol == "grpc" else {}
+        try:
+            found = self._client.get_inference_statistics(model, version, **as_json, **self._patience)
+        except (InferenceServerException, OSError):
+            return None
+        stats = found.get("model_stats", [])
+        return _counters(stats[0]) if stats else None
+
+    def _unreachable(self, said: str) -> DeployError:
+        other = "http" if self.protocol == "grpc" else "grpc"
+        return UnfinishedError(
+            f"no server answers at {self.address} over {self.protocol}: {said}",
+            expected="a server that is ready, at the port of this protocol",
+            fix=f"check --url, or try --protocol {other}",
+        )
+
+
+def compare(before: Counters | None, after: Counters | None) -> ServerSide | None:
+    """What the server counted between two readings; None if either is missing.
+
+    A server that began anew in between counts from zero: then all of `after` is taken, and said to be a restart.
+    """
+    if before is None or after is None:
+        return None
+    restarted = after.requests < before.requests
+    if restarted:
+        before = Counters(requests=0, failures=0, executions=0, inferences=0, stages={}, batches={})
+    executions = after.executions - before.executions
+    inferences = after.inferences - before.inferences
+    batches = {size: count - before.batches.get(size, 0) for size, count in sorted(after.batches.items())}
+    return ServerSide(
+        requests=after.requests - before.requests,
+        failures=after.failures - before.failures,
+        executions=executions,
+        batch_reached=inferences / executions if executions else 0.0,
+        batches={size: count for size, count in batches.items() if count},
+        restarted=restarted,
+        **{stage: _mean_ms(before.stages.get(stage, (0, 0)), after.stages[stage]) for stage in _STAGES},
+    )
+
+
+def _mean_ms(before: tuple[int, int], after: tuple[int, int]) -> float:
+    count, nanoseconds = after[0] - before[0], after[1] - before[1]
+    return nanoseconds / count / 1e6 if count else 0.0
+
+
+def _tensor(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": found["name"],
+        "datatype": found["datatype"],
+        "shape": tuple(int(size) for size in found.get("shape", ())),
+    }
+
+
+def _counters(found: Mapping[str, Any]) -> Counters:
+    """Over gRPC numbers come as text, and zeros are left out."""
+    stats = found.get("inference_stats", {})
+
+    def counted(stage: str) -> tuple[int, int]:
+        one = stats.get(stage, {})
+        return int(one.get("count", 0)), int(one.get("ns", 0))
+
+    failures = counted("fail")[0]
+    return Counters(
+        requests=counted("success")[0] + failures,
+        failures=failures,
+        executions=int(found.get("execution_count", 0)),
+        inferences=int(found.get("inference_count", 0)),
+        stages={stage: counted(stage) for stage in _STAGES},
+        batches={
+            int(one["batch_size"]): int(one.get("compute_infer", {}).get("count", 0))
+            for one in found.get("batch_stats", ())
+        },
+    )

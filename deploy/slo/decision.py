@@ -1,0 +1,201 @@
+"""The rule that turns counted queries into pass, fail or undecided, and says how many more would decide.
+
+Owns the statistics of a verdict; knows nothing of servers, files or clocks. Called by run, and by whoever wants to
+know beforehand what a run can prove.
+
+Pass is LoadGen's early-stopping rule: with so many queries over the bound among n, a server that kept it only just
+would have had so few with a probability of at most 1 %. Fail is its mirror image. Looking several times, and at
+several bounds, shares that 1 %. Both suppose that queries are slow independently of each other; a stall makes many slow
+at once. So the same test must hold for the *effective* number of queries too, their number over the design effect.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from deploy.evidence import Judgement, Verdict
+from deploy.slo.records import Bound, BoundResult
+
+_FIRST_LOOK = 50
+_LOOK_GROWTH = 1.5
+# A cluster is judged at 95 %, by one test and not by look: it is a second condition, never a substitute.
+_CLUSTER_ERROR = 0.05
+# Standard deviations from which on clusters are more than the luck of independent queries, over all widths looked at.
+_CLUSTER_SURPRISE = 3.5
+_NARROWEST_SECONDS = 0.25
+_FEWEST_BLOCKS = 8
+_MOST_QUERIES = 50_000_000
+
+
+@dataclass(frozen=True)
+class Looks:
+    """When a run is looked at, and the error each look may make. `total` is the most queries it may take.
+
+    All looks but the last share half the error evenly; the last, which most undecided runs reach, has the other half.
+    """
+
+    total: int
+    error: float = 0.01
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """The numbers of queries, ascending, the last of them the total."""
+        steps = max(0, math.ceil(math.log(max(1.0, self.total / _FIRST_LOOK), _LOOK_GROWTH)))
+        early = (math.ceil(_FIRST_LOOK * _LOOK_GROWTH**step) for step in range(steps))
+        return (*(count for count in early if count < self.total), self.total)
+
+    def share(self, count: int) -> float:
+        """The error that the look at `count` queries may make."""
+        if len(self.counts) == 1:
+            return self.error
+        return self.error / 2 if count >= self.total else self.error / 2 / (len(self.counts) - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """What one look saw of one bound: `over` of `n` queries broke it, in clusters of this design effect."""
+
+    n: int
+    over: int
+    design_effect: float = 1.0
+
+
+def too_few(over: float, n: float, allowed: float) -> float:
+    """The probability of at most `over` in `n` independent queries, if each breaks the bound with `allowed`.
+
+    For counts this is the binomial sum that LoadGen's early stopping computes (`loadgen/early_stopping.cc`); its
+    continuation to fractions, the incomplete beta function, serves effective numbers.
+    """
+    from scipy.special import betainc
+
+    return 1.0 if over >= n else float(betainc(n - over, over + 1.0, 1.0 - allowed))
+
+
+def too_many(over: float, n: float, allowed: float) -> float:
+    """The probability of at least `over` in `n` independent queries, if each breaks the bound with `allowed`."""
+    from scipy.special import betainc
+
+    return 1.0 if over <= 0 else float(betainc(over, max(n - over, 0.0) + 1.0, allowed))
+
+
+def interval(over: float, n: float, error: float) -> tuple[float, float]:
+    """The exact two-sided interval of a share (Clopper and Pearson, Biometrika 1934), wrong with at most `error`."""
+    from scipy.special import betaincinv
+
+    low = 0.0 if over <= 0 else float(betaincinv(over, n - over + 1.0, error / 2))
+    high = 1.0 if over >= n else float(betaincinv(over + 1.0, n - over, 1.0 - error / 2))
+    return low, high
+
+
+def fewest_queries(allowed: float, error: float) -> int:
+    """The queries from which on a bound can pass at all, none of them over it: 459 for p99 at 99 %."""
+    return math.ceil(math.log(error) / math.log1p(-allowed))
+
+
+def design_effect(seconds: Sequence[float] | np.ndarray, over: Sequence[bool] | np.ndarray) -> float:
+    """By how much the number of slow queries varies from stretch to stretch, beyond what independence gives; 1 if not.
+
+    `seconds` are the scheduled times, ascending. Blocks of several widths are looked at, since a stall may last long,
+    and the largest effect counts (Kish, Survey Sampling, 1965; batch means). Luck is not taken for a cluster: the
+    dispersion must lie 3.5 standard deviations beyond what independent queries show.
+    """
+    times, slow = np.asarray(seconds, dtype=np.float64), np.asarray(over, dtype=bool)
+    total = int(slow.sum())
+    if total < 2 or total == len(slow):
+        return 1.0
+    times = times - times[0]
+    span, share, found = float(times[-1]), total / len(slow), 1.0
+    width = _NARROWEST_SECONDS
+    while width * _FEWEST_BLOCKS <= span:
+        found = max(found, _dispersion(times, slow, share, width))
+        width *= 2
+    return found
+
+
+def _dispersion(times: np.ndarray, slow: np.ndarray, share: float, width: float) -> float:
+    """The index of dispersion of slow queries over blocks of `width` seconds; 1 where luck explains it."""
+    block = (times / width).astype(np.int64)
+    sizes = np.bincount(block).astype(np.float64)
+    counts = np.bincount(block, weights=slow)
+    sizes, counts = sizes[sizes > 0], counts[sizes > 0]
+    variance = sizes * share * (1.0 - share)
+    statistic = float(np.sum((counts - sizes * share) ** 2 / variance))
+    freedom = len(sizes) - 1
+    if freedom < 1:
+        return 1.0
+    # The fourth moment of a binomial adds 1/variance to the 2 of a normal law: what makes sparse counts jumpy.
+    deviation = math.sqrt(float(np.sum(2.0 + 1.0 / variance)))
+    return statistic / freedom if statistic > freedom + _CLUSTER_SURPRISE * deviation else 1.0
+
+
+def judge(bound: Bound, counted: Counted, *, pass_error: float, fail_error: float, confidence: float) -> BoundResult:
+    """The verdict on one bound from one look, with the interval of the true share at `confidence`."""
+    allowed, n, over = 1.0 - bound.q, counted.n, counted.over
+    effective_n, effective_over = n / counted.design_effect, over / counted.design_effect
+    low, high = interval(effective_over, effective_n, 1.0 - confidence) if n else (0.0, 1.0)
+    verdict = _verdict(counted, allowed, pass_error, fail_error)
+    more = None
+    if verdict is Verdict.UNDECIDED and n:
+        more = more_queries(counted, allowed, pass_error=pass_error, fail_error=fail_error)
+    judgement = Judgement(verdict=verdict, reason=_reason(bound, counted, verdict, more, (low, high)))
+    return BoundResult(
+        bound=bound,
+        judgement=judgement,
+        n=n,
+        over=over,
+        allowed=allowed,
+        low=low,
+        high=high,
+        design_effect=counted.design_effect,
+        more_queries=more,
+    )
+
+
+def more_queries(counted: Counted, allowed: float, *, pass_error: float, fail_error: float) -> int | None:
+    """How many more queries would decide if the share over the bound stayed as it is; None beyond 50 million."""
+
+    def decided(n: int) -> bool:
+        over = counted.over / counted.n * n
+        seen = Counted(n=n, over=round(over), design_effect=counted.design_effect)
+        return _verdict(seen, allowed, pass_error, fail_error) is not Verdict.UNDECIDED
+
+    high = max(2 * counted.n, 2)
+    while not decided(high):
+        high *= 2
+        if high > _MOST_QUERIES:
+            return None
+    low = high // 2
+    while high - low > max(1, low // 1000):
+        middle = (low + high) // 2
+        low, high = (low, middle) if decided(middle) else (middle, high)
+    return max(1, high - counted.n)
+
+
+def _verdict(counted: Counted, allowed: float, pass_error: float, fail_error: float) -> Verdict:
+    n, over, effect = counted.n, counted.over, counted.design_effect
+    if not n:
+        return Verdict.UNDECIDED
+    clustered = max(pass_error, _CLUSTER_ERROR), max(fail_error, _CLUSTER_ERROR)
+    if too_few(over, n, allowed) <= pass_error and too_few(over / effect, n / effect, allowed) <= clustered[0]:
+        return Verdict.PASS
+    if too_many(over, n, allowed) <= fail_error and too_many(over / effect, n / effect, allowed) <= clustered[1]:
+        return Verdict.FAIL
+    return Verdict.UNDECIDED
+
+
+def _reason(bound: Bound, counted: Counted, verdict: Verdict, more: int | None, truth: tuple[float, float]) -> str:
+    if not counted.n:
+        return "no query was counted"
+    broke = "failed" if bound.kind == "errors" else f"took over {bound.limit:g} ms"
+    said = f"{counted.over} of {counted.n} queries {broke} and {_percent(1.0 - bound.q)} may"
+    said += f"; the true share lies in {_percent(truth[0])} to {_percent(truth[1])}"
+    if verdict is not Verdict.UNDECIDED:
+        return said
+    return f"{said}, {'too near for any run' if more is None else f'and about {more} more queries would decide'}"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g} %"

@@ -1,0 +1,73 @@
+"""What is asked of a load run: the promises, the load, and how much of it may be spent on finding out.
+
+Owns the values and what they imply; `settings` reads them from a file, the command from its options.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.errors import UsageError
+from deploy.slo.decision import Looks, fewest_queries
+from deploy.slo.records import Bound, Protocol
+
+_DEADLINE_FACTOR = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloRequest:
+    """What is promised, of whom, and how much load may be spent on finding out.
+
+    `seconds` is the longest the load lasts after the warm-up, `min_seconds` the shortest that a pass may rest on.
+    `deadline` is how many seconds a client waits for an answer; by default ten times the largest bound, at least 1.
+    """
+
+    reference: str
+    url: str
+    bounds: tuple[Bound, ...]
+    rate: float
+    protocol: Protocol = "grpc"
+    repository: Path | None = None
+    samples: Path | None = None
+    seconds: float = 60.0
+    min_seconds: float = 30.0
+    warm_up_seconds: float = 2.0
+    max_queries: int | None = None
+    deadline: float | None = None
+    confidence: float = 0.99
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.bounds:
+            raise UsageError("no bound was given", expected="at least one, such as --p99-ms 15")
+        if self.rate <= 0 or self.seconds <= 0 or not 0.5 < self.confidence < 1.0:
+            raise UsageError("a load run needs a rate, some time, and a confidence between 0.5 and 1")
+
+    @property
+    def patience(self) -> float:
+        """The client's deadline in seconds."""
+        if self.deadline is not None:
+            return self.deadline
+        largest = max((bound.limit for bound in self.bounds if bound.kind == "latency"), default=0.0)
+        return max(1.0, _DEADLINE_FACTOR * largest / 1000)
+
+    @property
+    def total(self) -> int:
+        """The most queries that count."""
+        planned = math.ceil(self.rate * self.seconds)
+        return planned if self.max_queries is None else min(planned, self.max_queries)
+
+    @property
+    def warm_up(self) -> int:
+        """The queries that come first and do not count."""
+        return math.ceil(self.rate * self.warm_up_seconds)
+
+    def cannot_pass(self) -> tuple[str, ...]:
+        """The bounds that this many queries cannot prove even if none breaks them, each with how many it takes."""
+        error = Looks(self.total, 1.0 - self.confidence).share(self.total)
+        needed = {bound: fewest_queries(1.0 - bound.q, error) for bound in self.bounds}
+        return tuple(
+            f"{bound.wanted} takes at least {count} queries to pass; {self.total} are allowed"
+            for bound, count in needed.items()
+            if count > self.total
+        )

@@ -1,0 +1,147 @@
+"""One load run and its verdict, as soon as the rule allows one.
+
+Owns the order of a run and when it is looked at; the rule is in `decision`, the child in `load`, what is recorded in
+`summary`. Called by the command `slo`, rates and tune.
+
+    1. The subject, its rows, and what the server declares: anything that does not fit is refused before any load.
+    2. The server's counters, then the load.
+    3. At each look the bounds are judged, until one fails, all pass, or the queries are used up.
+    4. The load is ended, the counters are read again, and the client is asked whether it kept its schedule.
+"""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from deploy.errors import UnfinishedError, UsageError
+from deploy.evidence import Verdict
+from deploy.progress import Progress, Silent
+from deploy.slo.counters import ServerTalk, compare
+from deploy.slo.decision import Counted, Looks, design_effect, judge
+from deploy.slo.generator import LoadPlan
+from deploy.slo.load import LoadRun, Observed
+from deploy.slo.question import find_rows, find_subject, make_query
+from deploy.slo.records import Bound, BoundResult, SloEvidence
+from deploy.slo.request import SloRequest
+from deploy.slo.summary import Finding, SubjectFacts, summarise
+from deploy.slo.wire import Query, wait_reachable
+
+_POLL_SECONDS = 0.1
+_REACH_SECONDS = 5.0
+# Beyond the schedule and the deadline: starting the child, and the trace's way through the disk.
+_GRACE_SECONDS = 20.0
+# A transient is not a verdict: nothing fails earlier than this, unless the whole run is shorter.
+_EARLIEST_FAIL_SECONDS = 5.0
+
+
+def check_slo(request: SloRequest, *, progress: Progress = Silent()) -> SloEvidence:
+    """The verdict on every bound, with what the run showed of server and client.
+
+    Raises UsageError if what is asked does not fit the server, UnfinishedError if there is none.
+    """
+    for bound in request.bounds:
+        if bound.kind == "latency" and bound.limit / 1000 >= request.patience:
+            raise UsageError(
+                f"the client would wait {request.patience:g} s, no longer than {bound.wanted} allows",
+                expected="a deadline beyond every bound",
+                fix="raise --timeout-ms",
+            )
+    subject = find_subject(request.reference, request.repository)
+    if not wait_reachable(request.url, _REACH_SECONDS):
+        raise UnfinishedError(
+            f"nobody listens at {request.url}", expected="a server that is ready", fix="start it, or correct --url"
+        )
+    with ServerTalk(request.url, request.protocol) as talk:
+        metadata = talk.metadata(subject.name, subject.on_the_wire)
+        rows = find_rows(subject, request.samples, metadata)
+        query = make_query(subject, rows, metadata)
+        before = talk.counters(subject.name, subject.on_the_wire)
+        started, began = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"), time.monotonic()
+        with progress.stage(f"load {subject} at {request.rate:g}/s"):
+            finding = drive(request, query)
+        seconds = time.monotonic() - began
+        server = compare(before, talk.counters(subject.name, subject.on_the_wire))
+    facts = SubjectFacts(subject=subject, rows=rows.source, started=started, seconds=seconds, server=server)
+    return summarise(finding, request, facts)
+
+
+def drive(request: SloRequest, query: Query) -> Finding:
+    """What was seen and judged of one run, ended as soon as it is decided."""
+    looks = Looks(request.total, 1.0 - request.confidence)
+    waiting = iter(looks.counts)
+    count = next(waiting)
+    taken = 0
+    with (
+        tempfile.TemporaryDirectory(prefix="deployctl-load-") as folder,
+        LoadRun(_plan(request, query), Path(folder)) as run,
+    ):
+        until = time.monotonic() + request.seconds + request.warm_up_seconds + request.patience + _GRACE_SECONDS
+        while True:
+            ended = run.ended or time.monotonic() > until
+            run.read(to_the_end=ended)
+            while run.known >= request.warm_up + count:
+                taken += 1
+                seen = run.observed().between(request.warm_up, request.warm_up + count)
+                results = judge_all(request, looks, seen)
+                if count == request.total or _enough(request, results, seen):
+                    return Finding.of(run, request.warm_up, results=results, seen=seen, looks=taken)
+                count = next(waiting)
+            if ended:
+                seen = run.observed().between(request.warm_up, run.known)
+                results = judge_all(request, looks, seen)
+                return Finding.of(run, request.warm_up, results=results, seen=seen, looks=taken, cut_short=True)
+            time.sleep(_POLL_SECONDS)
+
+
+def judge_all(request: SloRequest, looks: Looks, seen: Observed) -> tuple[BoundResult, ...]:
+    """Every bound by what was seen so far. To pass, all must; to fail, one is enough, so that they share its error."""
+    error = looks.share(len(seen))
+    return tuple(
+        judge(
+            bound,
+            _count(bound, seen.scheduled, over_bound(bound, seen)),
+            pass_error=error,
+            fail_error=error / len(request.bounds),
+            confidence=request.confidence,
+        )
+        for bound in request.bounds
+    )
+
+
+def over_bound(bound: Bound, seen: Observed) -> np.ndarray:
+    """Which queries broke the bound: a failed one breaks every bound."""
+    if bound.kind == "errors":
+        return seen.failed
+    return np.asarray(seen.failed | (seen.latency * 1000 > bound.limit))
+
+
+def _count(bound: Bound, scheduled: np.ndarray, over: np.ndarray) -> Counted:
+    return Counted(n=len(over), over=int(over.sum()), design_effect=design_effect(scheduled, over))
+
+
+def _enough(request: SloRequest, results: Sequence[BoundResult], seen: Observed) -> bool:
+    """Whether the run may end before its queries are used up."""
+    verdicts, span = {result.judgement.verdict for result in results}, float(seen.scheduled[-1] - seen.scheduled[0])
+    if Verdict.FAIL in verdicts:
+        return span >= min(_EARLIEST_FAIL_SECONDS, request.min_seconds)
+    return verdicts == {Verdict.PASS} and span >= request.min_seconds
+
+
+def _plan(request: SloRequest, query: Query) -> LoadPlan:
+    latencies = [bound for bound in request.bounds if bound.kind == "latency"]
+    told = max(latencies, key=lambda bound: bound.q, default=None)
+    return LoadPlan(
+        address=request.url,
+        protocol=request.protocol,
+        query=query,
+        rate=request.rate,
+        queries=request.warm_up + request.total,
+        deadline=request.patience,
+        seed=request.seed,
+        target_seconds=told.limit / 1000 if told else request.patience,
+        percentile=told.q if told else 0.99,
+    )

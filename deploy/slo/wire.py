@@ -1,0 +1,250 @@
+"""Queries as they leave the load generator: bytes made beforehand, sent without waiting, answers checked by shape.
+
+Owns the two protocols of KServe v2 at the level of a load test, where a client object per request would cost more
+than the request. Correctness of values is parity's. Called by `generator`, inside its child process.
+"""
+
+import asyncio
+import json
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+# What became of a query: None for a good answer, else what was wrong with it in a few words.
+Done = Callable[[str | None], None]
+
+_SIZES = {"BOOL": 1, "UINT8": 1, "INT8": 1, "UINT16": 2, "INT16": 2, "FP16": 2, "BF16": 2, "UINT32": 4, "INT32": 4}
+_SIZES |= {"FP32": 4, "UINT64": 8, "INT64": 8, "FP64": 8}
+# Messages of large inputs share no connection's flow-control window with all others.
+_CHANNELS = 4
+_CONNECT_SECONDS = 10.0
+_LONGEST_WORDS = 160
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireOutput:
+    """An output as the server declares it: its dtype in Triton's words, -1 for a size that may vary."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What is asked: one array per input by its name on the wire, and what the answer must look like.
+
+    `version` is empty where the server is to choose.
+    """
+
+    model: str
+    version: str
+    inputs: tuple[dict[str, np.ndarray], ...]
+    outputs: tuple[WireOutput, ...]
+
+
+class Wire(Protocol):
+    """A way to send query number `index` and be told what became of it, from another thread."""
+
+    def send(self, index: int, done: Done) -> None:
+        """Send without waiting; `done` is called once, by the deadline at the latest or soon after."""
+
+    def close(self) -> None:
+        """Give up what is open."""
+
+
+class GrpcWire:
+    """gRPC with bodies serialised beforehand, over a few channels in turn."""
+
+    def __init__(self, address: str, query: Query, *, deadline: float) -> None:
+        import grpc
+        from tritonclient.grpc import service_pb2
+
+        options = [
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.use_local_subchannel_pool", 1),
+            # A server that comes back is to be found again at once, not after gRPC's growing pauses.
+            ("grpc.max_reconnect_backoff_ms", 250),
+        ]
+        self._cancelled = grpc.FutureCancelledError
+        self._deadline = deadline
+        self._outputs = query.outputs
+        self._parse = service_pb2.ModelInferResponse.FromString
+        self._bodies = [_grpc_body(query, inputs) for inputs in query.inputs]
+        self._channels = [grpc.insecure_channel(address, options=options) for _ in range(_CHANNELS)]
+        self._calls = [
+            channel.unary_unary("/inference.GRPCInferenceService/ModelInfer", None, None) for channel in self._channels
+        ]
+        self._turn = 0
+        for channel in self._channels:
+            grpc.channel_ready_future(channel).result(timeout=_CONNECT_SECONDS)
+
+    def send(self, index: int, done: Done) -> None:
+        """Send without waiting; `done` is called from a thread of gRPC's."""
+        self._turn = (self._turn + 1) % _CHANNELS
+        future = self._calls[self._turn].future(self._bodies[index], timeout=self._deadline)
+        future.add_done_callback(lambda ended: done(self._problem(ended)))
+
+    def close(self) -> None:
+        """Close the channels; what is under way fails."""
+        for channel in self._channels:
+            channel.close()
+
+    def _problem(self, ended: Any) -> str | None:
+        error = ended.exception() if not ended.cancelled() else "cancelled"
+        if error is None:
+            answer = self._parse(ended.result())
+            raw = [len(data) for data in answer.raw_output_contents]
+            found = [(one.name, one.datatype, tuple(one.shape)) for one in answer.outputs]
+            return _misfit(found, raw, self._outputs)
+        code = getattr(error, "code", None)
+        words = str(getattr(error, "details", lambda: error)() or "")
+        return f"{code().name}: {words}"[:_LONGEST_WORDS] if code else str(error)[:_LONGEST_WORDS]
+
+
+class HttpWire:
+    """HTTP with the binary tensor extension and kept-alive connections, as many as queries are under way."""
+
+    def __init__(self, address: str, query: Query, *, deadline: float) -> None:
+        self._url = f"http://{address}/v2/models/{query.model}"
+        self._url += f"/versions/{query.version}/infer" if query.version else "/infer"
+        self._outputs = query.outputs
+        self._deadline = deadline
+        self._bodies = [_http_body(query, inputs) for inputs in query.inputs]
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="http", daemon=True)
+        self._thread.start()
+        self._session: Any = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+
+    def send(self, index: int, done: Done) -> None:
+        """Hand the query to the event loop; `done` is called from its thread."""
+        self._loop.call_soon_threadsafe(self._start, index, done)
+
+    def close(self) -> None:
+        """Close the connections; what is under way fails."""
+        asyncio.run_coroutine_threadsafe(self._session.close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    async def _open(self) -> Any:
+        import aiohttp
+
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60.0),
+            timeout=aiohttp.ClientTimeout(total=self._deadline),
+            auto_decompress=False,
+        )
+
+    def _start(self, index: int, done: Done) -> None:
+        task = self._loop.create_task(self._ask(index, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _ask(self, index: int, done: Done) -> None:
+        import aiohttp
+
+        body, headers = self._bodies[index]
+        try:
+            async with self._session.post(self._url, data=body, headers=headers) as response:
+                answer = await response.read()
+                length = response.headers.get("Inference-Header-Content-Length")
+                done(self._problem(response.status, answer, int(length) if length else len(answer)))
+        except TimeoutError:
+            done("DEADLINE_EXCEEDED: no answer within the deadline")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            done(f"{type(error).__name__}: {error}"[:_LONGEST_WORDS])
+
+    def _problem(self, status: int, answer: bytes, header: int) -> str | None:
+        if status != 200:
+            return f"HTTP {status}: {answer[:_LONGEST_WORDS].decode(errors='replace')}"
+        outputs = json.loads(answer[:header]).get("outputs", [])
+        found = [(one["name"], one["datatype"], tuple(one["shape"])) for one in outputs]
+        raw = [one.get("parameters", {}).get("binary_data_size") for one in outputs]
+        return _misfit(found, [size for size in raw if size is not None], self._outputs)
+
+
+def wait_reachable(address: str, seconds: float) -> bool:
+    """Whether somebody listens at `host:port` within so many seconds."""
+    import socket
+
+    host, _, port = address.rpartition(":")
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=max(0.1, until - time.monotonic())).close()
+            return True
+        except OSError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.1)
+
+
+def _misfit(
+    found: Sequence[tuple[str, str, tuple[int, ...]]], sizes: Sequence[int], wanted: Sequence[WireOutput]
+) -> str | None:
+    """Why an answer is not what was declared: names, dtypes, shapes, and bytes that fill the shapes."""
+    by_name = {name: (datatype, shape) for name, datatype, shape in found}
+    for output in wanted:
+        if output.name not in by_name:
+            return f"wrong answer: no output {output.name}"
+        datatype, shape = by_name[output.name]
+        fits = len(shape) == len(output.shape) and all(
+            declared in (-1, size) for declared, size in zip(output.shape, shape, strict=True)
+        )
+        if datatype != output.datatype or not fits:
+            return (
+                f"wrong answer: {output.name} is {datatype} {list(shape)}, not {output.datatype} {list(output.shape)}"
+            )
+    if len(sizes) == len(found):
+        for (name, datatype, shape), size in zip(found, sizes, strict=True):
+            if datatype in _SIZES and size != math.prod(shape) * _SIZES[datatype]:
+                return f"wrong answer: {name} {list(shape)} {datatype} in {size} bytes"
+    return None
+
+
+def _grpc_body(query: Query, inputs: Mapping[str, np.ndarray]) -> bytes:
+    from tritonclient.grpc import service_pb2
+    from tritonclient.utils import np_to_triton_dtype
+
+    request = service_pb2.ModelInferRequest(model_name=query.model, model_version=query.version)
+    for name, array in inputs.items():
+        tensor = request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype))
+        tensor.shape.extend(array.shape)
+        request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+    for output in query.outputs:
+        request.outputs.add(name=output.name)
+    return bytes(request.SerializeToString())
+
+
+def _http_body(query: Query, inputs: Mapping[str, np.ndarray]) -> tuple[bytes, dict[str, str]]:
+    from tritonclient.utils import np_to_triton_dtype
+
+    tensors = [(name, np.ascontiguousarray(array)) for name, array in inputs.items()]
+    head = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": name,
+                    "shape": list(array.shape),
+                    "datatype": np_to_triton_dtype(array.dtype),
+                    "parameters": {"binary_data_size": array.nbytes},
+                }
+                for name, array in tensors
+            ],
+            "outputs": [{"name": output.name, "parameters": {"binary_data": True}} for output in query.outputs],
+        }
+    ).encode()
+    headers = {
+        "Inference-Header-Content-Length": str(len(head)),
+        "Content-Type": "application/octet-stream",
+        # Triton compresses an answer for whoever does not refuse that, which costs both sides.
+        "Accept-Encoding": "identity",
+    }
+    return b"".join([head, *(array.tobytes() for _, array in tensors)]), headers
