@@ -5,7 +5,6 @@ Owns the table docs/models.md and its JSON. Run from the project's root: `python
 
 import argparse
 import json
-import platform
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,7 +94,6 @@ def write(rows: list[dict[str, Any]]) -> None:
         "date": date,
         "command": "python -m benchmarks.models",
         "environment": environment.model_dump(mode="json"),
-        "kernel": platform.release(),
         "rows": rows,
     }
     RESULTS.write_text(json.dumps(record, indent=2) + "\n")
