@@ -54,6 +54,10 @@ def choose(
             good.append(name)
         else:
             lost[_format(name)] = f"parity: {evidence.judgement.reason}"
+    for gone in latency.lost if latency else ():
+        if gone.contender in good:
+            good.remove(_format(gone.contender))
+            lost[_format(gone.contender)] = f"latency: {gone}"
     if not good or (rules.by_name and lost):
         reason = "; ".join(f"{name}: {why}" for name, why in lost.items()) or "nothing was built"
         return Choice(publish=(), lost=lost, judgement=Judgement(verdict=Verdict.FAIL, reason=reason))
@@ -74,11 +78,14 @@ def _format(name: str) -> Format:
 
 
 def _by_preference(good: list[Format], latency: LatencyEvidence | None) -> list[Format]:
-    """The measured winner first, the others by p50 at the smallest batch; unmeasured ones keep the fixed order."""
-    if latency is None or latency.winner is None:
+    """The measured winner first, the others by p50 at batch 1; unmeasured ones keep the fixed order.
+
+    Where the machine was too noisy for a winner the medians still order them: a guess, and said to be one.
+    """
+    if latency is None:
         return sorted(good, key=FORMATS.index)
     medians = {cell.contender: cell.p50.value for cell in latency.cells if cell.batch == 1 and cell.p50}
-    return sorted(good, key=lambda name: (name != latency.winner, medians.get(name, float("inf"))))
+    return sorted(good, key=lambda name: (name != latency.winner, medians.get(name, float("inf")), FORMATS.index(name)))
 
 
 def _bound_first(bound: Format, order: list[Format], lost: dict[Format, str]) -> tuple[list[Format], dict[Format, str]]:

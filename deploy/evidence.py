@@ -163,15 +163,29 @@ class Quantile(Record):
         return f"{short(self.value)} [{short(self.low)}, {short(self.high)}]"
 
 
-# What the latency tables call the checkpoint run eagerly, and eager once more in a second process.
+_AGAIN = " (A/A)"
+
+
+def control_of(contender: str) -> str:
+    """What the latency tables call a contender that runs once more, in a second process: the control of its ratios."""
+    return contender + _AGAIN
+
+
+def is_control(contender: str) -> bool:
+    """Whether the name is that of a control."""
+    return contender.endswith(_AGAIN)
+
+
+# What the latency tables call the checkpoint run eagerly, and its control.
 EAGER = "eager"
-CONTROL = "eager (A/A)"
+CONTROL = control_of(EAGER)
 
 
 class LatencyCell(Record):
     """One contender at one batch size: `n` timed calls in `rounds` interleaved blocks.
 
-    A quantile is None where n does not give it an interval.
+    A quantile is None where n does not give it an interval. `distribution` holds the latency at 0, 5, ... 100 % of the
+    calls, in milliseconds; it is empty in versions that were packaged before it was recorded.
     """
 
     contender: str
@@ -182,6 +196,7 @@ class LatencyCell(Record):
     p90: Quantile | None
     p95: Quantile | None
     p99: Quantile | None
+    distribution: tuple[float, ...] = ()
 
 
 class LatencyRatio(Record):
@@ -212,10 +227,22 @@ class ContenderStart(Record):
     base_memory: int = 0
 
 
+class LostContender(Record):
+    """Who fell out of a race: at what (`loading`, `batch 8`), and why. The others went on without it."""
+
+    contender: str
+    doing: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.contender} was lost at {self.doing}: {self.reason}"
+
+
 class LatencyEvidence(Record):
     """Artifacts and eager measured interleaved in one run on one device.
 
-    The control is eager against itself (A/A): its ratio shows what this machine's noise alone produces.
+    The control is eager against itself (A/A): its ratio shows what this machine's noise alone produces. What a
+    contender in `lost` measured before it fell out is kept; it wins nothing.
     """
 
     judgement: Judgement
@@ -231,6 +258,26 @@ class LatencyEvidence(Record):
     winner: str | None
     winner_rule: str
     slo_p99_ms: float | None = None
+    lost: tuple[LostContender, ...] = ()
+
+
+class BenchEvidence(Record):
+    """A published version measured again, against eager where its checkpoint was at hand, or against another version.
+
+    `version` and `compared` are `name:N`, each with the digest of its manifest. `checkpoint` is the digest of the file
+    that ran eagerly, None where eager took no part. The verdict is that of `latency`: with `max_slowdown`, whether
+    the version takes at most so many times the time of `compared`.
+    """
+
+    version: str
+    digest: str
+    compared: str | None
+    compared_digest: str | None
+    checkpoint: str | None
+    max_slowdown: float | None
+    created: str
+    command: tuple[str, ...]
+    latency: LatencyEvidence
 
 
 class ServedCheck(Record):

@@ -234,6 +234,8 @@ class _Run:
             open_contenders(self.inputs.checkpoint, good, surroundings) as contenders,
         ):
             latency = measure(contenders, plan)
+        for gone in latency.lost:
+            self.progress.note(str(gone))
         self.work.step("measured")
         return latency
 

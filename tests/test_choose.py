@@ -1,6 +1,6 @@
 from deploy.choose import Rules, choose
 from deploy.convert.model import Format
-from deploy.evidence import Judgement, LatencyCell, LatencyEvidence, ParityEvidence, Quantile, Verdict
+from deploy.evidence import Judgement, LatencyCell, LatencyEvidence, LostContender, ParityEvidence, Quantile, Verdict
 
 BOTH: tuple[Format, ...] = ("aoti", "onnx")
 
@@ -114,7 +114,7 @@ def test_an_slo_that_is_not_met_stops_publication_with_its_own_verdict() -> None
 def test_latency_without_an_slo_stops_nothing() -> None:
     good = {name: parity(name) for name in BOTH}
     choice = choose(Rules(formats=BOTH), failures={}, parity=good, latency=latency(None, verdict=Verdict.UNDECIDED))
-    assert choice.publish == BOTH
+    assert choice.publish == ("onnx", "aoti"), "the lower median, as a guess"
 
 
 def test_a_bound_name_keeps_its_format_and_says_so() -> None:
@@ -138,3 +138,14 @@ def test_all_formats_publishes_each_that_passes() -> None:
     choice = choose(Rules(formats=BOTH, all_formats=True), failures={}, parity=good, latency=latency("onnx"))
     assert choice.publish == ("onnx", "aoti")
     assert choice.judgement.reason == "onnx, aoti chosen"
+
+
+def test_what_crashed_in_the_race_is_not_published_even_as_a_stand_in() -> None:
+    both: dict[Format, ParityEvidence] = {name: parity(name) for name in BOTH}
+    crashed = LostContender(contender="aoti", doing="batch 8", reason="killed by SIGSEGV")
+    found = latency("onnx").model_copy(update={"lost": (crashed,)})
+    for rules in (Rules(formats=BOTH), Rules(formats=BOTH, all_formats=True)):
+        choice = choose(rules, failures={}, parity=both, latency=found)
+        assert choice.publish == ("onnx",)
+        assert "killed by SIGSEGV" in choice.lost["aoti"]
+    assert choose(Rules(formats=BOTH, by_name=True), failures={}, parity=both, latency=found).publish == ()

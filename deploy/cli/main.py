@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rollback": ("deploy.cli.rollback", "Go back to the version that was promoted before."),
     "engine": ("deploy.cli.engine", "Install or list the tritonservers that this machine can run."),
     "serve": ("deploy.cli.serve", "Run a real tritonserver on a repository until ctrl-C."),
+    "bench": ("deploy.cli.bench", "Measure a version's latency, against eager or another version."),
 }
 
 

@@ -9,7 +9,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from deploy.evidence import (
-    CONTROL,
     EAGER,
     Judgement,
     LatencyCell,
@@ -19,10 +18,12 @@ from deploy.evidence import (
     ParityFailure,
     Quantile,
     ServedEvidence,
-    Verdict,
     short,
 )
 from deploy.report.stages import Stages
+from deploy.report.tables import styled_verdict
+from deploy.report.tables import table_of as _table
+from deploy.report.tables import title as _title
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,7 +40,6 @@ __all__ = [
     "verdict_lines",
 ]
 
-_STYLES = {Verdict.PASS: "bold green", Verdict.FAIL: "bold red", Verdict.UNDECIDED: "bold yellow"}
 _FAILURES_SHOWN = 5
 _DASH = "-"
 
@@ -98,7 +98,7 @@ def parity_table(evidence: Sequence[ParityEvidence]) -> "RenderableType":
 
 
 def latency_table(evidence: LatencyEvidence) -> "RenderableType":
-    """The percentiles of each contender and batch size, and what each costs to start."""
+    """The percentiles of each contender and batch size, its ratios to the others, and what each costs to start."""
     from rich.console import Group
     from rich.text import Text
 
@@ -107,11 +107,15 @@ def latency_table(evidence: LatencyEvidence) -> "RenderableType":
     versions = "".join(f", {name} {version}" for name, version in evidence.versions.items())
     notes = (
         f"{evidence.device}, threads: {evidence.threads}{versions}",
-        f"brackets: {evidence.confidence:.0%} intervals; -: none at that n; {CONTROL}: the machine's noise",
-        f"winner: {evidence.winner or 'none'} ({evidence.winner_rule})",
+        f"brackets: {evidence.confidence:.0%} intervals; -: none at that n; (A/A): the machine's noise",
+        *([f"winner: {evidence.winner or 'none'} ({evidence.winner_rule})"] if evidence.winner_rule else []),
+        *(f"LOST: {one}" for one in evidence.lost),
     )
-    table = _percentiles(evidence)
-    return Group(_title("Latency in ms"), table, *map(Text, notes), Text(""), _title("Start"), _starts(evidence))
+    first, *others = dict.fromkeys([ratio.base for ratio in evidence.ratios] or [EAGER])
+    parts: list[RenderableType] = [_title("Latency in ms"), _percentiles(evidence, first), *map(Text, notes)]
+    for base in others:
+        parts += [Text(""), _title(f"Time in multiples of {base}'s"), _ratios(evidence, base)]
+    return Group(*parts, Text(""), _title("Start"), _starts(evidence))
 
 
 def served_table(evidence: Sequence[ServedEvidence]) -> "RenderableType":
@@ -162,14 +166,22 @@ def _failure(failure: ParityFailure) -> str:
     return f"{failure.check}: {failure.message} (output {failure.output}, {failure.case}{where})"
 
 
-def _percentiles(evidence: LatencyEvidence) -> "Table":
-    table = _table("contender", numbers=("n", "p50", "p90", "p95", "p99", "to eager"))
-    ratios = {(ratio.contender, ratio.batch): ratio for ratio in evidence.ratios if ratio.base == EAGER}
+def _percentiles(evidence: LatencyEvidence, base: str) -> "Table":
+    table = _table("contender", numbers=("n", "p50", "p90", "p95", "p99", f"to {base}"))
+    ratios = {(ratio.contender, ratio.batch): ratio for ratio in evidence.ratios if ratio.base == base}
     for batch, cells in groupby(evidence.cells, key=lambda cell: cell.batch):
         table.add_row(f"batch {batch}", style="bold")
         for cell in cells:
             ratio = ratios.get((cell.contender, batch), _DASH)
             table.add_row(cell.contender, str(cell.n), str(cell.p50 or _DASH), *_tail(cell), str(ratio))
+    return table
+
+
+def _ratios(evidence: LatencyEvidence, base: str) -> "Table":
+    table = _table("contender", numbers=("batch", f"to {base}"))
+    for ratio in evidence.ratios:
+        if ratio.base == base:
+            table.add_row(ratio.contender, str(ratio.batch), str(ratio))
     return table
 
 
@@ -200,26 +212,5 @@ def _served_notes(evidence: ServedEvidence) -> tuple[str, ...]:
     return (server, merged, f"config adapted: {changed}") if changed else (server, merged)
 
 
-def _title(text: str) -> "Text":
-    from rich.text import Text
-
-    return Text(text, style="bold")
-
-
-def _table(*names: str, numbers: Sequence[str] = ()) -> "Table":
-    """A table without borders, narrow enough for 80 columns; `names` are aligned left, `numbers` right."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for number in numbers:
-        table.add_column(number, justify="right")
-    return table
-
-
 def _verdict(judgement: Judgement) -> "Text":
-    from rich.text import Text
-
-    return Text(judgement.verdict.upper(), style=_STYLES[judgement.verdict])
+    return styled_verdict(judgement.verdict.upper())

@@ -1,4 +1,4 @@
-"""What is raced for latency: eager, each artifact, and eager once more as the control, each in its own process.
+"""What is raced for latency: eager, artifacts, and one of them once more as the control, each in its own process.
 
 Owns starting, stopping and asking them; the race itself is in `latency`. `SimulatedContender` is the fake that
 ships with the seam: it obeys a stated law and a stated machine noise, and takes no time.
@@ -7,7 +7,7 @@ ships with the seam: it obeys a stated law and a stated machine noise, and takes
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -15,11 +15,14 @@ from typing import Protocol
 import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
-from deploy.convert.model import Artifact
-from deploy.evidence import CONTROL, EAGER
-from deploy.processes import Limits, Worker, own_peak_memory
+from deploy.convert.model import Artifact, Format
+from deploy.evidence import EAGER, control_of
+from deploy.processes import ChildFailed, Limits, Worker, own_peak_memory
 from deploy.spec import BATCH, Spec
 from deploy.validate.executables import AotiModel, Arrays, EagerModel, Executable, OnnxModel
+
+# Nothing that a contender is asked for takes so many seconds unless it hangs: a load, or calls of a fraction of one.
+_PATIENCE = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +38,7 @@ class Contender(Protocol):
 
     @property
     def name(self) -> str:
-        """What the tables call it: `eager`, `eager (A/A)` or a format."""
+        """What the tables call it: `eager`, a format, a version; with ` (A/A)` behind it where it is a control."""
 
     def load(self) -> float:
         """Start the process and load the model; gives the seconds the loading alone took."""
@@ -54,6 +57,9 @@ class Contender(Protocol):
 
     def resume(self) -> None:
         """Let it go on."""
+
+    def close(self) -> None:
+        """End it for good, whatever state it is in; more than once is no harm."""
 
 
 class WorkerContender:
@@ -104,8 +110,9 @@ class WorkerContender:
 
     def close(self) -> None:
         """End the process, if there is one."""
-        if self._worker is not None:
-            self._worker.close()
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.close()
 
     @property
     def _running(self) -> Worker:
@@ -133,7 +140,10 @@ class _Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What every contender is given alike. `inputs` maps each batch that is measured to arrays in the spec's order."""
+    """What every contender is given alike. `inputs` maps each batch that is measured to arrays in the spec's order.
+
+    Without a limit of seconds, one that takes ten minutes over one thing is taken to hang.
+    """
 
     inputs: Mapping[int, Arrays]
     threads: int
@@ -141,38 +151,67 @@ class Surroundings:
     limits: Limits = field(default_factory=Limits)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrant:
+    """Who takes part in a race: what the tables call it, and the function that loads it in its child."""
+
+    name: str
+    factory: Callable[[], Executable]
+
+    def control(self) -> "Entrant":
+        """The same once more, for a second process.
+
+        Rather than the first one counted twice: two processes differ in memory layout and thread placement as any two
+        contenders do (Mytkowicz et al., ASPLOS 2009), and one counted twice would hide that.
+        """
+        return Entrant(name=control_of(self.name), factory=self.factory)
+
+
+def eager_entrant(checkpoint: Checkpoint, *, threads: int) -> Entrant:
+    """The checkpoint, run eagerly."""
+    return Entrant(name=EAGER, factory=partial(EagerModel, checkpoint, threads=threads))
+
+
+def artifact_entrant(name: str, path: Path, *, format: Format, threads: int) -> Entrant:
+    """An artifact's main file. A `model.pt2` is native code: check its digest first."""
+    return Entrant(name=name, factory=partial(AotiModel if format == "aoti" else OnnxModel, path, threads=threads))
+
+
 @contextmanager
 def open_contenders(
     checkpoint: Checkpoint, artifacts: Sequence[Artifact], surroundings: Surroundings
 ) -> Iterator[list[WorkerContender]]:
-    """Eager, the control and the artifacts, none of them started yet; on leaving, every process is ended.
-
-    The control is eager in a second process rather than the same one counted twice: two processes differ in memory
-    layout and thread placement as any two contenders do (Mytkowicz et al., ASPLOS 2009), and one counted twice
-    would hide that.
-    """
+    """Eager, its control and the artifacts, none of them started yet; on leaving, every process is ended."""
     threads = surroundings.threads
-    factories: dict[str, Callable[[], Executable]] = {
-        EAGER: partial(EagerModel, checkpoint, threads=threads),
-        CONTROL: partial(EagerModel, checkpoint, threads=threads),
-    }
-    for artifact in artifacts:
-        model = AotiModel if artifact.format == "aoti" else OnnxModel
-        factories[artifact.format] = partial(model, artifact.path, threads=threads)
+    eager = eager_entrant(checkpoint, threads=threads)
+    made = [artifact_entrant(one.format, one.path, format=one.format, threads=threads) for one in artifacts]
+    with open_entrants([eager, eager.control(), *made], surroundings) as contenders:
+        yield contenders
+
+
+@contextmanager
+def open_entrants(entrants: Sequence[Entrant], surroundings: Surroundings) -> Iterator[list[WorkerContender]]:
+    """The entrants as contenders, none of them started yet; on leaving, every process is ended."""
     with ExitStack() as stack:
-        contenders = [_contender(name, factory, surroundings) for name, factory in factories.items()]
+        contenders = [_contender(one.name, one.factory, surroundings) for one in entrants]
         for contender in contenders:
             stack.callback(contender.close)
         yield contenders
 
 
 def _contender(name: str, factory: Callable[[], Executable], given: Surroundings) -> WorkerContender:
-    log = given.logs / f"latency-{re.sub(r'[^a-z]+', '-', name.lower()).strip('-')}.log"
-    return WorkerContender(name, factory, inputs=given.inputs, log=log, limits=given.limits)
+    limits = given.limits if given.limits.seconds is not None else replace(given.limits, seconds=_PATIENCE)
+    log = given.logs / f"latency-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.log"
+    return WorkerContender(name, factory, inputs=given.inputs, log=log, limits=limits)
 
 
 def inputs_by_batch(samples: Arrays, spec: Spec, batches: Sequence[int]) -> dict[int, Arrays]:
-    """The samples' rows, repeated or cut to each batch size; inputs without a batch dim as they are."""
+    """The samples' rows, repeated or cut to each batch size; inputs without a batch dim as they are.
+
+    A static program takes the first row.
+    """
+    if spec.batch is None:
+        return {batch: [array[:1] for array in samples] for batch in batches}
     return {
         batch: [
             np.take(array, range(batch), axis=tensor.shape.index(BATCH), mode="wrap")
@@ -188,7 +227,8 @@ def inputs_by_batch(samples: Arrays, spec: Spec, batches: Sequence[int]) -> dict
 class SimulatedContender:
     """A contender that follows `law(batch)` in seconds per call, times `noise()`, what the machine does meanwhile.
 
-    Counts what was asked of it, and refuses calls while paused, as a stopped process would.
+    Counts what was asked of it, and refuses calls while paused, as a stopped process would. `fails_at` is the batch
+    size at which it crashes, 0 for while it is loaded.
     """
 
     name: str
@@ -197,10 +237,13 @@ class SimulatedContender:
     load_seconds: float = 0.5
     first_seconds: float = 0.2
     paused: bool = False
+    fails_at: int | None = None
+    closed: bool = False
     calls: dict[int, int] = field(default_factory=dict)
 
     def load(self) -> float:
         """The stated seconds."""
+        self._fail(0)
         return self.load_seconds
 
     def first(self) -> float:
@@ -210,6 +253,7 @@ class SimulatedContender:
     def time_calls(self, batch: int, calls: int) -> list[float]:
         """Seconds by the law and the noise."""
         assert not self.paused, f"{self.name} was asked while it was stopped"
+        self._fail(batch)
         self.calls[batch] = self.calls.get(batch, 0) + calls
         noise = self.noise()
         return [self.law(batch) * noise for _ in range(calls)]
@@ -225,3 +269,12 @@ class SimulatedContender:
     def resume(self) -> None:
         """Take calls again."""
         self.paused = False
+
+    def close(self) -> None:
+        """Take no calls from now on."""
+        self.closed = True
+
+    def _fail(self, batch: int) -> None:
+        assert not self.closed, f"{self.name} was asked after its end"
+        if batch == self.fails_at:
+            raise ChildFailed(f"latency of {self.name} was killed by SIGSEGV (a crash in native code)")

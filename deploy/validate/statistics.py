@@ -47,6 +47,14 @@ def percentile(rounds: Sequence[Round], q: float, confidence: float) -> Estimate
     are those of `effective_size` independent samples, stretched outwards to the samples there are (Woodruff, JASA
     1952, with the design effect of Kish, 1965). For independent samples that is the exact interval itself. It speaks
     of the conditions the run met, not of a machine busier or idler than that.
+
+    Few correlated rounds cannot show how correlated their tail is, and an interval that exists only where they seemed
+    independent is chosen for being too narrow. Simulated with normal logarithms (400 runs each; 12 to 300 rounds of 4
+    to 40 calls; correlation within a round 0.2, 0.5, 0.8; p90, p95, p99 at 95 %), the design effect at the quantile
+    alone gave a wrong interval in up to 8 % of the runs, and where it seldom existed (p99 of 50 rounds of 10 calls at
+    0.8: in 23 % of the runs) it covered in only 67 % of those. With `effective_size` as it is, a wrong one is given in
+    at most 5 % of the runs. What remains: where one seldom exists (p95 of 12 rounds of 10 calls at 0.5: in 6 % of the
+    runs) it covers in 79 % of those; and where correlated rounds give one it may be twice as wide as need be.
     """
     pooled = np.sort(np.concatenate([np.asarray(samples, dtype=np.float64) for samples in rounds]))
     n, effective = len(pooled), effective_size(rounds, q)
@@ -61,14 +69,22 @@ def percentile(rounds: Sequence[Round], q: float, confidence: float) -> Estimate
 def effective_size(rounds: Sequence[Round], q: float) -> int:
     """How many independent samples say as much about the q-quantile as these; between rounds and samples in number.
 
-    The design effect is the variance, over rounds, of how many samples lie at or below the quantile, over what
-    independent samples would give.
+    The design effect is taken at the quantile and where the tail beyond it is four times as large, and the larger of
+    the two counts: so few samples lie in a far tail that their own correlation is as good as unknown.
     """
-    pooled = np.concatenate([np.asarray(samples, dtype=np.float64) for samples in rounds])
-    n, threshold = len(pooled), _quantile(pooled, q)
-    excess = [float(np.count_nonzero(np.asarray(samples) <= threshold)) - q * len(samples) for samples in rounds]
-    design_effect = float(np.sum(np.square(excess))) / (n * q * (1.0 - q))
+    n = sum(map(len, rounds))
+    tail = min(0.5, 4.0 * min(q, 1.0 - q))
+    nearer = tail if q < 0.5 else 1.0 - tail
+    design_effect = max(_design_effect(rounds, q), _design_effect(rounds, nearer))
     return n if design_effect <= 1.0 else max(len(rounds), int(n / design_effect))
+
+
+def _design_effect(rounds: Sequence[Round], q: float) -> float:
+    """The variance, over rounds, of how many samples lie at or below the quantile, over what independent ones give."""
+    pooled = np.concatenate([np.asarray(samples, dtype=np.float64) for samples in rounds])
+    threshold = _quantile(pooled, q)
+    excess = [float(np.count_nonzero(np.asarray(samples) <= threshold)) - q * len(samples) for samples in rounds]
+    return float(np.sum(np.square(excess))) / (len(pooled) * q * (1.0 - q))
 
 
 def paired_ratio(ours: Sequence[Round], base: Sequence[Round], confidence: float) -> Estimate | None:

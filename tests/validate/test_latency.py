@@ -8,9 +8,10 @@ from random import Random
 import numpy as np
 import pytest
 
-from deploy.evidence import CONTROL, EAGER, LatencyCell, LatencyEvidence, LatencyRatio, Verdict
+from deploy.evidence import CONTROL, EAGER, LatencyCell, LatencyEvidence, LatencyRatio, Verdict, control_of
+from deploy.processes import ChildFailed
 from deploy.validate.contenders import SimulatedContender
-from deploy.validate.latency import LatencyPlan, measure
+from deploy.validate.latency import LatencyPlan, measure, take_figures
 
 
 @dataclass
@@ -211,8 +212,88 @@ def test_the_incumbent_is_compared_directly_and_not_by_way_of_eager() -> None:
     found = ratio(evidence, "onnx", base="aoti")
     assert found.ratio == pytest.approx(6 / 9, rel=0.1)
     assert evidence.winner == "onnx"
+    pairs = {(r.contender, r.base) for r in evidence.ratios}
+    assert pairs == {(CONTROL, EAGER), ("aoti", EAGER), ("onnx", EAGER), ("onnx", "aoti")}
 
 
 def test_a_plan_without_time_is_refused() -> None:
     with pytest.raises(ValueError, match="some time"):
         LatencyPlan(max_batch=1, threads=1, seconds_per_cell=0.0)
+
+
+def field_of(fails: dict[str, int]) -> list[SimulatedContender]:
+    """Eager, its control and both formats; who is named crashes at that batch size, at 0 while it is loaded."""
+    return [SimulatedContender(name=name, law=law, fails_at=fails.get(name)) for name, law in laws().items()]
+
+
+@pytest.mark.parametrize(("fails_at", "doing"), [(0, "loading"), (1, "batch 1"), (8, "batch 8")])
+def test_a_format_that_crashes_loses_only_itself(fails_at: int, doing: str) -> None:
+    contenders = field_of({"onnx": fails_at})
+    evidence = measure(contenders, LatencyPlan(max_batch=8, threads=1))
+    (lost,) = evidence.lost
+    assert (lost.contender, lost.doing) == ("onnx", doing)
+    assert "SIGSEGV" in lost.reason
+    assert str(lost) in evidence.judgement.reason
+    assert (evidence.winner, evidence.judgement.verdict) == ("aoti", Verdict.PASS)
+    assert {c.contender for c in evidence.cells if c.batch == 8} == {EAGER, CONTROL, "aoti"}
+    assert ("onnx" in {c.contender for c in evidence.cells if c.batch == 1}) == (fails_at == 8)
+    assert [one.closed for one in contenders] == [False, False, False, True]
+
+
+def test_the_order_of_the_others_goes_on_when_one_crashes_in_the_middle_of_a_batch() -> None:
+    contenders = field_of({})
+    broken = contenders[3]
+    broken.noise = lambda: 1.0 if broken.calls[1] < 200 else _crash()
+    evidence = measure(contenders, LatencyPlan(max_batch=1, threads=1))
+    assert [one.contender for one in evidence.lost] == ["onnx"]
+    rounds = {c.contender: c.rounds for c in evidence.cells}
+    assert set(rounds) == {EAGER, CONTROL, "aoti"}
+    assert len(set(rounds.values())) == 1
+    assert evidence.winner == "aoti"
+
+
+def _crash() -> float:
+    raise ChildFailed("latency of onnx was killed by SIGKILL")
+
+
+@pytest.mark.parametrize("name", [EAGER, CONTROL])
+def test_without_eager_or_its_control_nothing_is_compared_and_that_is_said(name: str) -> None:
+    evidence = measure(field_of({name: 0}), LatencyPlan(max_batch=8, threads=1))
+    assert (evidence.winner, evidence.judgement.verdict) == (None, Verdict.UNDECIDED)
+    assert f"{name} was lost at loading" in evidence.judgement.reason
+    assert {r.contender for r in evidence.ratios} == ({"aoti", "onnx"} if name == CONTROL else set())
+    assert {c.contender for c in evidence.cells} == {*laws()} - {name}
+
+
+def test_an_slo_is_judged_although_eager_crashed() -> None:
+    plan = LatencyPlan(max_batch=1, threads=1, slo_p99_ms=8.0)
+    assert measure(field_of({EAGER: 1}), plan).judgement.verdict is Verdict.PASS
+
+
+def test_a_race_without_a_format_left_could_not_be_finished() -> None:
+    with pytest.raises(ChildFailed, match="SIGSEGV"):
+        measure(field_of({"aoti": 0, "onnx": 8}), LatencyPlan(max_batch=8, threads=1))
+
+
+def test_two_versions_of_one_format_race_beside_a_control_of_the_older() -> None:
+    old, new = "onnx v1", "onnx v2"
+    random = Machine(seed=3)
+    contenders = [
+        SimulatedContender(name=name, law=per_row(milliseconds), noise=random.noise)
+        for name, milliseconds in ((old, 6.0), (control_of(old), 6.0), (new, 9.0))
+    ]
+    figures = take_figures(contenders, LatencyPlan(max_batch=8, sizes=(2, 4), threads=1, incumbent=old))
+    assert {(r.contender, r.base, r.batch) for r in figures.ratios} == {
+        (name, old, batch) for name in (control_of(old), new) for batch in (2, 4)
+    }
+    assert all(r.low <= 1.5 <= r.high for r in figures.ratios if r.contender == new)
+
+
+def test_a_machine_too_noisy_for_eager_names_no_winner() -> None:
+    random = Random(1)
+    contenders = [
+        SimulatedContender(name=name, law=law, noise=lambda: random.lognormvariate(0.0, 1.5))
+        for name, law in laws().items()
+    ]
+    evidence = measure(contenders, LatencyPlan(max_batch=1, threads=1))
+    assert (evidence.winner, evidence.judgement.verdict) == (None, Verdict.UNDECIDED)

@@ -68,6 +68,19 @@ def test_percentiles_are_covered_although_calls_of_a_round_resemble_each_other(q
     assert sum(e is not None and e.low <= truth <= e.high for e in naive) / len(naive) < 0.85, "the noise is too tame"
 
 
+@pytest.mark.parametrize(("rounds", "q"), [(25, 0.95), (50, 0.99)])
+def test_a_wrong_tail_interval_is_rare_although_few_rounds_hide_how_alike_their_calls_are(
+    rounds: int, q: float
+) -> None:
+    random = np.random.default_rng(6)
+    truth, wrong = math.exp(math.sqrt(5.0) * NormalDist().inv_cdf(q)), 0
+    for _ in range(RUNS):
+        alike = random.normal(0.0, 2.0, (rounds, 1)) + random.normal(0.0, 1.0, (rounds, 10))
+        found = percentile(np.exp(alike).tolist(), q, 0.95)
+        wrong += found is not None and not found.low <= truth <= found.high
+    assert wrong / RUNS <= 0.04
+
+
 def test_independent_calls_count_in_full_and_identical_rounds_once_each() -> None:
     alternating = [[float(round_ % 2)] for round_ in range(100)]
     blocks = [[float(round_ % 2)] * 10 for round_ in range(100)]

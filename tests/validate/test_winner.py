@@ -2,8 +2,8 @@
 
 import pytest
 
-from deploy.evidence import CONTROL, EAGER, LatencyCell, LatencyRatio, Quantile, Verdict
-from deploy.validate.winner import find_winner
+from deploy.evidence import CONTROL, EAGER, LatencyCell, LatencyRatio, Quantile, Verdict, control_of
+from deploy.validate.winner import find_winner, inform, judge_slowdown
 
 
 def cell(contender: str, p50: float, p99: tuple[float, float] | None = None) -> LatencyCell:
@@ -98,3 +98,108 @@ def test_a_median_over_the_slo_fails_it_without_a_p99() -> None:
 def test_nothing_to_measure_is_undecided() -> None:
     outcome = find_winner([cell(EAGER, 1.0)], [])
     assert (outcome.winner, outcome.judgement.verdict) == (None, Verdict.UNDECIDED)
+
+
+TOO_NOISY = ratio(CONTROL, 0.6, 1.2)
+
+
+@pytest.mark.parametrize(
+    "control",
+    [TOO_NOISY, ratio(CONTROL, 1.6, 1.7), ratio(CONTROL, 0.05, 30.0)],
+    ids=["wide", "far from 1", "fifty times slower now and then"],
+)
+def test_on_a_machine_too_noisy_to_compare_nobody_wins_and_it_is_undecided(control: LatencyRatio) -> None:
+    outcome = find_winner([cell("aoti", 300.0), cell("onnx", 6.0)], [control, ratio("onnx", 0.02, 0.03)])
+    assert (outcome.winner, outcome.judgement.verdict) == (None, Verdict.UNDECIDED)
+    assert outcome.judgement.reason.startswith("the machine was too noisy")
+    assert "when nothing else runs on this machine" in outcome.judgement.reason
+
+
+def test_noise_that_two_processes_of_one_model_show_on_a_quiet_machine_is_not_too_much() -> None:
+    assert find_winner([cell("onnx", 6.0)], [ratio(CONTROL, 0.9, 1.3)]).winner == "onnx"
+
+
+def test_without_a_control_nobody_wins_and_who_was_lost_is_named() -> None:
+    outcome = find_winner([cell("onnx", 6.0)], [ratio("onnx", 0.5, 0.6)], lost={CONTROL})
+    assert (outcome.winner, outcome.judgement.verdict) == (None, Verdict.UNDECIDED)
+    assert "since eager (A/A) was lost" in outcome.judgement.reason
+
+
+def test_a_format_that_was_lost_wins_nothing_by_what_it_measured_before() -> None:
+    assert find_winner([cell("aoti", 1.0), cell("onnx", 6.0)], [QUIET], lost={"aoti"}).winner == "onnx"
+
+
+@pytest.mark.parametrize(
+    ("p99", "verdict"),
+    [((11.0, 12.0), Verdict.PASS), ((21.0, 25.0), Verdict.UNDECIDED), ((34.0, 40.0), Verdict.FAIL)],
+    ids=["met although noise only adds", "missed by less than the noise", "missed by more"],
+)
+def test_an_slo_on_a_noisy_machine(p99: tuple[float, float], verdict: Verdict) -> None:
+    outcome = find_winner([cell("onnx", 9.0, p99)], [TOO_NOISY], slo_p99_ms=20.0)
+    assert outcome.judgement.verdict is verdict
+    assert "too noisy" in outcome.judgement.reason
+
+
+def test_among_formats_that_meet_an_slo_noise_lets_the_fixed_order_or_the_incumbent_stand() -> None:
+    cells = [cell("aoti", 9.0, (11.0, 12.0)), cell("onnx", 6.0, (11.0, 12.0))]
+    assert find_winner(cells, [TOO_NOISY], slo_p99_ms=20.0).winner == "aoti"
+    assert find_winner(cells, [TOO_NOISY], slo_p99_ms=20.0, incumbent="onnx").winner == "onnx"
+
+
+OLD, NEW = "onnx v1", "onnx v2"
+
+
+@pytest.mark.parametrize(
+    ("one", "eight", "noise", "verdict"),
+    [
+        ((0.97, 1.01), (0.98, 1.02), 1.01, Verdict.PASS),
+        ((0.97, 1.01), (1.10, 1.20), 1.01, Verdict.FAIL),
+        ((0.97, 1.01), (1.02, 1.09), 1.01, Verdict.UNDECIDED),
+        ((0.97, 1.01), (0.98, 1.02), 1.20, Verdict.UNDECIDED),
+        ((1.10, 1.20), (1.10, 1.20), 1.20, Verdict.UNDECIDED),
+        ((1.10, 1.20), (1.60, 1.90), 1.20, Verdict.FAIL),
+    ],
+    ids=["level", "slower at one size", "either side", "level in noise", "slower within noise", "slower beyond noise"],
+)
+def test_a_limit_on_the_slowdown_is_judged_at_every_size_with_the_controls_band(
+    one: tuple[float, float], eight: tuple[float, float], noise: float, verdict: Verdict
+) -> None:
+    ratios = [
+        *(ratio(control_of(OLD), 1 / noise, noise, base=OLD, batch=batch) for batch in (1, 8)),
+        ratio(NEW, *one, base=OLD),
+        ratio(NEW, *eight, base=OLD, batch=8),
+    ]
+    judgement = judge_slowdown(ratios, NEW, OLD, 1.05)
+    assert judgement.verdict is verdict
+    assert "at batch 1" in judgement.reason
+    assert "at batch 8" in judgement.reason
+    assert ("--seconds-per-cell" in judgement.reason) == (verdict is Verdict.UNDECIDED)
+
+
+def test_what_is_said_where_nothing_was_asked_is_undecided_on_a_noisy_machine() -> None:
+    new = ratio(NEW, 1.3, 1.4, base=OLD, batch=4)
+    for low, verdict in ((0.98, Verdict.PASS), (0.3, Verdict.UNDECIDED)):
+        said = inform([ratio(control_of(OLD), low, 1.02, base=OLD, batch=4), new], [OLD])
+        assert said.verdict is verdict
+        assert ("too noisy: onnx v1 took" in said.reason) == (verdict is Verdict.UNDECIDED)
+        assert ("onnx v2 is slower than onnx v1 at batch 4" in said.reason) == (verdict is Verdict.PASS)
+
+
+def test_without_a_control_at_a_batch_size_nothing_is_called_slower_there() -> None:
+    reason = find_winner([cell("onnx", 8.0)], [QUIET, ratio("onnx", 1.4, 1.5, batch=8)]).judgement.reason
+    assert "slower" not in reason
+
+
+def test_a_slowdown_without_figures_or_without_a_control_is_undecided() -> None:
+    assert judge_slowdown([], NEW, OLD, 1.05).verdict is Verdict.UNDECIDED
+    alone = [ratio(NEW, 0.5, 0.6, base=OLD), QUIET]
+    assert judge_slowdown(alone, NEW, OLD, 1.05).verdict is Verdict.UNDECIDED
+
+
+@pytest.mark.parametrize("name", [NEW, OLD, control_of(OLD)])
+def test_who_was_lost_at_a_later_batch_passes_no_limit_but_may_have_failed_it(name: str) -> None:
+    control = ratio(control_of(OLD), 0.99, 1.01, base=OLD)
+    for interval, verdict in (((0.5, 0.6), Verdict.UNDECIDED), ((1.5, 1.6), Verdict.FAIL)):
+        ratios = [control, ratio(NEW, *interval, base=OLD)]
+        assert judge_slowdown(ratios, NEW, OLD, 1.05).verdict is not Verdict.UNDECIDED
+        assert judge_slowdown(ratios, NEW, OLD, 1.05, lost={name}).verdict is verdict
