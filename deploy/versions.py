@@ -5,7 +5,7 @@ Called by package.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from deploy.checkpoint.model import Checkpoint
 from deploy.convert.model import Artifact
 from deploy.evidence import Judgement, LatencyEvidence, ServedEvidence, Verdict
 from deploy.progress import Progress
+from deploy.report.child import Reporter
+from deploy.report.findings import BEHAVIOUR_FILE, LATENCY_FILE, PARITY_FILE, SERVED_FILE, other_parity_file
+from deploy.report.html import REPORT_FILE
 from deploy.repository.config import ConfigPlan, WarmupTensor, build_config, warmup_tensors
 from deploy.repository.lint import require_clean
 from deploy.repository.manifest import CheckpointOrigin, Environment, Manifest, Verdicts, created_now, wire_names
@@ -27,11 +30,6 @@ from deploy.spec import Spec
 from deploy.targets import Target
 from deploy.validate.run import Proof
 from deploy.validate.store import save_baseline
-
-PARITY_FILE = "parity.json"
-LATENCY_FILE = "latency.json"
-SERVED_FILE = "served.json"
-BEHAVIOUR_FILE = "behaviour.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +57,7 @@ class StagedVersion:
     manifest: Manifest
     judgement: Judgement
     served: ServedEvidence | None
+    reporter: Reporter
 
 
 @contextmanager
@@ -66,8 +65,11 @@ def staged_version(
     artifact: Artifact, plan: VersionPlan, *, work: Stage, name: str, keep_failed: Path | None, progress: Progress
 ) -> Iterator[StagedVersion]:
     """A version in a stage of its own, filled, linted and served; the stage goes when the block is left."""
-    with open_stage(work.repository, name, keep_failed=keep_failed, on_step=work.step) as stage:
+    with ExitStack() as stack:
+        stage = stack.enter_context(open_stage(work.repository, name, keep_failed=keep_failed, on_step=work.step))
         _fill(stage, artifact, plan)
+        # Drawn while the server answers, which is not timed.
+        reporter = stack.enter_context(Reporter(stage, _manifest(stage, artifact, plan, served=None)))
         served, judgement = None, Judgement(verdict=Verdict.PASS, reason="not served: --no-serve-check")
         if plan.engine is not None:
             with progress.stage(f"serve {artifact.format} in a real Triton"):
@@ -76,12 +78,14 @@ def staged_version(
             stage.add_evidence(SERVED_FILE, served.to_json().encode())
         stage.step("served")
         manifest = _manifest(stage, artifact, plan, served=served)
-        yield StagedVersion(stage=stage, artifact=artifact, manifest=manifest, judgement=judgement, served=served)
+        yield StagedVersion(
+            stage=stage, artifact=artifact, manifest=manifest, judgement=judgement, served=served, reporter=reporter
+        )
 
 
 def publish_staged(staged: StagedVersion, plan: VersionPlan) -> PublishedVersion:
     """Make a staged version visible. Raises as `deploy.repository.publish.publish` does."""
-    return publish(staged.stage, staged.manifest, plan.publish)
+    return publish(staged.stage, staged.manifest, plan.publish, late={REPORT_FILE: staged.reporter.page})
 
 
 def _fill(stage: Stage, artifact: Artifact, plan: VersionPlan) -> None:
@@ -102,7 +106,9 @@ def _fill(stage: Stage, artifact: Artifact, plan: VersionPlan) -> None:
     stage.add_config(config, classes=plan.classes)
     stage.add_warmup(warmup)
     require_clean(config, folder=stage.version.model_folder)
-    stage.add_evidence(PARITY_FILE, plan.proof.evidence[artifact.format].to_json().encode())
+    for name, parity in plan.proof.evidence.items():
+        file = PARITY_FILE if name == artifact.format else other_parity_file(name)
+        stage.add_evidence(file, parity.to_json().encode())
     stage.add_evidence(BEHAVIOUR_FILE, plan.proof.behaviour.to_json().encode())
     if plan.latency is not None:
         stage.add_evidence(LATENCY_FILE, plan.latency.to_json().encode())

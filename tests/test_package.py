@@ -220,7 +220,7 @@ def test_two_runs_differ_in_measurements_only(
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     versions = [published(run(request_, repository=tmp_path / name, serve_check=False)) for name in ("one", "two")]
     texts = [{entry.path: entry.sha256 for entry in read_manifest(version).files} for version in versions]
-    measured = {"evidence/latency.json"}
+    measured = {"evidence/latency.json", "evidence/report.html"}
     assert {path for path in texts[0] if texts[0][path] != texts[1][path]} <= measured
     manifests = [read_manifest(version).model_dump(exclude={"files"}) for version in versions]
     for manifest in manifests:

@@ -1,1 +1,1 @@
-"""Evidence becomes text for a terminal."""
+"""Evidence and attestations become text and pages for people."""

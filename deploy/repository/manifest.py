@@ -181,10 +181,11 @@ def wire_names(spec: Spec) -> dict[str, str]:
 
 def file_entries(folder: Path) -> tuple[FileEntry, ...]:
     """Every file of a version but its manifest, by path. Raises UsageError for a link or a special file."""
-    return tuple(_entry(folder, path) for path in relative_files(folder) if path != MANIFEST_FILE)
+    return tuple(file_entry(folder, path) for path in relative_files(folder) if path != MANIFEST_FILE)
 
 
-def _entry(folder: Path, path: str) -> FileEntry:
+def file_entry(folder: Path, path: str) -> FileEntry:
+    """The entry of one file of a version, `path` relative to its folder."""
     full = folder / path
     return FileEntry(path=path, sha256=sha256_file(full), size=full.stat().st_size)
 

@@ -5,7 +5,8 @@ one.
 
     1. Refuse what did not pass, before anything is touched.
     2. Compare the contract with the version that binds the name.
-    3. Number the version, lint its config, and write its manifest with every digest.
+    3. Number the version, lint its config, write the evidence that shows the finished manifest (the report), and the
+       manifest itself with every digest.
     4. Flush it to disk, and rename it: `<name>/` for a new model, `<name>/<N>/` for a later version. If another
        packager took the name or the number meanwhile, go back to 2.
     5. Promote it where that was asked for; a first version came with its promotion.
@@ -13,19 +14,25 @@ one.
 
 import shutil
 import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
 from deploy.errors import UnfinishedError, UsageError
 from deploy.files import disk_errors_explained, relative_files, rename_new, sync_tree, write_atomically
 from deploy.repository.config import renumbered
 from deploy.repository.contract import check_contract
-from deploy.repository.layout import CONFIG_FILE, WARMUP_FOLDER, Version, next_number
+from deploy.repository.layout import CONFIG_FILE, EVIDENCE_FOLDER, WARMUP_FOLDER, Version, next_number
 from deploy.repository.lint import require_clean
-from deploy.repository.manifest import Manifest, file_entries, version_digest
+from deploy.repository.manifest import Manifest, file_entries, file_entry, version_digest
 from deploy.repository.promotion import promote
 from deploy.repository.stage import Stage
 
+# Files of the evidence by name, each made from the manifest that holds the digests of all others.
+LateEvidence = Mapping[str, Callable[[Manifest], bytes]]
+
+NOTHING_LATE: LateEvidence = MappingProxyType({})
 _ATTEMPTS = 100
 
 
@@ -47,15 +54,22 @@ class PublishedVersion:
     contract_changes: tuple[str, ...]
 
 
-def publish(stage: Stage, manifest: Manifest, options: PublishOptions = PublishOptions()) -> PublishedVersion:
+def publish(
+    stage: Stage,
+    manifest: Manifest,
+    options: PublishOptions = PublishOptions(),
+    *,
+    late: LateEvidence = NOTHING_LATE,
+) -> PublishedVersion:
     """Make the staged version visible. `manifest` is complete but for what only this step can know.
 
-    That is its number, its files and its contract changes. Raises UsageError if a check did not pass or the contract
-    would change, UnfinishedError if Triton would reject the config; nothing is published then.
+    That is its number, its files and its contract changes; `late` is evidence that shows them. Raises UsageError if a
+    check did not pass or the contract would change, UnfinishedError if Triton would reject the config; nothing is
+    published then.
     """
     _refuse_unproven(manifest)
     with disk_errors_explained(f"publishing {manifest.name}"):
-        sealed = _rename_into_place(stage, manifest, options)
+        sealed = _rename_into_place(stage, manifest, options, late)
         version = Version(repository=stage.repository, name=stage.name, number=sealed.version)
         stage.published = version
         stage.step("published")
@@ -79,7 +93,7 @@ def _refuse_unproven(manifest: Manifest) -> None:
         )
 
 
-def _rename_into_place(stage: Stage, manifest: Manifest, options: PublishOptions) -> Manifest:
+def _rename_into_place(stage: Stage, manifest: Manifest, options: PublishOptions, late: LateEvidence) -> Manifest:
     """The manifest as it was published."""
     model = stage.repository / stage.name
     for _ in range(_ATTEMPTS):
@@ -88,7 +102,7 @@ def _rename_into_place(stage: Stage, manifest: Manifest, options: PublishOptions
         changes = check_contract(stage.repository, stage.name, manifest, accept=options.new_contract)
         stage.renumber(1 if first else next_number(model))
         stage.step("numbered")
-        sealed = _seal(stage, manifest.model_copy(update={"contract_changes": tuple(map(str, changes))}))
+        sealed = _seal(stage, manifest.model_copy(update={"contract_changes": tuple(map(str, changes))}), late)
         try:
             if first:
                 _publish_model(stage, model)
@@ -103,13 +117,21 @@ def _rename_into_place(stage: Stage, manifest: Manifest, options: PublishOptions
     )
 
 
-def _seal(stage: Stage, manifest: Manifest) -> Manifest:
+def _seal(stage: Stage, manifest: Manifest, late: LateEvidence) -> Manifest:
     """Write what depends on the number, and the digests of all."""
     version = stage.version
     config = renumbered(version.config.read_text(), version.number)
     version.config.write_text(config)
     require_clean(config, folder=version.model_folder)
+    # An attempt before this one may have left its own.
+    for name in late:
+        (version.evidence / name).unlink(missing_ok=True)
     sealed = manifest.model_copy(update={"version": version.number, "files": file_entries(version.folder)})
+    for name, make in late.items():
+        stage.add_evidence(name, make(sealed))
+    added = [file_entry(version.folder, f"{EVIDENCE_FOLDER}/{name}") for name in late]
+    files = sorted((*sealed.files, *added), key=lambda entry: PurePosixPath(entry.path))
+    sealed = sealed.model_copy(update={"files": tuple(files)})
     sealed.write(version.manifest)
     _let_read(version.model_folder)
     stage.step("sealed")

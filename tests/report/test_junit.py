@@ -1,0 +1,56 @@
+"""JUnit XML as CI systems read it: one case per promise and one for the run."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+from deploy.evidence import Verdict
+from deploy.report.junit import junit_xml
+from deploy.slo.records import SloEvidence
+from tests.report.samples import FAILED, HOSTILE, slo
+
+
+def suite(evidence: SloEvidence) -> ElementTree.Element:
+    found = ElementTree.fromstring(junit_xml(evidence)).find("testsuite")
+    assert found is not None
+    return found
+
+
+def outcomes(evidence: SloEvidence) -> dict[str, tuple[str, str] | None]:
+    """Tag and type of what each case ended in, None for a pass."""
+    return {
+        case.attrib["name"]: next(((child.tag, child.attrib["type"]) for child in case), None)
+        for case in suite(evidence).iter("testcase")
+    }
+
+
+def test_a_pass_is_three_cases_without_a_word() -> None:
+    assert outcomes(slo()) == {"the run": None, "p99 <= 15 ms": None, "error rate <= 0.001": None}
+    assert {name: suite(slo()).attrib[name] for name in ("name", "tests", "failures", "errors", "time")} == {
+        "name": "slo pets:1", "tests": "3", "failures": "0", "errors": "0", "time": "61.300",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FAIL, Verdict.UNDECIDED])
+def test_a_promise_that_did_not_pass_is_a_failure_of_that_type(verdict: Verdict) -> None:
+    expected = {"the run": None, "p99 <= 15 ms": ("failure", verdict.value), "error rate <= 0.001": None}
+    assert outcomes(slo(verdict)) == expected
+    assert suite(slo(verdict)).attrib["failures"] == "1"
+
+
+def test_an_invalid_run_is_an_error_in_every_case() -> None:
+    evidence = slo(invalid="the server went away")
+    assert set(outcomes(evidence).values()) == {("error", "invalid")}
+    assert (suite(evidence).attrib["errors"], suite(evidence).attrib["failures"]) == ("3", "0")
+
+
+def test_a_failure_that_no_promise_explains_is_the_runs_own() -> None:
+    evidence = slo().model_copy(update={"judgement": FAILED})
+    assert outcomes(evidence)["the run"] == ("failure", "fail")
+
+
+def test_hostile_text_leaves_the_document_whole() -> None:
+    evidence = slo(invalid=HOSTILE, model=HOSTILE, errors={HOSTILE: 3})
+    message = suite(evidence).find("testcase/error")
+    assert message is not None
+    assert message.attrib["message"].startswith("<script>alert('x')</script>|$")
