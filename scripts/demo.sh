@@ -47,10 +47,11 @@ say "Done. What to look at next"
 cat <<END
 look at   $version/
             manifest.json   digests, contract, build environment, verdicts
-            evidence/       parity, latency and served parity with every number
+            evidence/       parity, latency and served parity with every number; report.html shows them
             config.pbtxt    what Triton was told
           $server_log: where it listened, and a client to copy
 run       .venv/bin/deployctl serve $repository
           .venv/bin/deployctl verify $repository
-read      docs/architecture.md: how a version becomes proven
+          .venv/bin/deployctl slo $name --url localhost:PORT --rate 20 --p99-ms 250 --repository $repository
+read      docs/architecture.md: how a version becomes proven; docs/slo.md: what a latency verdict means
 END

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "engine": ("deploy.cli.engine", "Install or list the tritonservers that this machine can run."),
     "serve": ("deploy.cli.serve", "Run a real tritonserver on a repository until ctrl-C."),
     "bench": ("deploy.cli.bench", "Measure a version's latency, against eager or another version."),
+    "slo": ("deploy.cli.slo", "Say whether a running server keeps its latency objectives."),
 }
 
 

@@ -4,6 +4,7 @@ Owns the reading of Triton's metadata and statistics over either protocol. Anoth
 statistics; then there are none. Called by run and tune.
 """
 
+import http.client
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,13 +57,14 @@ class ServerTalk:
         if protocol == "grpc":
             from tritonclient import grpc
 
-            self._client, self._patience = grpc.InferenceServerClient(address), {"client_timeout": _SECONDS}
+            self._patience: dict[str, float] = {"client_timeout": _SECONDS}
+            self._client = grpc.InferenceServerClient(address)
         else:
-            from tritonclient import http
+            from tritonclient import http as http_module
 
-            self._client, self._patience = (
-                http.InferenceServerClient(address, connection_timeout=_SECONDS, network_timeout=_SECONDS),
-                {},
+            self._patience = {}
+            self._client = http_module.InferenceServerClient(
+                address, connection_timeout=_SECONDS, network_timeout=_SECONDS
             )
 
     def __enter__(self) -> "ServerTalk":
@@ -79,7 +81,7 @@ class ServerTalk:
         try:
             found = self._client.get_model_metadata(model, version, **as_json, **self._patience)
         except InferenceServerException as error:
-            if "UNAVAILABLE" in str(error.status()) and "model" not in error.message():
+            if not _means_absent(error.message()):
                 raise self._unreachable(error.message()) from error
             called = f"{model}:{version}" if version else model
             raise UsageError(
@@ -87,8 +89,9 @@ class ServerTalk:
                 expected=f"a server that is ready for {called}",
                 fix="wait until it is ready, or name what it serves",
             ) from error
-        except OSError as error:
-            raise self._unreachable(str(error)) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            # The HTTP client has errors of its own for an answer that is none; they derive from these.
+            raise self._unreachable(str(error) or type(error).__name__) from error
         return ServedMetadata(
             versions=tuple(found.get("versions", ())),
             inputs=tuple(ServedInput(**_tensor(one)) for one in found.get("inputs", ())),
@@ -137,6 +140,14 @@ def compare(before: Counters | None, after: Counters | None) -> ServerSide | Non
         batches={size: count for size, count in batches.items() if count},
         restarted=restarted,
         **{stage: _mean_ms(before.stages.get(stage, (0, 0)), after.stages[stage]) for stage in _STAGES},
+    )
+
+
+def _means_absent(said: str) -> bool:
+    """Whether a server's words say that it has no such model, rather than that it is not there."""
+    lowered = said.lower()
+    return any(
+        words in lowered for words in ("unknown model", "not found", "not ready", "unavailable model", "no version")
     )
 
 

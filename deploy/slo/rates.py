@@ -61,6 +61,9 @@ def _bracket(probe: SloRequest, run: Check, steps: list[RateStep]) -> tuple[floa
     """A rate that passes and a higher one that does not; None for the side that was not met."""
     rate, low, high = probe.rate, None, None
     while probe.rate / _FACTOR <= rate <= probe.rate * _FACTOR:
+        # At a low rate the time may be too short for any pass: halving further would prove nothing.
+        if rate < probe.rate and replace(probe, rate=rate).cannot_pass():
+            break
         if _passes(probe, rate, run, steps):
             low, rate = rate, rate * 2
             if high is not None:
@@ -92,7 +95,9 @@ def _step(found: SloEvidence) -> RateStep:
 def _judgement(request: SloRequest, highest: float | None, high: float | None, steps: list[RateStep]) -> Judgement:
     wanted = ", ".join(bound.wanted for bound in request.bounds)
     if highest is None:
-        return Judgement(verdict=Verdict.FAIL, reason=f"no rate that was tried keeps {wanted}: {steps[-1].reason}")
+        verdict = Verdict.FAIL if any(step.verdict is Verdict.FAIL for step in steps) else Verdict.UNDECIDED
+        reason = f"no rate that was tried was shown to keep {wanted}: at {steps[-1].rate:.4g}/s {steps[-1].reason}"
+        return Judgement(verdict=verdict, reason=reason)
     refused = next((step for step in reversed(steps) if step.rate == high), None)
     above = f"{refused.rate:.4g}/s did not pass: {refused.reason}" if refused else "no higher rate was tried"
     return Judgement(verdict=Verdict.PASS, reason=f"{highest:.4g}/s keeps {wanted}; {above}")

@@ -71,3 +71,18 @@ class SloRequest:
             for bound, count in needed.items()
             if count > self.total
         )
+
+
+def parse_url(url: str, protocol: Protocol | None) -> tuple[str, Protocol]:
+    """`host:port` and the protocol that `[grpc://|http://]HOST:PORT` means; gRPC where nothing says otherwise.
+
+    Raises UsageError if it names no port, another scheme, or a scheme that contradicts `protocol`.
+    """
+    scheme, _, address = url.rpartition("://")
+    host, _, port = address.rstrip("/").rpartition(":")
+    if scheme not in ("", "grpc", "http") or not host or not port.isdigit():
+        raise UsageError(f"--url is {url!r}", expected="HOST:PORT, such as localhost:8001, without encryption")
+    if scheme and protocol and scheme != protocol:
+        raise UsageError(f"--url is {url!r} and --protocol is {protocol}", expected="one of the two")
+    chosen: Protocol = "http" if "http" in (scheme, protocol) else "grpc"
+    return f"{host}:{port}", chosen

@@ -1,0 +1,150 @@
+"""`deployctl slo NAME[:N]`: whether a running server keeps its latency objectives.
+
+Owns the options and the files they ask for. The work is `deploy.slo`'s.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from deploy.slo.records import RateEvidence, SloEvidence
+    from deploy.slo.request import SloRequest
+    from deploy.slo.settings import SloSettings
+
+_SECONDS = click.FloatRange(min=0, min_open=True)
+_SHARE = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command("slo")
+@click.argument("reference", metavar="NAME[:N]")
+@click.option("--url", metavar="HOST:PORT", help="Where the server listens, at the port of the protocol.")
+@click.option("--protocol", type=click.Choice(["grpc", "http"]), help="How the server is asked.  [default: grpc]")
+@click.option("--p50-ms", type=_SECONDS, help="Half of the queries within so many milliseconds.")
+@click.option("--p90-ms", type=_SECONDS, help="90 % of the queries.")
+@click.option("--p95-ms", type=_SECONDS, help="95 % of the queries.")
+@click.option("--p99-ms", type=_SECONDS, help="99 % of the queries.")
+@click.option("--p999-ms", type=_SECONDS, help="99.9 % of the queries.")
+@click.option("--error-rate", type=_SHARE, help="The share of queries that may fail, such as 0.001.")
+@click.option("--rate", type=_SECONDS, help="Queries per second, as Poisson arrivals.")
+@click.option(
+    "--repository", type=click.Path(path_type=Path), help="Ask with the version's own samples; keep the result."
+)
+@click.option("--samples", type=click.Path(path_type=Path), help="Ask with the rows of this .npz.")
+@click.option("--duration", type=_SECONDS, help="The longest the load lasts, in seconds.  [default: 60]")
+@click.option("--min-duration", type=click.FloatRange(min=0), help="The shortest a pass rests on.  [default: 30]")
+@click.option("--warm-up", type=click.FloatRange(min=0), help="Seconds of load that do not count.  [default: 2]")
+@click.option("--max-queries", type=click.IntRange(min=1), help="The most queries that count.")
+@click.option(
+    "--timeout-ms", type=_SECONDS, help="The client's deadline.  [default: 10 times the largest bound, >= 1 s]"
+)
+@click.option("--confidence", type=click.FloatRange(0.5, 1, True, True), help="Of a verdict.  [default: 0.99]")
+@click.option("--seed", type=click.IntRange(min=0), help="Of arrivals and samples.  [default: 0]")
+@click.option("--find-rate", is_flag=True, help="Bisect the highest rate that passes, beginning at --rate.")
+@click.option("--config", type=click.Path(path_type=Path), help="A deploy.toml whose [slo] says what options do not.")
+@click.option("--junit", type=_FILE, help="Write the verdicts as JUnit XML.")
+@click.option("--markdown", type=_FILE, help="Write a summary that fits a CI job's page.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def command(ctx: click.Context, /, *, as_json: bool, find_rate: bool, **given: Any) -> None:
+    """Load a running server with real samples and say whether it keeps its bounds: pass, fail or undecided.
+
+    Arrivals are open-loop: nobody waits for an answer before asking again, and latency counts from the scheduled
+    time. Exit code 0 for a pass, 1 for fail and undecided, 4 for a run that proves nothing.
+    """
+    from deploy.report.stages import Stages
+    from deploy.slo.rates import find_rate as find
+    from deploy.slo.records import SloEvidence
+    from deploy.slo.run import check_slo
+
+    files = {"junit": given.pop("junit"), "markdown": given.pop("markdown")}
+    request = _request(**given)
+    for line in () if find_rate else request.cannot_pass():
+        click.echo(f"warning: {line}", err=True)
+    with Stages(quiet=as_json) as stages:
+        result = find(request, progress=stages) if find_rate else check_slo(request, progress=stages)
+    _keep(request, "rate" if find_rate else "slo", result)
+    _print(result, result.exit_code, as_json=as_json)
+    final = result if isinstance(result, SloEvidence) else result.final
+    if final is not None:
+        _write_files(final, files)
+    ctx.exit(result.exit_code)
+
+
+def _request(
+    *, config: Path | None, reference: str, repository: Path | None, samples: Path | None, **given: Any
+) -> "SloRequest":
+    """The request that options and file make together. Raises UsageError if something essential is said by neither."""
+    from deploy.errors import UsageError
+    from deploy.slo.request import SloRequest, parse_url
+    from deploy.slo.settings import SloSettings, read_settings
+
+    settings = SloSettings(**given)
+    if config is not None:
+        settings = settings.over(read_settings(config))
+    if settings.url is None or settings.rate is None:
+        missing = "--url" if settings.url is None else "--rate"
+        raise UsageError(f"{missing} is missing", expected="both --url HOST:PORT and --rate, or [slo] in --config")
+    address, protocol = parse_url(settings.url, settings.protocol)
+    return SloRequest(
+        reference=reference,
+        url=address,
+        protocol=protocol,
+        bounds=settings.bounds,
+        rate=settings.rate,
+        repository=repository,
+        samples=samples,
+        **_renamed(settings),
+    )
+
+
+def _renamed(settings: "SloSettings") -> dict[str, Any]:
+    """What the request calls otherwise, where it was said at all; its own defaults stand for the rest."""
+    found = {
+        "seconds": settings.duration,
+        "min_seconds": settings.min_duration,
+        "warm_up_seconds": settings.warm_up,
+        "max_queries": settings.max_queries,
+        "deadline": settings.timeout_ms and settings.timeout_ms / 1000,
+        "confidence": settings.confidence,
+        "seed": settings.seed,
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _keep(request: "SloRequest", kind: str, record: "SloEvidence | RateEvidence") -> None:
+    """Keep the result beside the version, where a repository is at hand."""
+    from deploy.repository.attest import attest
+    from deploy.slo.question import find_subject
+
+    subject = find_subject(request.reference, request.repository)
+    if subject.version is not None:
+        click.echo(f"kept as {attest(subject.version, kind, record)}", err=True)
+
+
+def _print(evidence: "SloEvidence | RateEvidence", code: int, *, as_json: bool) -> None:
+    from deploy.report.slo_terminal import rate_table, slo_table
+    from deploy.report.terminal import show
+    from deploy.slo.records import SloEvidence
+
+    if as_json:
+        click.echo(json.dumps(json.loads(evidence.to_json()) | {"exit_code": code}, indent=2))
+    elif isinstance(evidence, SloEvidence):
+        show(slo_table(evidence))
+    else:
+        show(rate_table(evidence))
+
+
+def _write_files(evidence: "SloEvidence", files: dict[str, Path | None]) -> None:
+    from deploy.files import disk_errors_explained, write_atomically
+    from deploy.report.junit import junit_xml
+    from deploy.report.markdown import slo_markdown
+
+    makers = {"junit": junit_xml, "markdown": slo_markdown}
+    for kind, path in files.items():
+        if path is not None:
+            with disk_errors_explained(f"writing {path}"):
+                write_atomically(path, makers[kind](evidence).encode())
