@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from deploy.serve.backends.sessions import session_options
 from deploy.serve.backends.shared import BatchedModel, Settings
-
-# The C++ backend's own reading of `optimization.graph.level`.
-_LEVELS = {-1: "ORT_ENABLE_BASIC", 0: "ORT_ENABLE_ALL", 1: "ORT_ENABLE_EXTENDED", 2: "ORT_DISABLE_ALL"}
 
 
 class TritonPythonModel(BatchedModel):
@@ -20,14 +18,7 @@ class TritonPythonModel(BatchedModel):
 
     def load(self, settings: Settings) -> None:
         """Open the session with the config's threads and optimisation level."""
-        options = onnxruntime.SessionOptions()
-        if settings.threads is not None:
-            options.intra_op_num_threads = settings.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.graph_optimization_level = getattr(
-            onnxruntime.GraphOptimizationLevel, _LEVELS.get(settings.graph_level, _LEVELS[0])
-        )
+        options = session_options(threads=settings.threads, graph_level=settings.graph_level)
         self._session = onnxruntime.InferenceSession(str(settings.file), options, providers=["CPUExecutionProvider"])
 
     def view(self, tensor: Any) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""What measures: each module is run by hand, and writes to results/."""
