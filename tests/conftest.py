@@ -1,9 +1,14 @@
 """What tests of several rooms share: the engine that serves for real."""
 
+import signal
+
 import pytest
 
 from deploy.serve.engines import Engine
 from deploy.serve.install import install_engine
+
+# A background job of a shell ignores SIGINT, and so do its children: tests that send it would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
