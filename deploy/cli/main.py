@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("deploy.cli.serve", "Run a real tritonserver on a repository until ctrl-C."),
     "bench": ("deploy.cli.bench", "Measure a version's latency, against eager or another version."),
     "slo": ("deploy.cli.slo", "Say whether a running server keeps its latency objectives."),
+    "tune": ("deploy.cli.tune", "Find the configuration that sustains the highest rate within a bound."),
 }
 
 

@@ -1,0 +1,1 @@
+"""A running version becomes a better configured one."""

@@ -1,0 +1,316 @@
+"""The search for a better configuration of a published version, on a server of its own.
+
+Owns the order of the steps. Called by the command `tune`.
+
+    1. The version is found and its files compared with their digests; what could not be published is refused now.
+    2. Its knobs: what the target heeds. The trials of an earlier go, where they are to be gone on from.
+    3. A server in explicit control. Each trial loads the version anew with a config override, and probes it.
+    4. The best setting against the version's own, interleaved at equal rates.
+    5. If it is better beyond noise, version N+1: the same artifact with the other config, served from the stage.
+    6. What was found is kept as an attestation of the version that was searched.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deploy.cache import cache_folder
+from deploy.errors import MissingError, UnfinishedError, UsageError
+from deploy.evidence import Judgement, Verdict
+from deploy.files import sha256_bytes
+from deploy.progress import Progress, Silent
+from deploy.repository.attest import attest
+from deploy.repository.contract import check_contract
+from deploy.repository.find import find_version, read_manifest
+from deploy.repository.layout import Version
+from deploy.repository.manifest import Manifest, created_now, verify_files, version_digest
+from deploy.repository.protobuf import parse_config
+from deploy.slo.tune_records import Confirmation, Knob, Setting, TuneEvidence, TuneTrial
+from deploy.tune.bed import Bed, BedPlan, ServerGone, SettingRefused, TestBed, check_bound
+from deploy.tune.confirm import Duel, confirm
+from deploy.tune.knobs import all_settings, apply, difference, find_knobs, first_settings, only, own_setting
+from deploy.tune.publish import Successor, publish_tuned
+from deploy.tune.request import TuneRequest, TuneResult
+from deploy.tune.search import SAMPLER, Search, SearchPlan
+from deploy.tune.trials import Budget, Trials, best_of
+from deploy.validate.machine import describe_cpus
+from deploy.validate.store import RECORD as SAMPLES_FILE
+
+KIND = "tune"
+_MOST_INSTANCES = 64
+# A backend's process with its runtime; weights, their optimised copy and the activations.
+_INSTANCE_BYTES = 200 * 1024 * 1024
+_ARTIFACT_COPIES = 3
+_METHOD = (
+    "a setting's value is the highest rate, within 5 %, at which short open-loop probes keep the bound; a setting that "
+    "misses the best rate so far is ended early; the winner is compared with the version's own setting in interleaved "
+    "rounds at equal rates, by an exact permutation test over rounds"
+)
+
+MakeBed = Callable[[BedPlan], AbstractContextManager[TestBed]]
+
+
+class SearchInterrupted(KeyboardInterrupt):
+    """Ctrl-C, with what is kept and how to go on as its text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Subject:
+    """The version that is searched, what it says of itself, and what can be turned."""
+
+    version: Version
+    manifest: Manifest
+    config: Any
+    own: Setting
+    knobs: tuple[Knob, ...]
+    digest: str
+
+
+def tune(request: TuneRequest, *, progress: Progress = Silent(), make_bed: MakeBed = Bed) -> TuneResult:
+    """The best configuration of a version for a bound, published as its next version where it is better.
+
+    Raises UsageError if the version cannot be searched or its next one not be published, MissingError without the
+    means, UnfinishedError if nothing could be measured, SearchInterrupted at ctrl-C.
+    """
+    begun = time.monotonic()
+    subject = _subject(request)  # 1, 2
+    plan = BedPlan(
+        version=subject.version,
+        engine=request.engine,
+        bound=request.bound,
+        probe_seconds=request.probe_seconds,
+        protocol=request.protocol,
+        samples=request.samples,
+        seed=request.seed,
+    )
+    search_plan = _search_plan(request, subject)
+    storage = _storage(request, search_plan)
+    if request.resume and not storage.exists():
+        progress.note(f"{storage} holds no search of this version, bound and machine: a new one begins")
+    with Search(search_plan, storage) as search:
+        try:
+            with make_bed(plan) as bed:  # 3
+                Trials(search=search, bed=bed, limit_ms=request.bound.limit).run(
+                    Budget(trials=request.trials, seconds=request.timeout), progress
+                )
+                confirmation = _confirm(bed, request, subject, search.trials, progress)  # 4
+        except KeyboardInterrupt as interrupt:
+            kept = f"{len(search.trials)} of {request.trials} trials are kept in {storage}"
+            raise SearchInterrupted(f"{kept}; the same command with --resume goes on from there") from interrupt
+        evidence = _evidence(request, subject, search.trials, confirmation, time.monotonic() - begun)
+    return _finish(request, subject, evidence, storage, progress)
+
+
+def _finish(
+    request: TuneRequest, subject: _Subject, evidence: TuneEvidence, storage: Path, progress: Progress
+) -> TuneResult:
+    """What the search came to, published and kept unless this is a dry run."""
+    config = apply(subject.config, evidence.chosen)
+    published = None
+    if evidence.outcome == "better" and not request.dry_run:  # 5
+        successor = Successor(
+            version=subject.version,
+            config=config,
+            evidence=evidence,
+            command=request.command,
+            engine=request.engine,
+            promote=request.promote,
+        )
+        published = publish_tuned(successor, progress=progress)
+    return TuneResult(
+        evidence=evidence,
+        difference=difference(subject.config, config),
+        storage=storage,
+        published=published,
+        attestation=None if request.dry_run else attest(subject.version, KIND, evidence),  # 6
+    )
+
+
+def _subject(request: TuneRequest) -> _Subject:
+    check_bound(request.bound)
+    version = find_version(request.repository, request.reference)
+    read_manifest(version)
+    manifest = verify_files(version.folder)
+    if manifest.blockers():
+        raise UsageError(
+            f"{version} may not be released: {'; '.join(manifest.blockers())}",
+            expected="a version whose checks passed",
+        )
+    if manifest.target.device != "cpu" and request.engine.kind == "local":
+        raise MissingError(
+            f"{version} is built for {manifest.target.device} (target {manifest.target.name}), and the local engine "
+            "runs on the CPU",
+            expected="a native tritonserver with that device",
+            fix="tune where it will run, with --engine native",
+        )
+    if not (version.evidence / SAMPLES_FILE).is_file():
+        raise UsageError(f"{version} keeps no samples", expected="the samples it was proven with, in its evidence")
+    # Found out now and not after all trials: the next version would bring this one's contract.
+    check_contract(request.repository, version.name, manifest, accept=False)
+    config = parse_config(version.config.read_text())
+    knobs = find_knobs(
+        manifest,
+        config,
+        cores=request.cores,
+        bound_ms=request.bound.limit,
+        most_instances=_instances_in_memory(manifest),
+    )
+    return _Subject(
+        version=version,
+        manifest=manifest,
+        config=config,
+        own=only(own_setting(config), knobs),
+        knobs=knobs,
+        digest=version_digest(version.folder),
+    )
+
+
+def _instances_in_memory(manifest: Manifest) -> int:
+    """How many instances fit half of the memory, supposing that each takes its artifact a few times.
+
+    Of all memory and not of what is free now: a search is resumed with the knobs that it began with.
+    """
+    import psutil
+
+    artifact = max(entry.size for entry in manifest.files)
+    half: int = psutil.virtual_memory().total // 2
+    return max(1, min(_MOST_INSTANCES, half // (_INSTANCE_BYTES + _ARTIFACT_COPIES * artifact)))
+
+
+def _search_plan(request: TuneRequest, subject: _Subject) -> SearchPlan:
+    return SearchPlan(
+        knobs=subject.knobs,
+        first=first_settings(subject.own, subject.knobs, cores=request.cores),
+        key={
+            "version": subject.digest,
+            "bound": request.bound.wanted,
+            "knobs": {knob.name: list(knob.values) for knob in subject.knobs},
+            "engine": f"{request.engine.kind} {request.engine.server_version}",
+            "protocol": request.protocol,
+            "machine": describe_cpus(),
+        },
+        seed=request.seed,
+    )
+
+
+def _storage(request: TuneRequest, plan: SearchPlan) -> Path:
+    """Where the trials are kept. A search that is not resumed sets those of an earlier one aside."""
+    if request.storage is not None:
+        if request.storage.exists() and not request.resume:
+            raise UsageError(
+                f"{request.storage} exists",
+                expected="a new file for --storage, or --resume",
+                fix="add --resume to go on with what it holds, or name another file",
+            )
+        return request.storage
+    key = sha256_bytes(json.dumps(plan.key, sort_keys=True).encode())[:16]
+    path = cache_folder("tune", f"{key}.journal")
+    if not request.resume:
+        with suppress(FileNotFoundError):
+            path.replace(path.with_suffix(".before"))
+    return path
+
+
+def _confirm(
+    bed: TestBed, request: TuneRequest, subject: _Subject, trials: tuple[TuneTrial, ...], progress: Progress
+) -> Confirmation | None:
+    """The comparison with the version's own setting; None where that one is the best, or nothing is."""
+    best = best_of(trials)
+    if best is None or best.rate is None or best.setting == subject.own:
+        return None
+    own = next((trial.rate for trial in trials if trial.setting == subject.own), None)
+    duel = Duel(
+        own=subject.own,
+        new=best.setting,
+        own_rate=own,
+        new_rate=best.rate,
+        bound=request.bound,
+        rounds=request.rounds,
+    )
+    try:
+        with progress.stage(f"confirm {best.setting} against {subject.own}"):
+            return confirm(bed, duel)
+    except (SettingRefused, ServerGone) as error:
+        # What does not last through its confirmation is no better configuration.
+        return Confirmation(better=False, reason=error.found, rate=None, chance=None, rounds=())
+
+
+def _evidence(
+    request: TuneRequest,
+    subject: _Subject,
+    trials: tuple[TuneTrial, ...],
+    confirmation: Confirmation | None,
+    seconds: float,
+) -> TuneEvidence:
+    best = best_of(trials)
+    if best is None and all(trial.status == "failed" or trial.client_limited for trial in trials):
+        said = next((trial.reason for trial in trials), "no trial was made")
+        raise UnfinishedError(
+            f"no trial could be measured: {said}",
+            expected="a version that loads, and a client that can send faster than it answers",
+            fix="look at the reason; raise --timeout if no time was left",
+        )
+    better = confirmation is not None and confirmation.better and best is not None
+    judgement = _judgement(request, subject, trials, confirmation)
+    return TuneEvidence(
+        model=subject.version.name,
+        version=subject.version.number,
+        version_digest=subject.digest,
+        bound=request.bound,
+        judgement=judgement,
+        outcome="none" if best is None else "better" if better else "stays",
+        own=subject.own,
+        chosen=best.setting if better and best else subject.own,
+        knobs=subject.knobs,
+        space=sum(1 for _ in all_settings(subject.knobs)),
+        best=best.number if best else None,
+        trials=trials,
+        confirmation=confirmation,
+        seed=request.seed,
+        probe_seconds=request.probe_seconds,
+        protocol=request.protocol,
+        engine=f"tritonserver {request.engine.server_version} ({request.engine.kind})",
+        mode=request.engine.mode,
+        machine=describe_cpus(),
+        created=created_now(),
+        command=request.command,
+        seconds=seconds,
+        sampler=SAMPLER,
+        method=_METHOD,
+        remarks=tuple(_remarks(request, subject, trials)),
+    )
+
+
+def _judgement(
+    request: TuneRequest, subject: _Subject, trials: tuple[TuneTrial, ...], confirmation: Confirmation | None
+) -> Judgement:
+    best, wanted = best_of(trials), request.bound.wanted
+    if best is None:
+        return Judgement(verdict=Verdict.FAIL, reason=f"no configuration keeps {wanted} at any rate that was tried")
+    if confirmation is None:
+        reason = f"the config stays: {subject.own} is the best of {len(trials)}, {best.rate:.4g}/s keep {wanted}"
+    elif confirmation.better:
+        reason = f"{best.setting} is better than {subject.own}: {confirmation.reason}"
+    else:
+        reason = f"the config stays: {best.setting} is not better beyond noise: {confirmation.reason}"
+    return Judgement(verdict=Verdict.PASS, reason=reason)
+
+
+def _remarks(request: TuneRequest, subject: _Subject, trials: tuple[TuneTrial, ...]) -> list[str]:
+    found = []
+    if request.engine.kind == "local" and subject.manifest.target.triton is not None:
+        found.append(
+            f"measured on the local engine, not on target {subject.manifest.target.name}: its backends share no code "
+            "with those of that release"
+        )
+    limited = sum(trial.client_limited for trial in trials)
+    if limited:
+        found.append(f"the client was the limit in {limited} of {len(trials)} trials: the server may sustain more")
+    failed = sum(trial.status == "failed" for trial in trials)
+    if failed:
+        found.append(f"{failed} of {len(trials)} trials failed")
+    return found

@@ -1,0 +1,115 @@
+"""What a setting is worth: the highest rate at which short probes keep the bound.
+
+Owns which rates are probed and when a setting is given up; how a probe is made belongs to `bed`. Called by run, and by
+the benchmark, so that a grid and a search use the same measure.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from deploy.slo.tune_records import Probe
+
+ProbeAt = Callable[[float], Probe]
+
+RESOLUTION = 1.05
+_MOST_PROBES = 14
+# A first step above a rate that passed; each further one is twice as large.
+_FIRST_STEP = 1.1
+_FACTOR = 64.0
+# Where a setting that missed the best rate is probed next, as shares of it: near below if it was a near miss.
+_NEAR, _FAR = (0.87, 0.6), (0.6, 0.3)
+_NEAR_MISS = 2.0
+_UNPROVEN = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """Where a search for a rate begins: at `best`, the best rate so far, or at `start` before there is one.
+
+    `limit_ms` is the bound itself, to tell a near miss from a hopeless one.
+    """
+
+    start: float
+    best: float | None
+    limit_ms: float
+
+
+@dataclass(slots=True)
+class Value:
+    """What was found. `score` grades what did not reach the best rate; `rate` is what a probe really kept."""
+
+    rate: float | None = None
+    score: float = 0.0
+    ended_early: bool = False
+    client_limited: bool = False
+    probes: list[Probe] = field(default_factory=list)
+
+    def kept(self, probe_at: ProbeAt, rate: float) -> bool:
+        """Whether a probe at `rate` keeps the bound; one that the client limited is made once more."""
+        probe = probe_at(rate)
+        self.probes.append(probe)
+        if probe.kept is None:
+            probe = probe_at(rate)
+            self.probes.append(probe)
+        self.client_limited |= probe.kept is None
+        if probe.kept:
+            self.rate = max(rate, self.rate or 0.0)
+        return probe.kept is True
+
+
+def measure(probe_at: ProbeAt, goal: Goal) -> Value:
+    """The highest rate that is kept, within 5 %, for a setting that reaches the best one; less work for any other.
+
+    A setting that misses the best rate gets at most two more probes below it, so that the sampler learns how far it is.
+    """
+    value = Value()
+    if goal.best is not None:
+        if not value.kept(probe_at, goal.best):
+            return _graded(value, probe_at, goal)
+        low, high = goal.best, None
+    else:
+        low_or_none, high = _descend(value, probe_at, goal.start)
+        if low_or_none is None:
+            return value
+        low = low_or_none
+    low, high = _climb(value, probe_at, low, high)
+    while high is not None and high / low > RESOLUTION and len(value.probes) < _MOST_PROBES:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if value.kept(probe_at, middle) else (low, middle)
+    value.score = value.rate or 0.0
+    return value
+
+
+def _graded(value: Value, probe_at: ProbeAt, goal: Goal) -> Value:
+    assert goal.best is not None
+    value.ended_early = True
+    p99 = value.probes[-1].p99
+    near = p99 is not None and p99 <= _NEAR_MISS * goal.limit_ms
+    shares = _NEAR if near else _FAR
+    for share in shares:
+        if value.kept(probe_at, share * goal.best):
+            value.score = share * goal.best
+            return value
+    value.score = shares[-1] * _UNPROVEN * goal.best
+    return value
+
+
+def _descend(value: Value, probe_at: ProbeAt, start: float) -> tuple[float | None, float | None]:
+    """A rate that is kept, and the lowest that was not; None for the first if none is, down to a 64th."""
+    rate, high = start, None
+    while rate >= start / _FACTOR:
+        if value.kept(probe_at, rate):
+            return rate, high
+        high, rate = rate, rate / 2
+    return None, high
+
+
+def _climb(value: Value, probe_at: ProbeAt, low: float, high: float | None) -> tuple[float, float | None]:
+    """The highest rate that is kept and the next that is not, by steps that grow."""
+    step, lowest = _FIRST_STEP, low
+    while high is None and low < lowest * _FACTOR and len(value.probes) < _MOST_PROBES:
+        if value.kept(probe_at, low * step):
+            low, step = low * step, 1 + 2 * (step - 1)
+        else:
+            high = low * step
+    return low, high
