@@ -57,7 +57,10 @@ class BoundResult(Record):
 
 
 class LatencyQuantile(Record):
-    """A percentile of the latency from the scheduled time; the interval is None where it does not exist at that n."""
+    """A percentile of the latency from the scheduled time; its interval is None where none exists at that n.
+
+    The interval has the confidence of the run, and takes queries of one second to resemble each other.
+    """
 
     q: float
     value: float

@@ -29,7 +29,6 @@ from deploy.slo.request import SloRequest
 from deploy.validate.statistics import percentile
 
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
-_QUANTILE_CONFIDENCE = 0.95
 _MOMENTS = 60
 _MOST_ERRORS = 20
 _SLOWEST_SENDING = 0.95
@@ -116,7 +115,7 @@ def summarise(finding: Finding, request: SloRequest, facts: SubjectFacts) -> Slo
         looks=finding.looks,
         confidence=request.confidence,
         deadline=request.patience * 1000,
-        quantiles=_quantiles(seen),
+        quantiles=_quantiles(seen, request.confidence),
         distribution=tuple(float(value) for value in np.percentile(milliseconds, range(101))) if len(seen) else (),
         timeline=_timeline(seen),
         errors=finding.errors,
@@ -222,7 +221,7 @@ def _over_without_client(bound: Bound, seen: Observed) -> int:
     return int(np.count_nonzero(seen.failed | (seen.without_client() * 1000 > bound.limit)))
 
 
-def _quantiles(seen: Observed) -> tuple[LatencyQuantile, ...]:
+def _quantiles(seen: Observed, confidence: float) -> tuple[LatencyQuantile, ...]:
     """The percentiles, with intervals where that many queries have one; queries of one second resemble each other."""
     if not len(seen):
         return ()
@@ -231,7 +230,7 @@ def _quantiles(seen: Observed) -> tuple[LatencyQuantile, ...]:
     rounds = [milliseconds[seconds == second].tolist() for second in np.unique(seconds)]
     found = []
     for q in _QUANTILES:
-        estimate = percentile(rounds, q, _QUANTILE_CONFIDENCE)
+        estimate = percentile(rounds, q, confidence)
         value = float(np.quantile(milliseconds, q, method="inverted_cdf"))
         found.append(
             LatencyQuantile(
