@@ -22,7 +22,7 @@ from deploy.serve.serving import serving
 from tests.repository.samples import Sample
 from tests.serve.tiny import Linear, images, publish
 
-QUICK = ("--duration", "8", "--min-duration", "0", "--warm-up", "0.2", "--timeout-ms", "2000", "--rate", "100")
+QUICK = ("--duration", "5", "--min-duration", "0", "--warm-up", "0.2", "--timeout-ms", "2000", "--rate", "200")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
