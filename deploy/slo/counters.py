@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.errors import DeployError, UnfinishedError, UsageError
-from deploy.slo.records import Protocol, ServerSide
+from deploy.serve.client import Protocol
+from deploy.slo.records import ServerSide
 from deploy.slo.wire import WireOutput
 
 _SECONDS = 5.0

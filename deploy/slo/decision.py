@@ -22,7 +22,7 @@ from deploy.slo.records import Bound, BoundResult
 _FIRST_LOOK = 50
 _LOOK_GROWTH = 1.5
 # A cluster is judged at 95 %, by one test and not by look: it is a second condition, never a substitute.
-_CLUSTER_ERROR = 0.05
+CLUSTER_ERROR = 0.05
 # Standard deviations from which on clusters are more than the luck of independent queries, over all widths looked at.
 _CLUSTER_SURPRISE = 3.5
 _NARROWEST_SECONDS = 0.25
@@ -178,7 +178,7 @@ def _verdict(counted: Counted, allowed: float, pass_error: float, fail_error: fl
     n, over, effect = counted.n, counted.over, counted.design_effect
     if not n:
         return Verdict.UNDECIDED
-    clustered = max(pass_error, _CLUSTER_ERROR), max(fail_error, _CLUSTER_ERROR)
+    clustered = max(pass_error, CLUSTER_ERROR), max(fail_error, CLUSTER_ERROR)
     if too_few(over, n, allowed) <= pass_error and too_few(over / effect, n / effect, allowed) <= clustered[0]:
         return Verdict.PASS
     if too_many(over, n, allowed) <= fail_error and too_many(over / effect, n / effect, allowed) <= clustered[1]:

@@ -14,9 +14,10 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from deploy.errors import MissingError
+from deploy.serve.client import Protocol
 from deploy.slo.wire import GrpcWire, HttpWire, Query, Wire
 
 TRACE = "mlperf_log_trace.json"
@@ -40,7 +41,7 @@ class LoadPlan:
     """
 
     address: str
-    protocol: Literal["grpc", "http"]
+    protocol: Protocol
     query: Query
     rate: float
     queries: int

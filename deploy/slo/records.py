@@ -11,8 +11,7 @@ from pydantic import Field
 from deploy.errors import ExitCode
 from deploy.evidence import Judgement, Verdict
 from deploy.records import Record
-
-Protocol = Literal["grpc", "http"]
+from deploy.serve.client import Protocol
 
 
 class Bound(Record):

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.errors import UsageError
+from deploy.serve.client import Protocol
 from deploy.slo.decision import Looks, fewest_queries
-from deploy.slo.records import Bound, Protocol
+from deploy.slo.records import Bound
 
 _DEADLINE_FACTOR = 10.0
 

@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError
 
 from deploy.errors import UsageError
 from deploy.records import Record
-from deploy.slo.records import Bound, Protocol
+from deploy.serve.client import Protocol
+from deploy.slo.records import Bound
 
 PERCENTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99, "p999_ms": 0.999}
 

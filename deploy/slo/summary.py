@@ -13,7 +13,7 @@ import numpy as np
 
 from deploy.evidence import Judgement, Verdict
 from deploy.repository.manifest import version_digest
-from deploy.slo.decision import too_many
+from deploy.slo.decision import CLUSTER_ERROR, too_many
 from deploy.slo.load import LoadRun, Observed
 from deploy.slo.question import Subject
 from deploy.slo.records import (
@@ -212,7 +212,7 @@ def _fails_without_client(result: BoundResult, seen: Observed) -> bool:
     if result.judgement.verdict is not Verdict.FAIL:
         return False
     over = _over_without_client(result.bound, seen)
-    return too_many(over / result.design_effect, result.n / result.design_effect, result.allowed) <= 0.05
+    return too_many(over / result.design_effect, result.n / result.design_effect, result.allowed) <= CLUSTER_ERROR
 
 
 def _over_without_client(bound: Bound, seen: Observed) -> int:

@@ -20,13 +20,13 @@ from deploy.processes import prepare
 from deploy.repository.layout import Version
 from deploy.repository.protobuf import parse_config
 from deploy.serve.client import Client, ModelAddress, RequestFailed
+from deploy.serve.client import Protocol as WireProtocol
 from deploy.serve.engines import Engine
 from deploy.serve.local import adapt, check_shared_memory, served_view
 from deploy.serve.server import ServerOptions, TritonServer
 from deploy.slo.counters import ServerTalk
 from deploy.slo.question import Subject, find_rows
 from deploy.slo.records import Bound, SloEvidence
-from deploy.slo.records import Protocol as WireProtocol
 from deploy.slo.request import SloRequest
 from deploy.slo.run import check_slo
 from deploy.slo.tune_records import Probe, Setting

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from deploy.errors import ExitCode, UsageError
 from deploy.repository.publish import PublishedVersion
+from deploy.serve.client import Protocol
 from deploy.serve.engines import Engine
-from deploy.slo.records import Bound, Protocol
+from deploy.slo.records import Bound
 from deploy.slo.tune_records import TuneEvidence
 from deploy.validate.machine import default_threads
 
