@@ -73,6 +73,22 @@ class ClassScore:
     label: str
 
 
+def connect(protocol: Protocol, address: str, *, seconds: float) -> tuple[Any, Any]:
+    """Triton's client module for the protocol, and a client of it; over HTTP it waits `seconds` for each answer."""
+    if protocol == "grpc":
+        from tritonclient import grpc
+
+        return grpc, grpc.InferenceServerClient(address)
+    from tritonclient import http as http_module
+
+    return http_module, http_module.InferenceServerClient(address, connection_timeout=seconds, network_timeout=seconds)
+
+
+def patience(protocol: Protocol, seconds: float) -> dict[str, float]:
+    """The argument that lets one call wait so long: over gRPC each call says it, over HTTP the connection did."""
+    return {"client_timeout": seconds} if protocol == "grpc" else {}
+
+
 class Client:
     """A connection to a server by one protocol, for use in one thread; close it, or use it in a `with` block."""
 
@@ -80,18 +96,7 @@ class Client:
         self.protocol = protocol
         self.address = address
         self._seconds = seconds
-        if protocol == "grpc":
-            from tritonclient import grpc
-
-            self._module: Any = grpc
-            self._client = grpc.InferenceServerClient(address)
-        else:
-            from tritonclient import http as http_module
-
-            self._module = http_module
-            self._client = http_module.InferenceServerClient(
-                address, connection_timeout=seconds, network_timeout=seconds
-            )
+        self._module, self._client = connect(protocol, address, seconds=seconds)
 
     def __enter__(self) -> Self:
         return self
@@ -184,7 +189,7 @@ class Client:
         }
 
     def _patience(self) -> dict[str, float]:
-        return {"client_timeout": self._seconds} if self.protocol == "grpc" else {}
+        return patience(self.protocol, self._seconds)
 
     def _grpc_results(self, requests: Sequence[dict[str, Any]]) -> list[Any]:
         answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.errors import DeployError, UnfinishedError, UsageError
-from deploy.serve.client import Protocol
+from deploy.serve.client import Protocol, connect, patience
 from deploy.slo.records import ServerSide
 from deploy.slo.wire import WireOutput
 
@@ -54,19 +54,8 @@ class ServerTalk:
     def __init__(self, address: str, protocol: Protocol) -> None:
         self.address = address
         self.protocol = protocol
-        self._client: Any
-        if protocol == "grpc":
-            from tritonclient import grpc
-
-            self._patience: dict[str, float] = {"client_timeout": _SECONDS}
-            self._client = grpc.InferenceServerClient(address)
-        else:
-            from tritonclient import http as http_module
-
-            self._patience = {}
-            self._client = http_module.InferenceServerClient(
-                address, connection_timeout=_SECONDS, network_timeout=_SECONDS
-            )
+        _, self._client = connect(protocol, address, seconds=_SECONDS)
+        self._patience = patience(protocol, _SECONDS)
 
     def __enter__(self) -> "ServerTalk":
         return self
