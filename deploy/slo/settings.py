@@ -1,15 +1,10 @@
-"""The `[slo]` table of a deploy.toml: the same promises as on the command line, kept with the code they bind.
+"""What may be said of an SLO, on the command line or in the table `[slo]` of a deploy.toml, before it is a request.
 
-Owns the schema and its refusals. Called by the command `slo`.
+Owns the values and the bounds they mean. Called by the command `slo`.
 """
 
-import tomllib
-from pathlib import Path
-from typing import Any
+from pydantic import Field
 
-from pydantic import Field, ValidationError
-
-from deploy.errors import UsageError
 from deploy.records import Record
 from deploy.serve.client import Protocol
 from deploy.slo.records import Bound
@@ -45,27 +40,3 @@ class SloSettings(Record):
         if self.error_rate is not None:
             found.append(Bound(kind="errors", q=1.0 - self.error_rate, limit=self.error_rate))
         return tuple(found)
-
-    def over(self, below: "SloSettings") -> "SloSettings":
-        """These settings, and where they say nothing those of `below`."""
-        return SloSettings(**(below.model_dump(exclude_none=True) | self.model_dump(exclude_none=True)))
-
-
-def read_settings(path: Path) -> SloSettings:
-    """The `[slo]` table of a TOML file. Raises UsageError if there is none, or it says what nobody can mean."""
-    try:
-        found: dict[str, Any] = tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no file {path}", expected="a deploy.toml with a table [slo]") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"{path} is not TOML: {error}", expected="a deploy.toml with a table [slo]") from error
-    if not isinstance(found.get("slo"), dict):
-        raise UsageError(f"{path} has no table [slo]", expected="[slo] with, for example, p99_ms = 15.0 and rate = 200")
-    try:
-        return SloSettings(**found["slo"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(
-            f"{path}: [slo] {'.'.join(map(str, first['loc']))}: {first['msg']}",
-            expected=f"the keys {', '.join(SloSettings.model_fields)}",
-        ) from error
