@@ -1,7 +1,7 @@
 """One table of a deploy.toml, read into a Record: what a team keeps in a file instead of on each command line.
 
 Owns the reading and its refusals. Which tables there are and what each may hold belongs to the rooms that use them;
-`deploy.config` lists them. Called by it, and by whoever reads one table of a file.
+`deploy.cli.config` lists them. Called by it, and by whoever reads one table of a file.
 """
 
 import json

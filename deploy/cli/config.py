@@ -52,10 +52,14 @@ def read_config(path: Path) -> dict[str, Record]:
 
 
 def table_record(name: str) -> type[Record]:
-    """The record that the table of the command `name` is read into: a field per key, none of them required."""
+    """The record that the table of the command `name` is read into: a field per key, none of them required.
+
+    The fields' defaults and descriptions are those of the options; which keys a file has is in `model_fields_set`.
+    """
+    command = find_command(name)
     fields: dict[str, Any] = {
-        key: (_annotation(option), Field(default=None, description=option.help))
-        for key, option in table_options(find_command(name)).items()
+        key: (_annotation(option), Field(default=option_default(command, option), description=option.help))
+        for key, option in table_options(command).items()
     }
     record: type[Record] = create_model(f"{name.capitalize()}Table", __base__=Record, **fields)
     return record
@@ -72,6 +76,13 @@ def find_command(name: str) -> click.Command:
     command = importlib.import_module(COMMANDS[name][0]).command
     assert isinstance(command, click.Command)
     return command
+
+
+def option_default(command: click.Command, option: click.Option) -> Any:
+    """What an option is where nobody says it, None where that is decided later."""
+    value = option.get_default(click.Context(command), call=False)
+    # Click has markers of its own for "none was given".
+    return value if isinstance(value, str | int | float | Path) else None
 
 
 def own_command(context: click.Context, arguments: Sequence[str]) -> tuple[str, ...]:

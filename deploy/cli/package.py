@@ -76,7 +76,7 @@ class _Formats(Written):
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds for each child's step."
 )
-@click.option("--memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="Memory of each child.")
+@click.option("--memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="GB for each child.")
 @click.option("--promote", is_flag=True, help="Serve the new version at once; a model's first version always is.")
 @click.option("--new-contract", is_flag=True, help="Let the name change its format, tensors or labels.")
 @click.option(
