@@ -17,8 +17,18 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deployctl verify model_repository",
         "deployctl verify model_repository pets:2 --static",
     ),
-    "promote": ("deployctl promote model_repository pets:2",),
-    "rollback": ("deployctl rollback model_repository pets",),
+    "promote": (
+        "deployctl promote model_repository pets:2",
+        "deployctl promote model_repository pets:2 --environment environments/production.toml",
+    ),
+    "rollback": (
+        "deployctl rollback model_repository pets",
+        "deployctl rollback model_repository pets --to 1",
+    ),
+    "diff": (
+        "deployctl diff model_repository pets promoted 2 --samples samples.npz --max-flips 0.02 --max-slowdown 1.1",
+        "deployctl diff model_repository pets 1 2 --no-latency --markdown diff.md",
+    ),
     "report": ("deployctl report model_repository pets:2 --output pets.html",),
     "engine install": (
         "deployctl engine install",

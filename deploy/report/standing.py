@@ -11,6 +11,7 @@ from deploy.evidence import BenchEvidence, Judgement
 from deploy.report import words
 from deploy.report.findings import Findings, Learnt
 from deploy.slo.records import SloEvidence
+from deploy.validate.difference_records import DiffEvidence
 
 PASS = "PASS"  # noqa: S105 - not a password
 FAIL = "FAIL"
@@ -53,6 +54,8 @@ def learnt_word(learnt: Learnt) -> str:
         return words.standing(learnt.record)
     if isinstance(learnt.record, BenchEvidence) and learnt.record.max_slowdown is None:
         # A measurement without a limit, of which nothing follows for the version.
+        return ""
+    if isinstance(learnt.record, DiffEvidence) and not learnt.record.gates:
         return ""
     return learnt.judgement.verdict.upper() if learnt.judgement else ""
 
