@@ -52,11 +52,16 @@ start_server() {
 
 # However the release ends: the server is stopped, and what was learnt is there to read.
 finish() {
-    [ -z "$server" ] || { kill -TERM "$server" 2>/dev/null && wait "$server" || true; }
-    [ -z "$version" ] || deployctl report "$models" "$version" --output "$out/report.html" >/dev/null || true
-    for part in "$out"/slo.md; do
-        [ ! -f "$part" ] || { echo && cat "$part"; } >>"$out/summary.md"
-    done
+    if [ -n "$server" ]; then
+        kill -TERM "$server" 2>/dev/null || true
+        wait "$server" || true
+    fi
+    if [ -n "$version" ]; then
+        deployctl report "$models" "$version" --output "$out/report.html" >/dev/null || true
+    fi
+    if [ -f "$out/slo.md" ]; then
+        { echo && cat "$out/slo.md"; } >>"$out/summary.md"
+    fi
 }
 
 mkdir -p "$out"

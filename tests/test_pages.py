@@ -1,0 +1,40 @@
+"""What docs/ says of numbers, options and pages is so; commands and links are test_docs's."""
+
+import re
+
+import click
+
+from deploy.cli.config import find_command
+from deploy.cli.main import COMMANDS
+from deploy.errors import ExitCode
+from tests.markdown import ROOT, coded, prose, relative_links, table
+
+DOCS = ROOT / "docs"
+
+
+def options(command: click.Command) -> set[str]:
+    inner = command.commands.values() if isinstance(command, click.Group) else ()
+    own = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    return own.union(*map(options, inner))
+
+
+EVERY = set().union(*(options(find_command(name)) for name in COMMANDS)) | {"--debug", "--help"}
+
+
+def test_the_index_lists_every_page() -> None:
+    listed = {link for link in relative_links(DOCS / "README.md") if "/" not in link}
+    assert listed == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+
+
+def test_options_that_the_pages_name_exist() -> None:
+    for name in ("getting-started.md", "concepts.md", "operating.md", "configuration.md", "slo.md"):
+        named = {found for words in coded(prose(DOCS / name)) for found in re.findall(r"--[a-z][a-z0-9-]*", words)}
+        assert named - EVERY - {"--no-"} == set(), name
+    for heading in ("From TorchServe", "From Model Navigator"):
+        for row in table(DOCS / "migration.md", heading):
+            named = {found for words in coded(row[1]) for found in re.findall(r"--[a-z][a-z0-9-]*", words)}
+            assert named - EVERY == set(), row
+
+
+def test_the_exit_codes_of_the_concepts_are_those_of_the_code() -> None:
+    assert [int(row[0]) for row in table(DOCS / "concepts.md", "Exit codes")] == [int(code) for code in ExitCode]
