@@ -7,6 +7,7 @@ import click
 from deploy.cli.config import find_command
 from deploy.cli.main import COMMANDS
 from deploy.errors import ExitCode
+from deploy.validate.baseline import LIMITS
 from tests.markdown import ROOT, coded, prose, relative_links, table
 
 DOCS = ROOT / "docs"
@@ -38,3 +39,15 @@ def test_options_that_the_pages_name_exist() -> None:
 
 def test_the_exit_codes_of_the_concepts_are_those_of_the_code() -> None:
     assert [int(row[0]) for row in table(DOCS / "concepts.md", "Exit codes")] == [int(code) for code in ExitCode]
+
+
+def test_the_limits_that_the_concepts_name_are_those_of_the_code() -> None:
+    parity = next(row for row in table(DOCS / "concepts.md", "Verdicts") if row[0] == "parity")[1]
+    limits = LIMITS["fp32"]
+    assert f"max error at most {limits.max_multiple:g} and L2 error at most {limits.l2_multiple:g} times" in parity
+
+
+def test_the_mutants_that_the_concepts_count_are_there() -> None:
+    rows = [line for line in (DOCS / "mutants.md").read_text().splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 12
+    assert "twelve corrupted artifacts" in (DOCS / "concepts.md").read_text()
