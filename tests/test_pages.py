@@ -49,5 +49,4 @@ def test_the_limits_that_the_concepts_name_are_those_of_the_code() -> None:
 
 def test_the_mutants_that_the_concepts_count_are_there() -> None:
     rows = [line for line in (DOCS / "mutants.md").read_text().splitlines() if line.startswith("| ")][2:]
-    assert len(rows) == 12
-    assert "twelve corrupted artifacts" in (DOCS / "concepts.md").read_text()
+    assert f"{len(rows)} corrupted artifacts, each caught" in (DOCS / "concepts.md").read_text()
