@@ -9,7 +9,7 @@
 #
 #   CONFIG   the team's deploy.toml: what to build, which promises to keep (deploy.toml)
 #   MODELS   the folder in which the version is made and proven (model_repository)
-#   OUT      where the reports go: summary.md, slo.xml as JUnit, report.html, one .json per step (release)
+#   OUT      where the reports go: summary.md, steps.xml and slo.xml as JUnit, report.html, a .json per step (release)
 #   SLO_URL  HOST:PORT of a staging server that serves the version; where it is not set, one is started here
 set -euo pipefail
 
@@ -19,13 +19,22 @@ models=${MODELS:-model_repository}
 out=${OUT:-release}
 version=
 server=
+cases=
+failed=0
+broken=0
 
 # step NAME COMMAND...: runs the command, notes how it ended, and ends the release unless it passed.
 step() {
-    local name=$1 code=0
+    local name=$1 code=0 begun=$SECONDS outcome=
     shift
     printf '\n== %s\n$ %s\n' "$name" "$*" >&2
     "$@" || code=$?
+    case $code in
+        0) ;;
+        1) failed=1 outcome='<failure message="the verdict is no, or undecided"/>' ;;
+        *) broken=1 outcome="<error message=\"exit code $code\"/>" ;;
+    esac
+    cases+="<testcase classname=\"release\" name=\"$name\" time=\"$((SECONDS - begun))\">$outcome</testcase>"
     printf '| %s | %s |\n' "$name" "$code" >>"$out/summary.md"
     [ "$code" -eq 0 ] || {
         printf '\nthe release stopped at %s with exit code %s\n' "$name" "$code" >&2
@@ -44,7 +53,7 @@ print(functools.reduce(pick, sys.argv[2:], json.load(open(sys.argv[1]))))' "$@"
 start_server() {
     deployctl serve "$models" "$version" --json >"$out/server.json" 2>"$out/server.log" &
     server=$!
-    until [ -s "$out/server.json" ]; do
+    until field "$out/server.json" grpc >/dev/null 2>&1; do
         kill -0 "$server" 2>/dev/null || { wait "$server" && return 4 || return; }
         sleep 0.2
     done
@@ -59,6 +68,8 @@ finish() {
     if [ -n "$version" ]; then
         deployctl report "$models" "$version" --output "$out/report.html" >/dev/null || true
     fi
+    printf '<testsuites><testsuite name="release" failures="%s" errors="%s">%s</testsuite></testsuites>\n' \
+        "$failed" "$broken" "$cases" >"$out/steps.xml"
     if [ -f "$out/slo.md" ]; then
         { echo && cat "$out/slo.md"; } >>"$out/summary.md"
     fi
