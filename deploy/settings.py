@@ -6,7 +6,7 @@ Owns the reading and its refusals. Which tables there are and what each may hold
 
 import json
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -33,18 +33,24 @@ Place = Annotated[str, AfterValidator(_beside_or_url)]  # a folder or a URL such
 Kind = TypeVar("Kind", bound=Record)
 
 
-def read_table(path: Path, name: str, kind: type[Kind], *, tables: Collection[str]) -> Kind:
+def read_table(path: Path, name: str, kind: type[Kind], *, tables: Collection[str] | None = None) -> Kind:
     """The table `[name]` of the TOML file at `path` as a `kind`, its relative paths taken from the file's folder.
 
-    Raises UsageError if there is no such file or table, if it is not TOML, if it has a table that is not among
-    `tables`, or a key that `kind` does not know (the message names the nearest one) or cannot take.
+    Raises UsageError if there is no such file or table, if it is not TOML, or has a key that `kind` does not know (the
+    message names the nearest one) or cannot take; where `tables` are given, if it has a table that is not among them.
     """
     found = read_toml(path)
-    check_names(path, found, tables=tables)
+    if tables is not None:
+        check_names(path, found, tables=tables)
+    return parse_table(path, name, kind, get_table(path, name, found))
+
+
+def get_table(path: Path, name: str, found: Mapping[str, Any]) -> Any:
+    """What the file has under `name`. Raises UsageError, which says what is there, if it has nothing."""
     if name not in found:
         there = ", ".join(f"[{table}]" for table in found) or "nothing"
         raise UsageError(f"{path} has no table [{name}]; it holds {there}", expected=f"a table [{name}]")
-    return parse_table(path, name, kind, found[name])
+    return found[name]
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from deploy.cli.config import TABLES, find_command, own_command, read_config, table_options, table_record
 from deploy.cli.main import COMMANDS, cli
 from deploy.errors import UsageError
+from deploy.slo.settings import SloSettings, read_settings
 
 TEXT = """
 [package]
@@ -89,6 +90,15 @@ def test_each_key_is_a_long_option_with_a_meaning(table: str) -> None:
         assert f"--{key.replace('_', '-')}" in option.opts
         assert option.help
         assert option.secondary_opts or not option.is_flag
+
+
+def test_rooms_below_read_the_same_keys_of_slo(tmp_path: Path) -> None:
+    assert set(SloSettings.model_fields) == set(table_record("slo").model_fields)
+    (tmp_path / "deploy.toml").write_text(TEXT.replace("rate = 200", "rate = 200\nsamples = 'x.npz'"))
+    found = read_settings(tmp_path / "deploy.toml")
+    assert (found.rate, found.samples) == (200.0, tmp_path / "x.npz")
+    for key in found.model_fields_set:
+        assert getattr(read_config(tmp_path / "deploy.toml")["slo"], key) == getattr(found, key)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

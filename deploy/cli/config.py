@@ -18,7 +18,7 @@ from deploy.cli.main import COMMANDS
 from deploy.cli.options import Written
 from deploy.errors import UsageError
 from deploy.records import Record
-from deploy.settings import LocalPath, check_names, parse_table, read_toml
+from deploy.settings import LocalPath, check_names, get_table, parse_table, read_toml
 
 # In the order in which a release needs them.
 TABLES = ("package", "slo", "diff", "tune")
@@ -30,11 +30,8 @@ def read_defaults(path: Path, context: click.Context) -> dict[str, Any]:
     Raises UsageError as `read_config` does, and if the file has no table for this command.
     """
     found = read_config(path)
-    name = str(context.info_name)
-    if name not in found:
-        there = ", ".join(f"[{table}]" for table in found) or "nothing"
-        raise UsageError(f"{path} has no table [{name}]; it holds {there}", expected=f"a table [{name}]")
-    said = {key: getattr(found[name], key) for key in found[name].model_fields_set}
+    table = get_table(path, str(context.info_name), found)
+    said = {key: getattr(table, key) for key in table.model_fields_set}
     options = table_options(context.command)
     return {str(options[key].name): _listed(options[key], value) for key, value in said.items()}
 

@@ -76,7 +76,7 @@ def command(ctx: click.Context, /, *, as_json: bool, find_rate: bool, **given: A
     ctx.exit(result.exit_code)
 
 
-def _request(*, reference: str, repository: Path | None, samples: Path | None, **given: Any) -> "SloRequest":
+def _request(*, reference: str, **given: Any) -> "SloRequest":
     """The request that the options make. Raises UsageError if something essential was said nowhere."""
     from deploy.errors import UsageError
     from deploy.slo.request import SloRequest, parse_url
@@ -93,8 +93,8 @@ def _request(*, reference: str, repository: Path | None, samples: Path | None, *
         protocol=protocol,
         bounds=settings.bounds,
         rate=settings.rate,
-        repository=repository,
-        samples=samples,
+        repository=settings.repository,
+        samples=settings.samples,
         **_renamed(settings),
     )
 

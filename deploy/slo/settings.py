@@ -1,12 +1,15 @@
 """What may be said of an SLO, on the command line or in the table `[slo]` of a deploy.toml, before it is a request.
 
-Owns the values and the bounds they mean. Called by the command `slo`.
+Owns the values and the bounds they mean; the keys are the options of the command `slo`. Called by it and by monitoring.
 """
+
+from pathlib import Path
 
 from pydantic import Field
 
 from deploy.records import Record
 from deploy.serve.client import Protocol
+from deploy.settings import LocalPath, read_table
 from deploy.slo.records import Bound
 
 PERCENTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99, "p999_ms": 0.999}
@@ -31,6 +34,10 @@ class SloSettings(Record):
     timeout_ms: float | None = Field(default=None, gt=0)
     confidence: float | None = Field(default=None, gt=0.5, lt=1)
     seed: int | None = Field(default=None, ge=0)
+    repository: LocalPath | None = None
+    samples: LocalPath | None = None
+    junit: LocalPath | None = None
+    markdown: LocalPath | None = None
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
@@ -40,3 +47,8 @@ class SloSettings(Record):
         if self.error_rate is not None:
             found.append(Bound(kind="errors", q=1.0 - self.error_rate, limit=self.error_rate))
         return tuple(found)
+
+
+def read_settings(path: Path) -> SloSettings:
+    """The `[slo]` table of a deploy.toml. Raises UsageError if there is none, or it says what nobody can mean."""
+    return read_table(path, "slo", SloSettings)
