@@ -169,7 +169,7 @@ def test_an_attestation_that_says_less_is_not_enough(
     second: Version,
     kind: str,
     made: Callable[[Version], SloEvidence | DiffEvidence | BenchEvidence],
-    policy: dict[str, object],
+    policy: dict[str, Any],
     words: str,
 ) -> None:
     attest(second, kind, made(second))
