@@ -18,10 +18,11 @@ from typing import Literal
 from deploy.errors import UsageError
 from deploy.files import disk_errors_explained, write_atomically
 from deploy.records import Record
-from deploy.repository.find import find_model, find_version, read_manifest
+from deploy.repository.find import find_model, find_version
+from deploy.repository.integrity import require_intact
 from deploy.repository.layout import ATTESTATIONS_FOLDER, CONFIG_FILE, Version, promoted_version
 from deploy.repository.lint import require_clean
-from deploy.repository.manifest import MANIFEST_FILE, created_now, verify_files, version_digest
+from deploy.repository.manifest import MANIFEST_FILE, created_now, version_digest
 
 HISTORY_FILE = "promotions.json"
 
@@ -70,7 +71,8 @@ class Promoted:
 def promote(repository: Path, name: str, number: int, *, on_step: Callable[[str], None] = lambda _: None) -> Promoted:
     """Make Triton serve version `number`, by one replacement of `<name>/config.pbtxt`.
 
-    Raises UsageError if there is no such version, a file of it has changed, or a check of it did not pass;
+    Raises UsageError if there is no such version, a file of it has changed, something strange lies beside it, or a
+    check of it did not pass;
     UnfinishedError if Triton would reject its config.
     """
     version = find_version(repository, f"{name}:{number}")
@@ -112,8 +114,7 @@ def read_history(model_folder: Path) -> PromotionHistory:
 def _apply(
     version: Version, action: Literal["promote", "rollback"], history: PromotionHistory, on_step: Callable[[str], None]
 ) -> Promoted:
-    read_manifest(version)
-    manifest = verify_files(version.folder)
+    manifest = require_intact(version)
     blockers = manifest.blockers()
     if blockers:
         raise UsageError(
