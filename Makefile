@@ -12,7 +12,7 @@ WANTED := $(shell cat requirements/lock.txt pyproject.toml | sha256sum | cut -c1
 STAMP := $(VENV)/installed-$(WANTED)
 
 .DEFAULT_GOAL := help
-.PHONY: help check setup engine browser demo lint test test-all clean
+.PHONY: help check setup engine browser prometheus demo lint test test-all clean
 
 help:  ## List these targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,6 +36,9 @@ engine: setup  ## Fetch the local tritonserver into the user's cache, once.
 browser:  ## Find a Chromium for the report's tests, or install Debian's.
 	bash scripts/install_chromium.sh
 
+prometheus:  ## Find Prometheus and promtool for the tests of the alerts, or install Debian's.
+	bash scripts/install_prometheus.sh
+
 demo: engine  ## Fine-tune, package, serve in a real Triton, classify real images.
 	PATH="$(abspath $(BIN)):$$PATH" bash scripts/demo.sh $(DEMO)
 
@@ -44,10 +47,10 @@ lint: setup  ## Style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint engine browser  ## Lint, types, and every test that is not slow.
+test: lint engine browser prometheus  ## Lint, types, and every test that is not slow.
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: lint engine browser  ## Lint, types, and every test.
+test-all: lint engine browser prometheus  ## Lint, types, and every test.
 	$(BIN)/python -m pytest
 
 clean:  ## Remove what these targets made; the engine stays in the user's cache.

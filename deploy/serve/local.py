@@ -114,6 +114,25 @@ def _region_bytes(config: Any) -> int:
     return needed
 
 
+def surroundings(engine: Engine, folder: Path, *, patience: int) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The arguments and the environment that an engine needs beside its command line, made in `folder` once.
+
+    `patience` is how many seconds a stub is given to begin. Raises MissingError if a program could not run here.
+    """
+    if engine.kind == "native":
+        return (), dict(os.environ)
+    backend_folder, libraries = folder / "backends", folder / "lib"
+    if not backend_folder.exists():
+        fill_backend_folder(engine, backend_folder)
+        fill_library_folder(engine, libraries)
+    variables = environment(engine, libraries)
+    check_programs((engine.executable, backend_folder / "python" / engine.stub.name), variables)
+    return (
+        f"--backend-directory={backend_folder}",
+        f"--backend-config=python,stub-timeout-seconds={patience}",
+    ), variables
+
+
 def fill_backend_folder(engine: Engine, folder: Path) -> None:
     """Put the python backend, the stub of the running Python, and our two python-based backends into `folder`."""
     assert engine.root is not None

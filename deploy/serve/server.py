@@ -6,7 +6,6 @@ verify, slo and the command `serve`.
 
 import http.client
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -173,7 +172,9 @@ class TritonServer:
         folder = self._folder
         assert folder is not None
         self._ports = self._choose(self.options.host, self.options.wanted)
-        arguments, variables = self._surroundings(folder)
+        # Importing torch on a busy machine can take longer than the 30 seconds a stub is given by default.
+        patience = max(30, int(self.options.ready_seconds))
+        arguments, variables = local.surroundings(self.engine, folder, patience=patience)
         command = [*self._command(), *arguments]
         guarded = [sys.executable, "-I", guard.__file__, str(_EXIT_SECONDS + 2), str(folder), *command]
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -204,23 +205,6 @@ class TritonServer:
         # Published configs are complete; completing them would start each stub twice.
         flags = [f"--{name}={value}" for name, value in arguments.items()]
         return [str(self.engine.executable), "--disable-auto-complete-config", *flags]
-
-    def _surroundings(self, folder: Path) -> tuple[list[str], dict[str, str]]:
-        """The arguments and the environment that this engine needs, made in `folder` once."""
-        if self.engine.kind == "native":
-            return [], dict(os.environ)
-        backends, libraries = folder / "backends", folder / "lib"
-        if not backends.exists():
-            local.fill_backend_folder(self.engine, backends)
-            local.fill_library_folder(self.engine, libraries)
-        variables = local.environment(self.engine, libraries)
-        local.check_programs((self.engine.executable, backends / "python" / self.engine.stub.name), variables)
-        # Importing torch on a busy machine can take longer than the 30 seconds a stub is given by default.
-        patience = max(30, int(self.options.ready_seconds))
-        return [
-            f"--backend-directory={backends}",
-            f"--backend-config=python,stub-timeout-seconds={patience}",
-        ], variables
 
     def _wait_ready(self) -> None:
         assert self._process is not None
