@@ -16,9 +16,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "verify": (
         "deployctl verify model_repository",
         "deployctl verify model_repository pets:2 --static",
+        "deployctl verify model_repository pets --static --signature --public-key signing.pub",
     ),
     "promote": ("deployctl promote model_repository pets:2",),
     "rollback": ("deployctl rollback model_repository pets",),
+    "sign": (
+        "deployctl sign model_repository pets --key signing.key",
+        "deployctl sign model_repository pets:2 --key locked.key --password-env SIGNING_PASSWORD",
+        "deployctl sign model_repository pets:2 --key release.key --certificate release.pem --chain between.pem",
+    ),
     "report": ("deployctl report model_repository pets:2 --output pets.html",),
     "engine install": (
         "deployctl engine install",
