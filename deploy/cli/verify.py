@@ -39,6 +39,7 @@ _FILE = click.Path(path_type=Path)
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     *,
     repository: Path,
     reference: str | None,

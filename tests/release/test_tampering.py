@@ -201,6 +201,11 @@ def test_a_signer_who_left_a_file_out(signed: SignedModel) -> None:
     assert not found.passed
 
 
+def move_away(path: Path) -> None:
+    """Leave a link to it in its place."""
+    path.symlink_to(path.rename(path.parent.parent / "elsewhere"))
+
+
 BESIDE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a backend's library": (
         lambda model: (model / "libtriton_onnxruntime.so").write_bytes(b"\x7fELF"),
@@ -225,7 +230,7 @@ BESIDE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a sample more": (lambda model: (model / "warmup" / "more.so").write_bytes(b""), "pets/warmup/more.so is not"),
     "warm-up elsewhere": (
-        lambda model: (model / "warmup").symlink_to((model / "warmup").rename(model.parent / "elsewhere")),
+        lambda model: move_away(model / "warmup"),
         "pets/warmup is a link",
     ),
 }  # fmt: skip
@@ -271,8 +276,7 @@ ATTACHED: dict[str, tuple[Callable[[SignedModel, Path], object], str]] = {
     "an empty signature": (lambda m, _: (m.signature() / "model.sig").write_bytes(b""), "cannot be verified"),
     "a signature of nothing": (lambda m, _: (m.signature() / "model.sig").write_bytes(b"{}"), "cannot be verified"),
     "a signature that is a link": (
-        lambda m, _: ((m.signature() / "model.sig").rename(m.repository / "sig"),
-                      (m.signature() / "model.sig").symlink_to(m.repository / "sig")),
+        lambda m, _: move_away(m.signature() / "model.sig"),
         "model.sig is no regular file",
     ),
 }  # fmt: skip
