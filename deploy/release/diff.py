@@ -28,8 +28,9 @@ from deploy.release.difference import Answered, compare_answers
 from deploy.release.facts import changes, size_difference
 from deploy.release.gates import Limits, judge_gates, overall
 from deploy.repository.attest import attest
-from deploy.repository.find import find_model, find_version, read_manifest
-from deploy.repository.manifest import created_now, verify_files, version_digest
+from deploy.repository.find import find_model, find_version
+from deploy.repository.integrity import require_intact
+from deploy.repository.manifest import created_now, version_digest
 from deploy.validate.difference_records import AnswerDifference, DiffEvidence
 from deploy.validate.executables import Arrays
 from deploy.validate.machine import default_threads
@@ -134,8 +135,7 @@ def _find(request: DiffRequest, asked: str) -> Side:
     else:
         numbers = ", ".join(map(str, find_model(request.repository, request.name).versions))
         raise UsageError(f"{asked!r} names no version of {request.name}", expected=f"one of {numbers}, or {PROMOTED}")
-    read_manifest(version)
-    return Side(version=version, manifest=verify_files(version.folder))
+    return Side(version=version, manifest=require_intact(version))
 
 
 def _check(request: DiffRequest, before: Side, after: Side) -> None:

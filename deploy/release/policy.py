@@ -135,9 +135,7 @@ def _evidence_age(candidate: Candidate, days: float, command: str) -> Demand:
 
 def _signature(candidate: Candidate) -> Demand:
     command = candidate.command("sign", str(candidate.version), "--key FILE")
-    if candidate.check_signature is None:
-        said = "this release of deployctl has no way to check a signature"
-        return Demand(name="signature", judgement=_no(said), command="remove it from `require`")
+    assert candidate.check_signature is not None, "a policy that demands a signature says whose"
     return Demand(name="signature", judgement=candidate.check_signature(candidate.version), command=command)
 
 

@@ -9,9 +9,11 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from deploy.errors import UsageError
 from deploy.files import sha256_file
 from deploy.records import Record
-from deploy.settings import read_table
+from deploy.release.signatures import Trust
+from deploy.settings import LocalPath, read_table
 
 Required = Literal["slo", "diff", "bench", "signature"]
 REQUIRED: tuple[Required, ...] = get_args(Required)
@@ -27,6 +29,9 @@ _ABOUT: dict[str, tuple[Required, ...]] = {
     "max_error": ("diff",),
     "max_slowdown": ("bench", "diff"),
     "max_age_days": ("slo", "diff", "bench"),
+    "public_key": ("signature",),
+    "certificate_chain": ("signature",),
+    "identity": ("signature",),
 }
 
 
@@ -34,7 +39,8 @@ class PromotionPolicy(Record):
     """What must be there. A limit of None leaves it to whoever asked; ages are in days, times in milliseconds.
 
     `require` names the attestations that must have passed, the newest of each kind. `architecture` is the least that
-    must be known of whose model it is. `targets` are those a version may be built for; empty for any.
+    must be known of whose model it is. `targets` are those a version may be built for; empty for any. `public_key`, or
+    `certificate_chain` with `identity`, says whose signature counts; relative paths begin at the file's folder.
     """
 
     require: tuple[Required, ...] = ()
@@ -51,13 +57,27 @@ class PromotionPolicy(Record):
     max_accuracy_drop: float | None = Field(default=None, ge=0, le=1)
     max_error: float | None = Field(default=None, gt=0)
     max_slowdown: float | None = Field(default=None, gt=0)
+    public_key: LocalPath | None = None
+    certificate_chain: tuple[LocalPath, ...] = ()
+    identity: str | None = None
+
+    @property
+    def trust(self) -> Trust | None:
+        """Whose signature counts; None where none is demanded."""
+        if "signature" not in self.require:
+            return None
+        return Trust(public_key=self.public_key, certificate_chain=self.certificate_chain, identity=self.identity)
 
     @model_validator(mode="after")
     def _demanded(self) -> Self:
         for key, kinds in _ABOUT.items():
-            if getattr(self, key) is not None and not set(kinds) & set(self.require):
+            if getattr(self, key) not in (None, ()) and not set(kinds) & set(self.require):
                 wanted = " or ".join(f'"{kind}"' for kind in kinds)
                 raise ValueError(f"{key} is about {wanted}, which `require` does not name")
+        try:
+            _ = self.trust
+        except UsageError as error:
+            raise ValueError(f"{error.found}; say public_key or certificate_chain") from error
         return self
 
 

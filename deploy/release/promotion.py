@@ -10,16 +10,18 @@ Owns the order of the steps; demands are judged in `policy`, the server is told 
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from deploy.errors import ExitCode
 from deploy.evidence import Judgement
-from deploy.release.policy import Candidate, Demand, SignatureCheck, demands, overall
+from deploy.release.policy import Candidate, Demand, demands, overall
 from deploy.release.policy_file import Environment, PromotionPolicy, read_environment
 from deploy.release.rollout import Rollout, ServerAddress, connected, roll_out
-from deploy.repository.find import find_version, read_manifest
+from deploy.release.signatures import check_signature
+from deploy.repository.find import find_version
+from deploy.repository.integrity import require_intact
 from deploy.repository.layout import Version
-from deploy.repository.manifest import verify_files
 from deploy.repository.promotion import Approval, Promoted, promote
 
 # A flag alone demands what it says and no more.
@@ -89,11 +91,10 @@ def promote_under(
     version: Version,
     *,
     environment: Environment | None = None,
-    check_signature: SignatureCheck | None = None,
 ) -> PromotionResult:
     """Promote a version if it meets every demand of the policy; say which it does not meet otherwise."""
-    read_manifest(version)
-    candidate = Candidate.of(version, verify_files(version.folder), check_signature=check_signature)
+    check = partial(check_signature, trust=policy.trust) if policy.trust else None
+    candidate = Candidate.of(version, require_intact(version), check_signature=check)
     found = demands(policy, candidate)  # 2
     name = environment.name if environment else None
     decision = Decision(environment=name, demands=found, judgement=overall(found))
@@ -104,6 +105,7 @@ def promote_under(
         policy_sha256=environment.sha256 if environment else None,
         instead_of=candidate.promoted,
         relied=tuple(one.relied for one in found if one.relied),
+        met=tuple(f"{one.name}: {one.judgement.reason}" for one in found),
     )
     promoted = promote(version.repository, version.name, version.number, approval=approval)  # 3
     return PromotionResult(version=version, decision=decision, promoted=promoted)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from deploy.evidence import BenchEvidence, Judgement
 from deploy.report import words
 from deploy.report.findings import Findings, Learnt
+from deploy.repository.signed import KIND as SIGNATURE
 from deploy.slo.records import SloEvidence
 from deploy.validate.difference_records import DiffEvidence
 
@@ -66,7 +67,9 @@ def learnt_reason(learnt: Learnt) -> str:
         return words.printable(learnt.damage)
     if isinstance(learnt.record, SloEvidence):
         return f"at {learnt.record.rate:g} queries/s: {words.reason(learnt.record)}"
-    return words.printable(learnt.judgement.reason) if learnt.judgement else "a kind without a verdict"
+    if learnt.judgement:
+        return words.printable(learnt.judgement.reason)
+    return "not verified here" if learnt.kind == SIGNATURE else "a kind without a verdict"
 
 
 def when(time: str) -> str:

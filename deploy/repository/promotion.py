@@ -19,10 +19,11 @@ from deploy.errors import UnfinishedError, UsageError
 from deploy.files import disk_errors_explained, write_atomically
 from deploy.records import Record
 from deploy.repository.edits import find_edits, keep_edited
-from deploy.repository.find import find_model, find_version, read_manifest
+from deploy.repository.find import find_model, find_version
+from deploy.repository.integrity import require_intact
 from deploy.repository.layout import ATTESTATIONS_FOLDER, CONFIG_FILE, Version, promoted_version
 from deploy.repository.lint import require_clean
-from deploy.repository.manifest import MANIFEST_FILE, created_now, verify_files, version_digest
+from deploy.repository.manifest import MANIFEST_FILE, created_now, version_digest
 
 HISTORY_FILE = "promotions.json"
 
@@ -38,13 +39,15 @@ class Relied(Record):
 class Approval(Record):
     """What stood behind a promotion: the environment, the digest of its file, and the attestations that it took.
 
-    `instead_of` is the version that was promoted when this was decided, None where none was.
+    `instead_of` is the version that was promoted when this was decided, None where none was. `met` is each demand with
+    the reason it was taken as met.
     """
 
     environment: str | None
     policy_sha256: str | None
     instead_of: int | None
     relied: tuple[Relied, ...]
+    met: tuple[str, ...] = ()
 
 
 class PromotionEntry(Record):
@@ -115,8 +118,9 @@ def promote(
 ) -> Promoted:
     """Make Triton serve version `number`, by one replacement of `<name>/config.pbtxt`.
 
-    Raises UsageError if there is no such version, a file of it has changed, or a check of it did not pass;
-    UnfinishedError if Triton would reject its config, or another version was promoted since `approval` was given.
+    Raises UsageError if there is no such version, a file of it has changed, something strange lies beside it, or a
+    check of it did not pass; UnfinishedError if Triton would reject its config, or another version was promoted since
+    `approval` was given.
     """
     version = find_version(repository, f"{name}:{number}")
     with _history_held(version.model_folder) as history:
@@ -179,8 +183,7 @@ def _apply(
     on_step: Callable[[str], None],
     approval: Approval | None = None,
 ) -> Promoted:
-    read_manifest(version)
-    manifest = verify_files(version.folder)
+    manifest = require_intact(version)
     blockers = manifest.blockers()
     if blockers:
         raise UsageError(

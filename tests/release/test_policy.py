@@ -1,6 +1,7 @@
 """What an environment demands: each demand fires, all that is unmet is named at once, and what held is recorded."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from deploy.cli import promote as command
 from deploy.errors import ExitCode, UnfinishedError, UsageError
-from deploy.evidence import BenchEvidence, Judgement, LatencyEvidence, ServedEvidence
+from deploy.evidence import BenchEvidence, Judgement, LatencyEvidence, ServedEvidence, Verdict
 from deploy.files import sha256_file
 from deploy.release.policy import Candidate, Demand, demands
 from deploy.release.policy_file import PromotionPolicy, read_environment
@@ -25,6 +26,7 @@ from deploy.repository.promotion import Approval, PromotionHistory, promote, rea
 from deploy.slo.records import Bound, BoundResult, ClientSide, SloEvidence
 from deploy.validate.difference_records import DiffEvidence, Gate, SizeDifference
 from tests.markdown import ROOT
+from tests.release.conftest import SignedModel
 from tests.repository.samples import FAIL, PASS, UNDECIDED, Sample, put
 
 
@@ -98,9 +100,13 @@ def loose(version: Version) -> DiffEvidence:
     return difference(version, gates={"max_flips": 0.5})
 
 
+def unsigned(version: Version) -> Judgement:
+    return Judgement(verdict=Verdict.FAIL, reason=f"{version} is not signed")
+
+
 def demanded(version: Version, *, later: timedelta = timedelta(0), **policy: object) -> dict[str, Demand]:
     """The demands of a policy by name, as they stand `later`."""
-    candidate = Candidate.of(version, Manifest.read(version.manifest))
+    candidate = Candidate.of(version, Manifest.read(version.manifest), check_signature=unsigned)
     moment = replace(candidate, now=datetime.now(UTC) + later)
     return {one.name: one for one in demands(PromotionPolicy.model_validate(policy), moment)}
 
@@ -117,7 +123,7 @@ def edit_manifest(version: Version, **changes: object) -> None:
 def test_every_demand_that_is_not_met_is_named_with_its_command(second: Version) -> None:
     found = demanded(
         second, require=("slo", "diff", "bench", "signature"), require_native=True, architecture="confirmed",
-        targets=("somewhere",), max_p99_ms=15, min_rate=200, max_flips=0.02,
+        targets=("somewhere",), max_p99_ms=15, min_rate=200, max_flips=0.02, public_key="release.pub",
     )  # fmt: skip
     assert set(unmet(found)) == {"slo", "diff", "bench", "signature", "native", "architecture", "target"}
     repository = second.repository
@@ -126,7 +132,7 @@ def test_every_demand_that_is_not_met_is_named_with_its_command(second: Version)
     )
     assert found["diff"].command == f"deployctl diff {repository} pets promoted 2 --max-flips 0.02"
     assert found["bench"].command == f"deployctl bench {repository} pets:2 --compare 1 --max-slowdown X"
-    assert "no way to check a signature" in unmet(found)["signature"]
+    assert found["signature"].command == f"deployctl sign {repository} pets:2 --key FILE"
 
 
 def test_what_was_attested_and_passed_is_relied_on(second: Version) -> None:
@@ -221,7 +227,7 @@ def test_checks_that_failed_architecture_and_what_is_unsafe(second: Version) -> 
 
 def test_a_signature_is_asked_of_whoever_can_check_it(second: Version) -> None:
     manifest = Manifest.read(second.manifest)
-    policy = PromotionPolicy(require=("signature",))
+    policy = PromotionPolicy(require=("signature",), public_key=Path("release.pub"))
     for judgement in (PASS, FAIL):
         asked: list[Version] = []
 
@@ -231,6 +237,20 @@ def test_a_signature_is_asked_of_whoever_can_check_it(second: Version) -> None:
 
         found = demands(policy, Candidate.of(second, manifest, check_signature=check))
         assert ([one.judgement for one in found if one.name == "signature"], asked) == ([judgement], [second])
+
+
+def test_only_what_somebody_trusted_signed_is_promoted(signed: SignedModel, keys: Path, tmp_path: Path) -> None:
+    shutil.copy(keys / "release.pub", tmp_path)
+    shutil.copy(keys / "other.pub", tmp_path)
+    text = '[promote]\nrequire = ["signature"]\npublic_key = "{}.pub"\n'
+    refused = run(signed.repository, "pets:2", "--environment", environment(tmp_path, text.format("other")))
+    assert (refused.exit_code, promoted_version(signed.model)) == (ExitCode.NO, 1)
+    assert "FAIL  signature" in refused.stdout
+    done = run(signed.repository, "pets:2", "--environment", environment(tmp_path, text.format("release")))
+    assert (done.exit_code, promoted_version(signed.model)) == (ExitCode.OK, 2)
+    approval = read_history(signed.model).entries[-1].approval
+    assert approval is not None
+    assert [met for met in approval.met if met.startswith("signature: signed by key")]
 
 
 def test_the_promoted_version_needs_no_comparison_with_itself(repository: Path) -> None:
@@ -303,6 +323,8 @@ def test_a_history_from_before_there_were_policies_is_read(repository: Path) -> 
         ('[promote]\nrequire = ["slow"]\n', "slow"),
         ("[promote]\nmax_flips = 0.02\n", 'max_flips is about "diff", which `require` does not name'),
         ('[promote]\nrequire = ["slo"]\nmax_age_days = -1\n', "greater than 0"),
+        ('[promote]\nrequire = ["signature"]\n', "it is not said whose signature counts; say public_key"),
+        ('[promote]\npublic_key = "release.pub"\n', 'public_key is about "signature"'),
         ("[promotion]\n", r"did you mean \[promote\]"),
         ("promote", "is not TOML"),
         ("", "has no table"),
