@@ -40,8 +40,8 @@ def test_what_must_not_be_done_is_seen_by_the_same_counts(engine: Engine, tmp_pa
     deeds = {mistake.name: mistake for mistake in MISTAKES}
     with served_world(tmp_path / "artifact", "explicit", engine) as world:
         assert deeds["artifact-explicit"].measure(world, clients=1)["wrong"] > 0
-    with served_world(tmp_path / "delete", "poll", engine) as world:
-        assert deeds["delete"].measure(world, clients=1)["failed"] > 0
+    with served_world(tmp_path / "rename", "poll", engine) as world:
+        assert deeds["rename"].measure(world, clients=1)["failed"] > 0
 
 
 def promote_at(repository: Path, number: int, url: str, *more: str) -> Result:
