@@ -28,15 +28,21 @@ from deploy.repository.find import read_manifest
 from deploy.repository.layout import EVIDENCE_FOLDER, Version
 from deploy.repository.manifest import Manifest, changed_files, version_digest
 from deploy.slo.records import RateEvidence, SloEvidence
+from deploy.slo.tune_records import TuneEvidence
 
 PARITY_FILE = "parity.json"
 LATENCY_FILE = "latency.json"
 SERVED_FILE = "served.json"
 BEHAVIOUR_FILE = "behaviour.json"
 
-Known = SloEvidence | RateEvidence | BenchEvidence
+Known = SloEvidence | RateEvidence | BenchEvidence | TuneEvidence
 
-_KINDS: dict[str, type[Known]] = {"slo": SloEvidence, "rate": RateEvidence, "bench": BenchEvidence}
+_KINDS: dict[str, type[Known]] = {
+    "slo": SloEvidence,
+    "rate": RateEvidence,
+    "bench": BenchEvidence,
+    "tune": TuneEvidence,
+}
 R = TypeVar("R", bound=Record)
 
 
