@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from deploy.evidence import short
 from deploy.report import words
 from deploy.report.blocks import Alert, Block, Figures, Notes, Section, Table, Word
+from deploy.report.diff_sections import diff_section
 from deploy.report.evidence_charts import latency_charts
 from deploy.report.findings import Findings, Learnt
 from deploy.report.sections import latency_section
@@ -21,6 +22,7 @@ from deploy.report.slo_charts import (
 )
 from deploy.report.standing import learnt_reason, learnt_word, when
 from deploy.slo.records import RateEvidence, SloEvidence
+from deploy.validate.difference_records import DiffEvidence
 
 _ERRORS_SHOWN = 30
 
@@ -38,6 +40,10 @@ def learnt_sections(findings: Findings) -> Iterator[Section]:
     every_run = [record for _, record in runs] + finals
     if every_run or searches:
         yield _rates(every_run, searches)
+    diffs = [(one, one.record) for one in findings.learnt if isinstance(one.record, DiffEvidence)]
+    if diffs:
+        latest, difference = diffs[-1]
+        yield diff_section(difference, f"Against {words.printable(difference.compared)}, {when(latest.time)}")
     for number, one in enumerate(one for one in findings.learnt if one.latency is not None):
         assert one.latency is not None
         title = f"{words.printable(one.kind).capitalize()}, {when(one.time)}"
