@@ -191,7 +191,7 @@ def test_an_architecture_that_is_not_confirmed_is_no_pass(tmp_path: Path) -> Non
 def test_unknown_damaged_and_foreign_attestations_are_listed_and_named(version: Version) -> None:
     path = attest(version, "slo", slo())
     path.with_name("audit-20261123T101500Z.json").write_text(json.dumps({"trials": 60}))
-    path.with_name("diff-20261123T101501Z.json").write_text(
+    path.with_name("review-20261123T101501Z.json").write_text(
         json.dumps({"judgement": {"verdict": "fail", "reason": "other labels"}})
     )
     path.with_name("bench-20261123T101502Z.json").write_text('{"version": ')
@@ -202,7 +202,7 @@ def test_unknown_damaged_and_foreign_attestations_are_listed_and_named(version: 
     page = Page(render_html(findings)).words
     assert word_of(findings) == "FAIL"
     assert "audit 2026-11-23 10:15:00 UTC - a kind without a verdict audit-20261123T101500Z.json" in page
-    assert "diff 2026-11-23 10:15:01 UTC ✕ FAIL other labels" in page
+    assert "review 2026-11-23 10:15:01 UTC ✕ FAIL other labels" in page
     assert "bench 2026-11-23 10:15:02 UTC ! DAMAGED bench-20261123T101502Z.json is not a valid BenchEvidence" in page
     assert "drift 2026-11-23 10:15:03 UTC ! DAMAGED" in page
     assert "slo-20261123T101504Z.json belongs to another version" in page
