@@ -58,6 +58,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deployctl tune model_repository pets --p99-ms 15",
         "deployctl tune model_repository pets --p99-ms 15 --trials 40 --dry-run",
     ),
+    "docker": (
+        "deployctl docker model_repository pets --target 26.08-cpu --p99-ms 15 --output serving",
+        "deployctl docker model_repository --slo deploy.toml --output serving",
+    ),
 }
 
 
