@@ -1,12 +1,13 @@
 """A real tritonserver under load while versions are swapped: nothing is lost, and the counts would show it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from benchmarks.swap import swap_under_load
+from benchmarks.swap import RESULTS, TABLE, swap_under_load, table
 from benchmarks.swap_load import Answer, Question, Tally
 from benchmarks.swap_mistakes import MISTAKES
 from benchmarks.swap_world import NAME, served_world
@@ -18,6 +19,7 @@ from deploy.serve.client import Client, ModelAddress
 from deploy.serve.engines import Engine
 from deploy.serve.ports import WantedPorts, choose_ports
 from deploy.serve.server import ModelControl
+from tests.markdown import ROOT
 from tests.release.versions import put_linear
 from tests.serve.tiny import Linear
 
@@ -99,3 +101,16 @@ def test_versions_that_answer_alike_cannot_be_told_apart_and_are_refused() -> No
     rows, same = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
     with pytest.raises(AssertionError, match="must differ for every row"):
         Question(model="pets", rows=rows, expected={1: same, 2: same})
+
+
+def test_the_committed_results_are_those_of_the_page_and_lost_nothing() -> None:
+    record = json.loads(RESULTS.read_text())
+    assert TABLE.read_text() == table(record)
+    assert {(row["mode"], row["protocol"]) for row in record["rows"]} == {
+        (mode, protocol) for mode in ("explicit", "poll") for protocol in ("grpc", "http")
+    }
+    for row in record["rows"]:
+        assert (row["failed"], row["wrong"], row["late"], row["swaps"]) == (0, 0, 0, 30)
+    page = (ROOT / "docs" / "promotion.md").read_text()
+    for mode in ("explicit", "poll"):
+        assert f"{sum(row['sent'] for row in record['rows'] if row['mode'] == mode):,}" in page
