@@ -1,30 +1,44 @@
 """Where a version will run: the Triton release, its runtimes and their ceilings, the device and CPU ISA.
 
-Owns the table in `data/targets.json` and the words of a target's name. Called by convert, repository and serve.
+Owns the words of a target's name: `local-cpu`, `<release>-cpu`, `<release>-cuda-sm<NN>`. What is known of a release is
+in `releases`. Called by convert, repository and serve.
 """
 
-import json
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from functools import cache
-from importlib.resources import files
 from typing import Literal
 
 from deploy.errors import UsageError
 from deploy.records import Record
+from deploy.releases import Gpu, Release, read_releases
 
 LOCAL_CPU = "local-cpu"
 
 CpuIsa = Literal["avx2", "native"]
+_SHOWN = 8  # names in one message
+_NEAREST = 3
 
 
 class AotiSupport(Record):
-    """What a release's PyTorch backend does with an AOTInductor archive (`platform: "torch_aoti"`)."""
+    """What a release's PyTorch backend does with an AOTInductor archive (`platform: "torch_aoti"`).
+
+    `parameters`: it heeds the config's parameters, None where that is not known; `bfloat16`: it exchanges such tensors.
+    """
 
     loads: bool
     batches: bool
+    parameters: bool | None = None
+    bfloat16: bool = False
 
 
 class Target(Record):
-    """One place to run. `opset` and `ir_version` are the highest its ONNX Runtime loads; None means unknown."""
+    """One place to run. `opset` and `ir_version` are the highest its ONNX Runtime loads. None means unknown.
+
+    `torch` is the version in `pytorch_container`, the image to compile AOTInductor archives in; `sm` the compute
+    capability of the GPU as digits (90 for 9.0), None on CPU; `known_bugs` are ids of the release table. A manifest
+    holds a target, so a field added here needs a default: older manifests must stay readable.
+    """
 
     name: str
     description: str
@@ -38,6 +52,17 @@ class Target(Record):
     device: Literal["cpu", "cuda"]
     source: str
     cpu_isa: CpuIsa = "avx2"
+    pytorch_container: str | None = None
+    torch: str | None = None
+    vllm_container: str | None = None
+    vllm: str | None = None
+    sm: int | None = None
+    cuda: str | None = None
+    python: str | None = None
+    min_compute_capability: str | None = None
+    latency_histograms: bool | None = None
+    onnx_bfloat16: bool | None = None
+    known_bugs: tuple[str, ...] = ()
 
     def with_isa(self, isa: CpuIsa) -> "Target":
         """The same target compiled for another CPU instruction set."""
@@ -46,14 +71,86 @@ class Target(Record):
 
 @cache
 def all_targets() -> dict[str, Target]:
-    """Every known target by name, in the order of the data file."""
-    rows = json.loads(files("deploy").joinpath("data/targets.json").read_text())
-    return {row["name"]: Target.model_validate(row) for row in rows}
+    """Every known target by name: this machine's own, then each release on CPU and on each GPU that it runs on."""
+    return {target.name: target for target in _make_all()}
 
 
 def find_target(name: str) -> Target:
-    """The target called `name`. Raises UsageError if there is none, naming those there are."""
+    """The target called `name`. Raises UsageError if there is none, naming those that come nearest."""
     targets = all_targets()
     if name not in targets:
-        raise UsageError(f"there is no target {name!r}", expected=f"one of {', '.join(targets)}")
+        raise UsageError(
+            f"there is no target {name!r}{_why(name)}",
+            expected=f"{LOCAL_CPU}, <release>-cpu or <release>-cuda-sm<NN>, such as {', '.join(_nearest(name))}",
+        )
     return targets[name]
+
+
+def shortened(names: Sequence[str], *, most: int = _SHOWN) -> str:
+    """The names separated by commas, those beyond `most` counted only."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _make_all() -> Iterator[Target]:
+    table = read_releases()
+    yield Target.model_validate(table.local)
+    for release in table.releases:
+        yield _make(release, None)
+        for gpu in table.gpus:
+            if release.admits(gpu):
+                yield _make(release, gpu)
+
+
+def _make(release: Release, gpu: Gpu | None) -> Target:
+    """A release on CPU, or on one kind of GPU."""
+    where = f"{gpu.architecture} GPUs of compute capability {gpu.sm / 10:.1f} ({gpu.parts})" if gpu else "CPU"
+    same = {name: release.value(name) for name in _SAME}
+    return Target(
+        name=f"{release.triton}-cuda-sm{gpu.sm}" if gpu else f"{release.triton}-cpu",
+        description=f"Triton {release.triton} on {where}",
+        triton=release.triton,
+        device="cuda" if gpu else "cpu",
+        sm=gpu.sm if gpu else None,
+        aoti=AotiSupport(
+            loads=release.value("aoti_loads"),
+            batches=release.value("aoti_batches"),
+            parameters=release.value("aoti_parameters"),
+            bfloat16=release.value("aoti_bfloat16"),
+        ),
+        source=release.summary(),
+        known_bugs=release.bugs,
+        **same,
+    )
+
+
+_SAME = (
+    "server_version", "container", "pytorch_container", "torch", "vllm_container", "vllm", "onnxruntime", "opset",
+    "ir_version", "cuda", "python", "min_compute_capability", "latency_histograms", "onnx_bfloat16",
+)  # fmt: skip
+
+
+def _why(name: str) -> str:
+    """What is wrong with a name that has the right form, as words that follow it; empty where the form is wrong too."""
+    table = read_releases()
+    number, _, device = name.partition("-")
+    release = next((known for known in table.releases if known.triton == number), None)
+    if release is None:
+        oldest, newest = table.releases[0].triton, table.releases[-1].triton
+        looks_right = len(number) == len(newest) and number.replace(".", "").isdigit()
+        return f": release {number} is not in the table, which goes from {oldest} to {newest}" if looks_right else ""
+    if device.startswith("cuda-sm"):
+        admitted = [str(gpu.sm) for gpu in table.gpus if release.admits(gpu)]
+        return f": the sm values of {number} are {', '.join(admitted)}"
+    return f": on a GPU the name needs its compute capability, as in {number}-cuda-sm90" if device == "cuda" else ""
+
+
+def _nearest(name: str) -> list[str]:
+    """The names nearest to a wrong one: the same release's closest GPUs, else those that look most like it."""
+    number, _, device = name.partition("-cuda-sm")
+    same = [target for target in all_targets().values() if target.triton == number and target.sm is not None]
+    if same and device.isdigit():
+        by_distance = sorted(same, key=lambda target: abs((target.sm or 0) - int(device)))
+        return [target.name for target in by_distance[:_NEAREST]]
+    names = list(all_targets())
+    return get_close_matches(name, names, n=_NEAREST) or [LOCAL_CPU, *names[-_NEAREST:]]

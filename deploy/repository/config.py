@@ -15,7 +15,7 @@ from deploy.errors import UsageError
 from deploy.files import sha256_bytes
 from deploy.repository.protobuf import TRITON_TYPES, format_config, parse_config, schema
 from deploy.spec import BATCH, Spec, TensorSpec, wire_input, wire_output
-from deploy.targets import Target, all_targets
+from deploy.targets import Target, all_targets, shortened
 
 LABELS_FILE = "labels.txt"
 
@@ -109,10 +109,10 @@ def renumbered(text: str, version: int) -> str:
 def check_format(format_: Format, target: Target) -> None:
     """Raises UsageError if the target's Triton cannot load the format, naming the targets that can."""
     if format_ == "aoti" and not target.aoti.loads:
-        able = [name for name, other in all_targets().items() if other.aoti.loads]
+        able = [name for name, other in all_targets().items() if other.aoti.loads and other.device == target.device]
         raise UsageError(
             f"target {target.name} cannot load an AOTInductor artifact",
-            expected=f"one of the targets {', '.join(able)}",
+            expected=f"one of the targets {shortened(able)}",
             fix="choose one of them with --target, or package with --formats onnx",
         )
 

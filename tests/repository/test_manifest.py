@@ -19,6 +19,8 @@ from deploy.repository.manifest import (
 )
 from tests.repository.samples import FAIL, PASS, UNDECIDED, Sample, classifier, put
 
+FIRST_MANIFEST = Path(__file__).with_name("first_manifest.json")
+
 
 def test_every_file_but_the_manifest_is_listed(tmp_path: Path) -> None:
     folder = put(tmp_path / "models").version.folder
@@ -36,6 +38,12 @@ def test_the_checkpoint_is_kept_by_file_name_only(tmp_path: Path) -> None:
     folder = put(tmp_path / "models").version.folder
     assert Manifest.read(folder / "manifest.json").checkpoint.file == "pets.pt"
     assert "private" not in (folder / "manifest.json").read_text()
+
+
+def test_a_manifest_of_before_targets_had_a_gpu_is_still_read() -> None:
+    manifest = Manifest.read(FIRST_MANIFEST)
+    assert (manifest.target.name, manifest.target.opset, manifest.target.aoti.batches) == ("26.06-cpu", 25, True)
+    assert (manifest.target.sm, manifest.target.torch, manifest.target.latency_histograms) == (None, None, None)
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
