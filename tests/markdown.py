@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_FOLDERS = ("docs", "docker", "k8s", "model_repository", "examples", "benchmarks")
+_FOLDERS = ("docs", "docker", "k8s", "model_repository", "examples", "examples/pipelines", "benchmarks")
 PAGES = sorted((*ROOT.glob("*.md"), *(page for name in _FOLDERS for page in (ROOT / name).glob("*.md"))))
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -7,6 +7,7 @@ recorders in place of `deployctl` and `python`; the real demo is a slow test in 
 import contextlib
 import os
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
@@ -46,7 +47,10 @@ def parse(line: str, folder: Path) -> click.Context:
         path = folder / word
         if not word.startswith("-") and path.is_relative_to(folder) and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch() if path.suffix else path.mkdir()
+            if path.name == "deploy.toml":
+                shutil.copy(ROOT / "examples" / "pipelines" / "deploy.toml", path)
+            else:
+                path.touch() if path.suffix else path.mkdir()
     with contextlib.chdir(folder), cli.make_context("deployctl", words[1:2]) as context:
         name, command, _ = cli.resolve_command(context, words[1:2])
         assert command is not None

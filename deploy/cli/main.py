@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from deploy import __version__
+from deploy.cli.examples import as_epilog
 from deploy.errors import DeployError, ExitCode
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -43,6 +44,7 @@ class LazyGroup(click.Group):
             return None
         command = importlib.import_module(COMMANDS[cmd_name][0]).command
         assert isinstance(command, click.Command)
+        command.epilog = as_epilog(cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

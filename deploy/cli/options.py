@@ -1,32 +1,65 @@
 """Options that several commands share, so that they are spelled, parsed and explained once.
 
-Owns parsing only. `inspect` and `package` use `checkpoint_options`.
+Owns parsing only. `inspect` and `package` use `checkpoint_options`, a command with a table in a file `config_option`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
+from annotated_types import Gt
 
 from deploy.checkpoint.model import CheckpointRequest
 
 
-def _parse_shapes(
-    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
-) -> tuple[tuple[int, ...], ...]:
-    return tuple(_parse_shape(value) for value in values)
+class Written(click.ParamType):
+    """A list that is written with commas on the command line, and as a list in a file as `annotation` has it."""
+
+    annotation: Any
+
+    def written(self, value: Sequence[Any]) -> str:
+        """The list as the command line takes it."""
+        return ",".join(map(str, value))
 
 
-def _parse_shape(value: str) -> tuple[int, ...]:
-    try:
-        sizes = tuple(int(part) for part in value.split(","))
-    except ValueError:
-        sizes = ()
-    if not sizes or min(sizes) < 1:
-        raise click.BadParameter(f"{value!r} is not a shape; expected positive integers, such as 3,224,224")
-    return sizes
+class Shape(Written):
+    """Sizes without the batch: 3,224,224 or [3, 224, 224]."""
+
+    name = "shape"
+    annotation = tuple[Annotated[int, Gt(0)], ...]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """The sizes; whatever is not a positive integer is refused."""
+        try:
+            sizes = tuple(int(part) for part in (value.split(",") if isinstance(value, str) else value))
+        except ValueError:
+            sizes = ()
+        if not sizes or min(sizes) < 1:
+            self.fail(f"{value!r} is not a shape; expected positive integers, such as 3,224,224", param, ctx)
+        return sizes
+
+
+def config_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--config` to a command: its table of that file stands where the command line says nothing."""
+
+    def read(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+        if path is not None:
+            from deploy.cli.config import read_defaults
+
+            context.default_map = read_defaults(path, context)
+
+    decorated: Callable[..., Any] = click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=read,
+        help="A deploy.toml, which says what no option says.",
+    )(function)
+    return decorated
 
 
 _CHECKPOINT_OPTIONS = (
@@ -38,8 +71,8 @@ _CHECKPOINT_OPTIONS = (
         "--input-shape",
         "input_shapes",
         multiple=True,
+        type=Shape(),
         metavar="C,H,W",
-        callback=_parse_shapes,
         help="An input's shape without the batch, such as 3,224,224; once per input.",
     ),
     click.option("--trust-pickle", is_flag=True, help="Unpickle any type: runs code from the file."),

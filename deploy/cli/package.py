@@ -5,12 +5,12 @@ Owns the options and the printed result. The work is `deploy.package`'s.
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from deploy.checkpoint.model import CheckpointRequest
-from deploy.cli.options import checkpoint_options
+from deploy.cli.options import Written, checkpoint_options, config_option
 from deploy.cli.packaged import show_plan, show_result
 from deploy.convert.model import FORMATS, Format
 from deploy.errors import UsageError
@@ -20,6 +20,25 @@ if TYPE_CHECKING:
     from deploy.request import PackageRequest
 
 _GB = 1_000_000_000
+
+
+class _Formats(Written):
+    """Formats by name: aoti,onnx or ["aoti", "onnx"]."""
+
+    name = "formats"
+    annotation = tuple[Literal[FORMATS], ...]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Format, ...]:
+        """The formats in their usual order. Raises UsageError if one does not exist or stands there twice."""
+        names = [name.strip() for name in (value.split(",") if isinstance(value, str) else value)]
+        unknown = [name for name in names if name not in FORMATS]
+        if unknown or not names or len(set(names)) != len(names):
+            what = repr(unknown[0]) if unknown else "a format twice" if names else "none"
+            raise UsageError(
+                f"--formats {','.join(names)!r} names {what}",
+                expected=f"one or more of {', '.join(FORMATS)}, separated by commas",
+            )
+        return tuple(name for name in FORMATS if name in names)
 
 
 @click.command("package")
@@ -36,8 +55,10 @@ _GB = 1_000_000_000
     "--samples", type=click.Path(path_type=Path), metavar="FILE.npz", help="Real inputs, and what training computed."
 )
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Class names, one per line.")
-@click.option("--formats", metavar="aoti,onnx", help="The formats, each of which must then be built and pass.")
-@click.option("--all-formats", is_flag=True, help="Publish each format as a model of its own: NAME_aoti, NAME_onnx.")
+@click.option(
+    "--formats", type=_Formats(), metavar="aoti,onnx", help="The formats, each of which must then be built and pass."
+)
+@click.option("--all-formats/--no-all-formats", help="Publish each format as a model of its own: NAME_aoti, NAME_onnx.")
 @click.option(
     "--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="The largest batch; 1: static."
 )
@@ -48,18 +69,21 @@ _GB = 1_000_000_000
 @click.option(
     "--slo-p99-ms", type=click.FloatRange(min=0, min_open=True), help="Publish only if p99 at batch 1 meets this."
 )
-@click.option("--thorough", is_flag=True, help="Measure latency at every power of two up to --max-batch.")
+@click.option("--thorough/--no-thorough", help="Measure latency at every power of two up to --max-batch.")
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Conversions side by side; default: what cores and memory allow."
 )
 @click.option(
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds for each child's step."
 )
-@click.option("--memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="Memory of each child.")
+@click.option("--memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="GB for each child.")
 @click.option("--promote", is_flag=True, help="Serve the new version at once; a model's first version always is.")
 @click.option("--new-contract", is_flag=True, help="Let the name change its format, tensors or labels.")
 @click.option(
-    "--no-serve-check", is_flag=True, help="Publish without a real Triton's answers; the manifest records it."
+    "--serve-check/--no-serve-check",
+    default=True,
+    show_default=True,
+    help="Judge a real Triton's answers; the manifest records if not.",
 )
 @click.option("--allow-constant-output", is_flag=True, help="Accept outputs that hardly vary, which prove nothing.")
 @click.option(
@@ -68,6 +92,7 @@ _GB = 1_000_000_000
 @click.option(
     "--keep-failed", type=click.Path(path_type=Path), metavar="DIR", help="Where to keep a stage that failed."
 )
+@config_option
 @click.option("--dry-run", is_flag=True, help="Read and check everything, print the plan, write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
@@ -80,7 +105,7 @@ def command(ctx: click.Context, /, *, request: CheckpointRequest, as_json: bool,
     from deploy.package import package, plan_package
     from deploy.report.stages import Stages
 
-    asked = _request(request, given)
+    asked = _request(ctx, request, given)
     with Stages(quiet=as_json) as stages:
         if dry_run:
             plan = plan_package(asked, progress=stages)
@@ -93,40 +118,21 @@ def command(ctx: click.Context, /, *, request: CheckpointRequest, as_json: bool,
     ctx.exit(result.exit_code)
 
 
-def _request(checkpoint: CheckpointRequest, given: dict[str, Any]) -> "PackageRequest":
-    """The options as the library takes them. Raises UsageError if a format or the target does not exist."""
+def _request(ctx: click.Context, checkpoint: CheckpointRequest, given: dict[str, Any]) -> "PackageRequest":
+    """The options as the library takes them. Raises UsageError if the target does not exist."""
+    from deploy.cli.config import own_command
     from deploy.request import PackageRequest, Resources
 
     formats, isa, memory = given.pop("formats"), given.pop("cpu_isa"), given.pop("memory_limit")
     return PackageRequest(
         checkpoint=checkpoint,
         target=find_target(given.pop("target")).with_isa(isa),
-        formats=_formats(formats),
+        formats=formats or FORMATS,
         by_name=formats is not None,
-        serve_check=not given.pop("no_serve_check"),
         accept_parity_failure=given.pop("unsafe_accept_parity_failure"),
         resources=Resources(
             jobs=given.pop("jobs"), seconds=given.pop("timeout"), memory=int(memory * _GB) if memory else None
         ),
-        command=_own_command(),
+        command=own_command(ctx, sys.argv[1:]),
         **given,
     )
-
-
-def _formats(text: str | None) -> tuple[Format, ...]:
-    if text is None:
-        return FORMATS
-    names = [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown or len(set(names)) != len(names):
-        raise UsageError(
-            f"--formats {text!r} names {unknown[0]!r}" if unknown else f"--formats {text!r} names a format twice",
-            expected=f"one or more of {', '.join(FORMATS)}, separated by commas",
-        )
-    return tuple(name for name in FORMATS if name in names)
-
-
-def _own_command() -> tuple[str, ...]:
-    """The command as it was typed, but for the folders of absolute paths: where they lay says nothing to others."""
-    words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])
-    return ("deployctl", *words)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.cli.options import config_option
+
 if TYPE_CHECKING:
     from deploy.slo.records import RateEvidence, SloEvidence
     from deploy.slo.request import SloRequest
@@ -44,7 +46,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--confidence", type=click.FloatRange(0.5, 1, True, True), help="Of a verdict.  [default: 0.99]")
 @click.option("--seed", type=click.IntRange(min=0), help="Of arrivals and samples.  [default: 0]")
 @click.option("--find-rate", is_flag=True, help="Bisect the highest rate that passes, beginning at --rate.")
-@click.option("--config", type=click.Path(path_type=Path), help="A deploy.toml whose [slo] says what options do not.")
+@config_option
 @click.option("--junit", type=_FILE, help="Write the verdicts as JUnit XML.")
 @click.option("--markdown", type=_FILE, help="Write a summary that fits a CI job's page.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -74,17 +76,13 @@ def command(ctx: click.Context, /, *, as_json: bool, find_rate: bool, **given: A
     ctx.exit(result.exit_code)
 
 
-def _request(
-    *, config: Path | None, reference: str, repository: Path | None, samples: Path | None, **given: Any
-) -> "SloRequest":
-    """The request that options and file make together. Raises UsageError if something essential is said by neither."""
+def _request(*, reference: str, **given: Any) -> "SloRequest":
+    """The request that the options make. Raises UsageError if something essential was said nowhere."""
     from deploy.errors import UsageError
     from deploy.slo.request import SloRequest, parse_url
-    from deploy.slo.settings import SloSettings, read_settings
+    from deploy.slo.settings import SloSettings
 
     settings = SloSettings(**given)
-    if config is not None:
-        settings = settings.over(read_settings(config))
     if settings.url is None or settings.rate is None:
         missing = "--url" if settings.url is None else "--rate"
         raise UsageError(f"{missing} is missing", expected="both --url HOST:PORT and --rate, or [slo] in --config")
@@ -95,8 +93,8 @@ def _request(
         protocol=protocol,
         bounds=settings.bounds,
         rate=settings.rate,
-        repository=repository,
-        samples=samples,
+        repository=settings.repository,
+        samples=settings.samples,
         **_renamed(settings),
     )
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.cli.options import config_option
+
 if TYPE_CHECKING:
     from deploy.tune.request import TuneRequest, TuneResult
 
@@ -27,12 +29,15 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 )
 @click.option("--storage", type=click.Path(path_type=Path, dir_okay=False), help="Keep the trials in this file.")
 @click.option("--resume", is_flag=True, help="Go on with the trials that an interrupted search kept.")
-@click.option("--protocol", type=click.Choice(["grpc", "http"]), default="grpc", show_default=True)
+@click.option(
+    "--protocol", type=click.Choice(["grpc", "http"]), default="grpc", show_default=True, help="How it is asked."
+)
 @click.option("--samples", type=click.Path(path_type=Path), help="Ask with the rows of this .npz.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of search and arrivals.")
 @click.option(
     "--engine", type=click.Choice(["local", "native"]), help="The tritonserver.  [default: native, else local]"
 )
+@config_option
 @click.option("--dry-run", is_flag=True, help="Search and show the change; publish and keep nothing.")
 @click.option("--promote", is_flag=True, help="Promote the version that is published.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -46,7 +51,7 @@ def command(ctx: click.Context, /, *, as_json: bool, **given: Any) -> None:
     from deploy.report.stages import Stages
     from deploy.tune.run import SearchInterrupted, tune
 
-    request = _request(**given)
+    request = _request(ctx, **given)
     try:
         with Stages(quiet=as_json) as stages:
             result = tune(request, progress=stages)
@@ -57,7 +62,10 @@ def command(ctx: click.Context, /, *, as_json: bool, **given: Any) -> None:
     ctx.exit(result.exit_code)
 
 
-def _request(*, p99_ms: float, seconds_per_probe: float, engine: Any, **given: Any) -> "TuneRequest":
+def _request(
+    ctx: click.Context, *, p99_ms: float, seconds_per_probe: float, engine: Any, **given: Any
+) -> "TuneRequest":
+    from deploy.cli.config import own_command
     from deploy.serve.engines import find_engine
     from deploy.slo.records import Bound
     from deploy.tune.request import TuneRequest
@@ -66,8 +74,7 @@ def _request(*, p99_ms: float, seconds_per_probe: float, engine: Any, **given: A
         bound=Bound(kind="latency", q=0.99, limit=p99_ms),
         engine=find_engine(engine),
         probe_seconds=seconds_per_probe,
-        # The folders of absolute paths say nothing to others.
-        command=("deployctl", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])),
+        command=own_command(ctx, sys.argv[1:]),
         **given,
     )
 

@@ -1,17 +1,15 @@
-"""The `[slo]` table of a deploy.toml: the same promises as on the command line, kept with the code they bind.
+"""What may be said of an SLO, on the command line or in the table `[slo]` of a deploy.toml, before it is a request.
 
-Owns the schema and its refusals. Called by the command `slo`.
+Owns the values and the bounds they mean; the keys are the options of the command `slo`. Called by it and by monitoring.
 """
 
-import tomllib
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from deploy.errors import UsageError
 from deploy.records import Record
 from deploy.serve.client import Protocol
+from deploy.settings import LocalPath, read_table
 from deploy.slo.records import Bound
 
 PERCENTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99, "p999_ms": 0.999}
@@ -36,6 +34,10 @@ class SloSettings(Record):
     timeout_ms: float | None = Field(default=None, gt=0)
     confidence: float | None = Field(default=None, gt=0.5, lt=1)
     seed: int | None = Field(default=None, ge=0)
+    repository: LocalPath | None = None
+    samples: LocalPath | None = None
+    junit: LocalPath | None = None
+    markdown: LocalPath | None = None
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
@@ -46,26 +48,7 @@ class SloSettings(Record):
             found.append(Bound(kind="errors", q=1.0 - self.error_rate, limit=self.error_rate))
         return tuple(found)
 
-    def over(self, below: "SloSettings") -> "SloSettings":
-        """These settings, and where they say nothing those of `below`."""
-        return SloSettings(**(below.model_dump(exclude_none=True) | self.model_dump(exclude_none=True)))
-
 
 def read_settings(path: Path) -> SloSettings:
-    """The `[slo]` table of a TOML file. Raises UsageError if there is none, or it says what nobody can mean."""
-    try:
-        found: dict[str, Any] = tomllib.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no file {path}", expected="a deploy.toml with a table [slo]") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"{path} is not TOML: {error}", expected="a deploy.toml with a table [slo]") from error
-    if not isinstance(found.get("slo"), dict):
-        raise UsageError(f"{path} has no table [slo]", expected="[slo] with, for example, p99_ms = 15.0 and rate = 200")
-    try:
-        return SloSettings(**found["slo"])
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(
-            f"{path}: [slo] {'.'.join(map(str, first['loc']))}: {first['msg']}",
-            expected=f"the keys {', '.join(SloSettings.model_fields)}",
-        ) from error
+    """The `[slo]` table of a deploy.toml. Raises UsageError if there is none, or it says what nobody can mean."""
+    return read_table(path, "slo", SloSettings)

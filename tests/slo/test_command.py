@@ -201,7 +201,8 @@ def test_wrong_use_is_one_clear_error(arguments: tuple[str, ...], said: str) -> 
     [
         ("[slo]\np99_ms = -1\n", "p99_ms"),
         ("[slo]\np98_ms = 1\n", "p98_ms"),
-        ("[other]\n", "has no table [slo]"),
+        ("[other]\n", "the table [other] is not known"),
+        ("[package]\n", "has no table [slo]"),
         ("[slo\n", "is not TOML"),
     ],
 )

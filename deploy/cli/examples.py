@@ -1,0 +1,51 @@
+"""Examples for each command's `--help` and for docs/commands.md, in one place so that a test can parse them all.
+
+Owns the lines only. Shown by the command line (`deploy.cli.main`), written into the reference by scripts/write_docs.py.
+"""
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "inspect": (
+        "deployctl inspect model.pt",
+        "deployctl inspect model.pt --factory training.nets:build --input-shape 3,64,64 --json",
+    ),
+    "package": (
+        "deployctl package model.pt --samples samples.npz --labels labels.txt",
+        "deployctl package model.pt --config deploy.toml --dry-run",
+        "deployctl package model.pt --name pets --formats onnx --max-batch 16 --slo-p99-ms 15",
+    ),
+    "verify": (
+        "deployctl verify model_repository",
+        "deployctl verify model_repository pets:2 --static",
+    ),
+    "promote": ("deployctl promote model_repository pets:2",),
+    "rollback": ("deployctl rollback model_repository pets",),
+    "report": ("deployctl report model_repository pets:2 --output pets.html",),
+    "engine install": (
+        "deployctl engine install",
+        "deployctl engine install --from nvidia_pytriton.whl",
+    ),
+    "engine list": ("deployctl engine list --json",),
+    "serve": (
+        "deployctl serve model_repository",
+        "deployctl serve model_repository pets:2 --grpc-port 8001",
+    ),
+    "bench": (
+        "deployctl bench model_repository pets --checkpoint model.pt",
+        "deployctl bench model_repository pets:2 --compare 1 --max-slowdown 1.1",
+    ),
+    "slo": (
+        "deployctl slo pets --url localhost:8001 --rate 200 --p99-ms 15 --repository model_repository",
+        "deployctl slo pets:2 --config deploy.toml --repository model_repository --junit slo.xml --markdown slo.md",
+        "deployctl slo pets --url localhost:8001 --rate 50 --p99-ms 15 --samples samples.npz --find-rate",
+    ),
+    "tune": (
+        "deployctl tune model_repository pets --p99-ms 15",
+        "deployctl tune model_repository pets --p99-ms 15 --trials 40 --dry-run",
+    ),
+}
+
+
+def as_epilog(name: str) -> str | None:
+    """The examples of a command as click prints them below its options, None where there are none."""
+    lines = [line for key, given in EXAMPLES.items() if key.split()[0] == name for line in given]
+    return "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines))) if lines else None

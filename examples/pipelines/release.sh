@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# One release: a checkpoint becomes a version, passes its gates, and is promoted in production.
+#
+#   release.sh CHECKPOINT
+#
+# Each step is one deployctl command. The first that does not end with 0 ends the release with its exit code: 1 is a "no"
+# (running it again changes nothing: the model or the limits must change), 2 wrong use, 3 something is missing on this
+# machine, 4 work that could not be finished and may be tried again.
+#
+#   CONFIG   the team's deploy.toml: what to build, which promises to keep (deploy.toml)
+#   MODELS   the folder in which the version is made and proven (model_repository)
+#   OUT      where the reports go: summary.md, steps.xml and slo.xml as JUnit, report.html, a .json per step (release)
+#   SLO_URL  HOST:PORT of a staging server that serves the version; where it is not set, one is started here
+set -euo pipefail
+
+checkpoint=${1:?usage: release.sh CHECKPOINT}
+config=${CONFIG:-deploy.toml}
+models=${MODELS:-model_repository}
+out=${OUT:-release}
+version=
+server=
+cases=
+failed=0
+broken=0
+
+# step NAME COMMAND...: runs the command, notes how it ended, and ends the release unless it passed.
+step() {
+    local name=$1 code=0 begun=$SECONDS outcome=
+    shift
+    printf '\n== %s\n$ %s\n' "$name" "$*" >&2
+    "$@" || code=$?
+    case $code in
+        0) ;;
+        1) failed=1 outcome='<failure message="the verdict is no, or undecided"/>' ;;
+        *) broken=1 outcome="<error message=\"exit code $code\"/>" ;;
+    esac
+    cases+="<testcase classname=\"release\" name=\"$name\" time=\"$((SECONDS - begun))\">$outcome</testcase>"
+    printf '| %s | %s |\n' "$name" "$code" >>"$out/summary.md"
+    [ "$code" -eq 0 ] || {
+        printf '\nthe release stopped at %s with exit code %s\n' "$name" "$code" >&2
+        exit "$code"
+    }
+}
+
+# field FILE KEY...: what lies under the keys in a file that a command wrote with --json.
+field() {
+    python3 -c '
+import functools, json, sys
+pick = lambda found, key: found[int(key) if key.isdigit() else key]
+print(functools.reduce(pick, sys.argv[2:], json.load(open(sys.argv[1]))))' "$@"
+}
+
+start_server() {
+    deployctl serve "$models" "$version" --json >"$out/server.json" 2>"$out/server.log" &
+    server=$!
+    until field "$out/server.json" grpc >/dev/null 2>&1; do
+        kill -0 "$server" 2>/dev/null || { wait "$server" && return 4 || return; }
+        sleep 0.2
+    done
+}
+
+# However the release ends: the server is stopped, and what was learnt is there to read.
+finish() {
+    if [ -n "$server" ]; then
+        kill -TERM "$server" 2>/dev/null || true
+        wait "$server" || true
+    fi
+    if [ -n "$version" ]; then
+        deployctl report "$models" "$version" --output "$out/report.html" >/dev/null || true
+    fi
+    printf '<testsuites><testsuite name="release" failures="%s" errors="%s">%s</testsuite></testsuites>\n' \
+        "$failed" "$broken" "$cases" >"$out/steps.xml"
+    if [ -f "$out/slo.md" ]; then
+        { echo && cat "$out/slo.md"; } >>"$out/summary.md"
+    fi
+}
+
+mkdir -p "$out"
+printf '# Release of %s\n\n| step | exit code |\n| --- | --- |\n' "$(basename "$checkpoint")" >"$out/summary.md"
+trap finish EXIT
+
+step package deployctl package "$checkpoint" --config "$config" --repository "$models" --json >"$out/package.json"
+name=$(field "$out/package.json" published 0 name)
+number=$(field "$out/package.json" published 0 version)
+version=$name:$number
+
+[ -n "${SLO_URL:-}" ] || step serve start_server
+step slo deployctl slo "$version" --config "$config" --repository "$models" --json \
+    --url "${SLO_URL:-$(field "$out/server.json" grpc)}" --junit "$out/slo.xml" --markdown "$out/slo.md" >"$out/slo.json"
+
+step promote deployctl promote "$models" "$version" --json >"$out/promote.json"

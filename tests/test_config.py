@@ -1,0 +1,145 @@
+"""`--config deploy.toml`: options from a file, outdone by the command line; a bad file stops a command at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from deploy.cli.config import TABLES, find_command, own_command, read_config, table_options, table_record
+from deploy.cli.main import COMMANDS, cli
+from deploy.errors import UsageError
+from deploy.slo.settings import SloSettings, read_settings
+
+TEXT = """
+[package]
+repository = "models"
+input_shape = [3, 64, 64]
+formats = ["onnx"]
+thorough = true
+serve_check = false
+memory_limit = 4
+
+[slo]
+url = "localhost:8001"
+rate = 200
+p99_ms = 15.0
+
+[tune]
+p99_ms = 15.0
+"""
+
+
+def parsed(folder: Path, name: str, *arguments: str, text: str = TEXT) -> click.Context:
+    (folder / "deploy.toml").write_text(text)
+    return find_command(name).make_context(name, [*arguments, "--config", str(folder / "deploy.toml")])
+
+
+def test_a_file_says_what_no_option_says(tmp_path: Path) -> None:
+    found = parsed(tmp_path, "package", "model.pt").params
+    assert found["repository"] == tmp_path / "models"
+    assert found["input_shapes"] == ((3, 64, 64),)
+    assert (found["formats"], found["thorough"], found["serve_check"]) == (("onnx",), True, False)
+    assert (found["memory_limit"], found["max_batch"]) == (4.0, 8)
+
+
+def test_an_option_outdoes_the_file(tmp_path: Path) -> None:
+    options = ("--repository", "here", "--no-thorough", "--serve-check", "--input-shape", "1,8", "--formats", "aoti")
+    found = parsed(tmp_path, "package", "model.pt", *options).params
+    assert found["repository"] == Path("here")
+    assert (found["thorough"], found["serve_check"]) == (False, True)
+    assert (found["input_shapes"], found["formats"]) == (((1, 8),), ("aoti",))
+
+
+def test_a_file_can_say_what_a_command_requires(tmp_path: Path) -> None:
+    assert parsed(tmp_path, "tune", "models", "pets").params["p99_ms"] == 15.0
+    with pytest.raises(click.MissingParameter):
+        parsed(tmp_path, "tune", "models", "pets", text="[tune]\ntrials = 3\n")
+
+
+def test_several_shapes_are_a_list_of_lists(tmp_path: Path) -> None:
+    found = parsed(tmp_path, "package", "model.pt", text="[package]\ninput_shape = [[3, 64, 64], [5]]\n")
+    assert found.params["input_shapes"] == ((3, 64, 64), (5,))
+
+
+def test_the_recorded_command_says_what_the_file_said(tmp_path: Path) -> None:
+    words = ["package", "/data/model.pt", "--config", "deploy.toml", "--name", "pets", "--no-thorough"]
+    context = parsed(tmp_path, "package", *words[1:2], *words[4:])
+    recorded = own_command(context, words)
+    assert recorded[:5] == ("deployctl", "package", "model.pt", "--name", "pets")
+    said = " ".join(recorded)
+    assert "--input-shape 3,64,64" in said
+    assert "--formats onnx" in said
+    assert "--no-serve-check" in said
+    assert "--repository models" in said
+    assert "config" not in said
+    assert " --thorough" not in said
+    again = find_command("package").make_context("package", list(recorded[2:]))
+    names = {"input_shapes", "formats", "thorough", "serve_check", "memory_limit", "name"}
+    assert {name: again.params[name] for name in names} == {name: context.params[name] for name in names}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_each_key_is_a_long_option_with_a_meaning(table: str) -> None:
+    options = table_options(find_command(table))
+    assert options.keys() == table_record(table).model_fields.keys()
+    for key, option in options.items():
+        assert f"--{key.replace('_', '-')}" in option.opts
+        assert option.help
+        assert option.secondary_opts or not option.is_flag
+
+
+def test_rooms_below_read_the_same_keys_of_slo(tmp_path: Path) -> None:
+    assert set(SloSettings.model_fields) == set(table_record("slo").model_fields)
+    (tmp_path / "deploy.toml").write_text(TEXT.replace("rate = 200", "rate = 200\nsamples = 'x.npz'"))
+    found = read_settings(tmp_path / "deploy.toml")
+    assert (found.rate, found.samples) == (200.0, tmp_path / "x.npz")
+    for key in found.model_fields_set:
+        assert getattr(read_config(tmp_path / "deploy.toml")["slo"], key) == getattr(found, key)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_commands_with_config_are_those_with_a_table(name: str) -> None:
+    has_config = any("--config" in option.opts for option in find_command(name).params)
+    assert has_config == (name in TABLES)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[package]\nmax_bach = 4\n", "did you mean max_batch?"),
+        ("[package]\npromote = true\n", "give --promote on the command line"),
+        ("[package]\nformats = ['tf']\n", "Input should be 'aoti' or 'onnx'"),
+        ("[package]\ninput_shape = [3, 0]\n", "input_shape.1 is 0"),
+        ("[package]\n[slo]\nrate = -1\n", "[slo] rate is -1"),
+        ("[packge]\n", "did you mean [package]?"),
+        ("[slo]\n", "has no table [package]; it holds [slo]"),
+    ],
+)
+def test_a_bad_file_is_refused_by_each_command(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parsed(tmp_path, "package", "model.pt", text=text)
+    assert said in str(error.value)
+
+
+def test_the_whole_file_is_checked_whatever_the_command(tmp_path: Path) -> None:
+    (tmp_path / "deploy.toml").write_text(TEXT)
+    assert list(read_config(tmp_path / "deploy.toml")) == ["package", "slo", "tune"]
+
+
+def test_package_ends_with_2_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "deploy.toml").write_text("[package]\nmax_bach = 4\n")
+    command = [sys.executable, "-m", "deploy", "package", "absent.pt", "--config", "deploy.toml", "--json"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "did you mean max_batch?" in result.stderr
+    assert "absent.pt" not in result.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "deploy.toml"]
+
+
+def test_help_names_the_option() -> None:
+    result: Any = CliRunner().invoke(cli, ["package", "--help"], prog_name="deployctl")
+    assert "--config FILE" in result.output

@@ -1,0 +1,52 @@
+"""What docs/ says of numbers, options and pages is so; commands and links are test_docs's."""
+
+import re
+
+import click
+
+from deploy.cli.config import find_command
+from deploy.cli.main import COMMANDS
+from deploy.errors import ExitCode
+from deploy.validate.baseline import LIMITS
+from tests.markdown import ROOT, coded, prose, relative_links, table
+
+DOCS = ROOT / "docs"
+
+
+def options(command: click.Command) -> set[str]:
+    inner = command.commands.values() if isinstance(command, click.Group) else ()
+    own = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    return own.union(*map(options, inner))
+
+
+EVERY = set().union(*(options(find_command(name)) for name in COMMANDS)) | {"--debug", "--help"}
+
+
+def test_the_index_lists_every_page() -> None:
+    listed = {link for link in relative_links(DOCS / "README.md") if "/" not in link}
+    assert listed == {page.name for page in DOCS.glob("*.md")} - {"README.md"}
+
+
+def test_options_that_the_pages_name_exist() -> None:
+    for name in ("getting-started.md", "concepts.md", "operating.md", "configuration.md", "slo.md"):
+        named = {found for words in coded(prose(DOCS / name)) for found in re.findall(r"--[a-z][a-z0-9-]*", words)}
+        assert named - EVERY - {"--no-"} == set(), name
+    for heading in ("From TorchServe", "From Model Navigator"):
+        for row in table(DOCS / "migration.md", heading):
+            named = {found for words in coded(row[1]) for found in re.findall(r"--[a-z][a-z0-9-]*", words)}
+            assert named - EVERY == set(), row
+
+
+def test_the_exit_codes_of_the_concepts_are_those_of_the_code() -> None:
+    assert [int(row[0]) for row in table(DOCS / "concepts.md", "Exit codes")] == [int(code) for code in ExitCode]
+
+
+def test_the_limits_that_the_concepts_name_are_those_of_the_code() -> None:
+    parity = next(row for row in table(DOCS / "concepts.md", "Verdicts") if row[0] == "parity")[1]
+    limits = LIMITS["fp32"]
+    assert f"max error at most {limits.max_multiple:g} and L2 error at most {limits.l2_multiple:g} times" in parity
+
+
+def test_the_mutants_that_the_concepts_count_are_there() -> None:
+    rows = [line for line in (DOCS / "mutants.md").read_text().splitlines() if line.startswith("| ")][2:]
+    assert f"{len(rows)} corrupted artifacts, each caught" in (DOCS / "concepts.md").read_text()
