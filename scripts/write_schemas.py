@@ -109,7 +109,7 @@ def _from_package(path: Path) -> Iterator[tuple[str, Schema]]:
             alias = re.search(r"^export type \{ I(\w+) as I(\w+),", text, re.MULTILINE)
             if alias is None:
                 continue
-            if body := re.search(rf"^export interface I{alias[1]} \{{\n(.*?)^\}}", text, re.MULTILINE | re.DOTALL):
+            if body := re.search(rf"^export interface I{alias[1]}(?: extends TypeMeta)? \{{\n(.*?)^\}}", text, re.MULTILINE | re.DOTALL):
                 yield alias[2], _object(body[1])
             elif same := re.search(rf"^export type I{alias[1]} = (.*?);", text, re.MULTILINE | re.DOTALL):
                 yield alias[2], _of_typescript(same[1])

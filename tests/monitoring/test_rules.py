@@ -178,7 +178,7 @@ def test_prometheus_accepts_the_rules_and_finds_no_duplicate(options: RuleOption
 
 def test_promtool_refuses_a_rule_that_does_not_parse(tmp_path: Path) -> None:
     groups = rule_groups(("digits",), (OBJECTIVE,))
-    groups["groups"][1]["rules"][0]["expr"] += " or or"
+    groups["groups"][1]["rules"][0]["expr"] += ")"
     path = tmp_path / "rules.yaml"
     path.write_text(rules_file(groups))
     assert promtool("check", "rules", path).returncode != 0
