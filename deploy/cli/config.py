@@ -21,7 +21,7 @@ from deploy.records import Record
 from deploy.settings import LocalPath, check_names, get_table, parse_table, read_toml
 
 # In the order in which a release needs them.
-TABLES = ("package", "slo", "diff", "tune")
+TABLES = ("package", "slo", "diff", "tune", "k8s")
 
 
 def read_defaults(path: Path, context: click.Context) -> dict[str, Any]:
