@@ -21,10 +21,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "promote": (
         "deployctl promote model_repository pets:2",
         "deployctl promote model_repository pets:2 --environment environments/production.toml",
+        "deployctl promote model_repository pets:2 --url localhost:8001",
     ),
     "rollback": (
         "deployctl rollback model_repository pets",
         "deployctl rollback model_repository pets --to 1",
+        "deployctl rollback model_repository pets --url localhost:8001",
     ),
     "diff": (
         "deployctl diff model_repository pets promoted 2 --samples samples.npz --max-flips 0.02 --max-slowdown 1.1",
