@@ -20,6 +20,10 @@ from deploy.repository.integrity import require_intact
 from deploy.repository.layout import Version
 from deploy.serve.engines import Engine
 from deploy.serve.serving import serving
+from deploy.slo.records import Bound
+from deploy.tune.bed import Bed, BedPlan
+from deploy.tune.request import TuneRequest
+from deploy.tune.run import tune
 from tests.repository.samples import Sample, put
 from tests.tune.beds import put_version
 
@@ -125,6 +129,11 @@ def test_verify_says_no_to_an_archive_that_is_none(tmp_path: Path) -> None:
     assert "model.pt2 has changed" in " ".join(result.stdout.split())
 
 
+def servers() -> set[int]:
+    """The tritonservers that this process has started, among them those of other tests' fixtures."""
+    return {one.pid for one in psutil.Process().children(recursive=True) if one.name() == "tritonserver"}
+
+
 @pytest.mark.engine
 def test_a_file_changed_while_the_server_starts_ends_the_server(engine: Engine, tmp_path: Path) -> None:
     version = put_version(tmp_path / "models")
@@ -132,12 +141,13 @@ def test_a_file_changed_while_the_server_starts_ends_the_server(engine: Engine, 
     labels = version.folder / "labels.txt"
     late.write_text(f'#!/bin/sh\necho eel >> "{labels}"\nexec "{engine.executable}" "$@"\n')
     late.chmod(late.stat().st_mode | stat.S_IXUSR)
+    others = servers()
     with (
         pytest.raises(UsageError, match=r"labels\.txt has changed"),
         serving([version], engine=replace(engine, executable=late)),
     ):
         pytest.fail("the server was handed on")
-    assert not [one for one in psutil.Process().children(recursive=True) if one.name() == "tritonserver"]
+    assert servers() <= others
 
 
 def refused(place: Place, name: str, reason: str) -> None:
@@ -154,6 +164,23 @@ def refused(place: Place, name: str, reason: str) -> None:
     assert not place.mark.exists()
     after = sorted(str(path) for path in place.version.repository.rglob("*"))
     assert [path for path in after if not path.endswith(("attestations", ".lock"))] == before
+
+
+def test_a_search_looks_before_it_makes_its_bed_and_the_bed_before_its_server(place: Place) -> None:
+    engine = Engine(kind="native", release="none", server_version="none", executable=place.programs / "tritonserver")
+    bound = Bound(kind="latency", q=0.99, limit=100.0)
+    place.version.config.write_text("")
+    request = TuneRequest(repository=place.version.repository, reference="pets:1", bound=bound, engine=engine)
+
+    def never(plan: BedPlan) -> Bed:
+        pytest.fail("a test bed was made")
+
+    with pytest.raises(UsageError, match=r"config\.pbtxt has changed"):
+        tune(request, make_bed=never)
+    plan = BedPlan(version=place.version, engine=engine, bound=bound, probe_seconds=1.0)
+    with pytest.raises(UsageError, match=r"config\.pbtxt has changed"), Bed(plan):
+        pytest.fail("a server was started")
+    assert not place.mark.exists()
 
 
 def test_rollback_refuses_too(tmp_path: Path) -> None:
