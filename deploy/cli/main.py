@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("deploy.cli.verify", "Prove published versions again: digests, config, target, served answers."),
     "promote": ("deploy.cli.promote", "Make a version the one that Triton serves."),
     "rollback": ("deploy.cli.rollback", "Go back to the version that was promoted before."),
+    "diff": ("deploy.cli.diff", "Say what would change if one version took another's traffic."),
     "sign": ("deploy.cli.sign", "Sign a version, with its provenance and bill of materials."),
     "report": ("deploy.cli.report", "Write a version's evidence and attestations to one HTML file."),
     "engine": ("deploy.cli.engine", "Install or list the tritonservers that this machine can run."),
@@ -29,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("deploy.cli.bench", "Measure a version's latency, against eager or another version."),
     "slo": ("deploy.cli.slo", "Say whether a running server keeps its latency objectives."),
     "tune": ("deploy.cli.tune", "Find the configuration that sustains the highest rate within a bound."),
+    "docker": ("deploy.cli.docker", "Render images and a compose file that serve versions, with monitoring."),
+    "k8s": ("deploy.cli.k8s", "Render what runs a version on Kubernetes."),
 }
 
 

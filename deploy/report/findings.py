@@ -30,15 +30,23 @@ from deploy.repository.integrity import changes, config_strays
 from deploy.repository.layout import EVIDENCE_FOLDER, Version
 from deploy.repository.manifest import Manifest, version_digest
 from deploy.slo.records import RateEvidence, SloEvidence
+from deploy.slo.tune_records import TuneEvidence
+from deploy.validate.difference_records import DiffEvidence
 
 PARITY_FILE = "parity.json"
 LATENCY_FILE = "latency.json"
 SERVED_FILE = "served.json"
 BEHAVIOUR_FILE = "behaviour.json"
 
-Known = SloEvidence | RateEvidence | BenchEvidence
+Known = SloEvidence | RateEvidence | BenchEvidence | TuneEvidence | DiffEvidence
 
-_KINDS: dict[str, type[Known]] = {"slo": SloEvidence, "rate": RateEvidence, "bench": BenchEvidence}
+_KINDS: dict[str, type[Known]] = {
+    "slo": SloEvidence,
+    "rate": RateEvidence,
+    "bench": BenchEvidence,
+    "tune": TuneEvidence,
+    "diff": DiffEvidence,
+}
 R = TypeVar("R", bound=Record)
 
 
@@ -147,6 +155,8 @@ def _learnt(bare: Learnt, record: Known, digest: str) -> Learnt:
         return replace(bare, damage=f"{bare.file} belongs to another version")
     if isinstance(record, BenchEvidence):
         return replace(bare, record=record, judgement=record.latency.judgement, latency=record.latency)
+    if isinstance(record, DiffEvidence):
+        return replace(bare, record=record, judgement=record.judgement, latency=record.latency)
     return replace(bare, record=record, judgement=record.judgement)
 
 
@@ -157,7 +167,7 @@ def _without_folder(error: DeployError, folder: Path) -> str:
 
 def _made_for(record: Known) -> str | None:
     """The digest of the version that a record names."""
-    if isinstance(record, BenchEvidence):
+    if isinstance(record, BenchEvidence | DiffEvidence):
         return record.digest
     if isinstance(record, RateEvidence):
         return record.final.version_digest if record.final else None

@@ -12,6 +12,7 @@ from deploy.report import words
 from deploy.report.findings import Findings, Learnt
 from deploy.repository.signed import KIND as SIGNATURE
 from deploy.slo.records import SloEvidence
+from deploy.validate.difference_records import DiffEvidence
 
 PASS = "PASS"  # noqa: S105 - not a password
 FAIL = "FAIL"
@@ -54,6 +55,8 @@ def learnt_word(learnt: Learnt) -> str:
         return words.standing(learnt.record)
     if isinstance(learnt.record, BenchEvidence) and learnt.record.max_slowdown is None:
         # A measurement without a limit, of which nothing follows for the version.
+        return ""
+    if isinstance(learnt.record, DiffEvidence) and not learnt.record.gates:
         return ""
     return learnt.judgement.verdict.upper() if learnt.judgement else ""
 

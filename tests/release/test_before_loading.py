@@ -60,6 +60,8 @@ COMMANDS = {
         "--repository", "{repository}",
     ),
     "promote": ("promote", "{repository}", "pets:1"),
+    "promote under a policy": ("promote", "{repository}", "pets:1", "--require-native"),
+    "diff": ("diff", "{repository}", "pets", "1", "promoted"),
 }  # fmt: skip
 SERVES = ("serve", "verify", "tune")
 
