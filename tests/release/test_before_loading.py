@@ -60,8 +60,10 @@ COMMANDS = {
         "--repository", "{repository}",
     ),
     "promote": ("promote", "{repository}", "pets:1"),
+    "diff": ("diff", "{repository}", "pets", "1", "2", "--no-latency"),
+    "docker": ("docker", "{repository}", "pets:1", "--output", "{repository}/../rendered", "--target", "26.08-cpu"),
+    "k8s": ("k8s", "{repository}", "pets:1", "--output", "{repository}/../rendered", "--image", "registry.example/i:1"),
     "promote under a policy": ("promote", "{repository}", "pets:1", "--require-native"),
-    "diff": ("diff", "{repository}", "pets", "1", "promoted"),
 }  # fmt: skip
 SERVES = ("serve", "verify", "tune")
 
@@ -87,7 +89,9 @@ def place(tmp_path: Path) -> Place:
     program.parent.mkdir()
     program.write_text(RECORDER.format(mark=tmp_path / "started"))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    return Place(version=put_version(tmp_path / "models"), mark=tmp_path / "started", programs=program.parent)
+    version = put_version(tmp_path / "models")
+    put_version(tmp_path / "models")
+    return Place(version=version, mark=tmp_path / "started", programs=program.parent)
 
 
 @pytest.mark.parametrize("name", SERVES)
