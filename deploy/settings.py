@@ -50,6 +50,8 @@ def get_table(path: Path, name: str, found: Mapping[str, Any]) -> Any:
     if name not in found:
         there = ", ".join(f"[{table}]" for table in found) or "nothing"
         raise UsageError(f"{path} has no table [{name}]; it holds {there}", expected=f"a table [{name}]")
+    if not isinstance(found[name], dict):
+        raise UsageError(f"{path}: {name} is a single value", expected=f"a table [{name}] with keys below it")
     return found[name]
 
 
