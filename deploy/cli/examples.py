@@ -62,6 +62,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deployctl docker model_repository pets --target 26.08-cpu --p99-ms 15 --output serving",
         "deployctl docker model_repository --slo deploy.toml --output serving",
     ),
+    "k8s": (
+        "deployctl k8s model_repository pets --output pets-k8s --image registry.example.com/pets-server:1 --p99-ms 15",
+        "deployctl k8s model_repository pets:2 --output pets-k8s --target 26.08-cpu --models pvc://models",
+        "deployctl k8s model_repository pets:2 --config deploy.toml --output pets-k8s",
+    ),
 }
 
 

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "slo": ("deploy.cli.slo", "Say whether a running server keeps its latency objectives."),
     "tune": ("deploy.cli.tune", "Find the configuration that sustains the highest rate within a bound."),
     "docker": ("deploy.cli.docker", "Render images and a compose file that serve versions, with monitoring."),
+    "k8s": ("deploy.cli.k8s", "Render what runs a version on Kubernetes."),
 }
 
 

@@ -4,8 +4,9 @@ Owns the verdict, and whom to trust; making a signature is `sign`'s. Called by v
 Everything happens offline, and nothing of a version is loaded.
 
     1. The version is compared with its manifest, and the model's folder round it with what belongs there.
-    2. Each signature that lies with it: OpenSSF model-signing verifies the bundle against the files.
-    3. The signed list must name every file, and no other: a signer could have left some out.
+    2. Each signature that lies with it: the signed list must name every file, and no other; a signer could have left
+       some out.
+    3. OpenSSF model-signing verifies who signed that list, and compares it with the files once more.
     4. The provenance statement must be signed by the same key, for the same files; it names the bill of materials.
 
 One signature for which all holds is enough. What was signed says which version it is: the name and the number are in
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.errors import DeployError, UsageError
 from deploy.evidence import Judgement, Verdict
-from deploy.files import sha256_bytes
+from deploy.files import sha256_bytes, shown
 from deploy.release.keys import fingerprint, load_certificates, load_public_key, require_signing
 from deploy.release.provenance import check_statement, opened_envelope
 from deploy.repository.attest import attestation_folder
@@ -36,6 +37,7 @@ from deploy.repository.manifest import MANIFEST_FILE, Manifest, version_digest
 from deploy.repository.signed import BOM_FILE, KIND, PROVENANCE_FILE, SIGNATURE_FILE
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
     from cryptography.x509 import Certificate
     from model_signing.hashing import Config
 
@@ -129,7 +131,7 @@ def check_payload(bundle: Any, version: Version, manifest: Manifest) -> None:
     listed = [(entry["name"], entry["algorithm"], entry["digest"]) for entry in predicate["resources"]]
     expected = {(name, "sha256", digest) for name, digest in signed_files(version, manifest).items()}
     if len(listed) != len(expected) or set(listed) != expected:
-        other = sorted({name for name, *_ in set(listed) ^ expected})
+        other = sorted({shown(str(name)) for name, *_ in set(listed) ^ expected})
         raise SignatureRefused(f"what was signed is not this version: {', '.join(other) or 'a file is listed twice'}")
 
 
@@ -163,14 +165,11 @@ def _verify(version: Version, manifest: Manifest, folder: Path, trust: Trust) ->
     """Who signed. Raises SignatureRefused if anything does not hold."""
     signature, provenance, bom = (_read(folder / name) for name in (SIGNATURE_FILE, PROVENANCE_FILE, BOM_FILE))
     try:
-        _verify_with_library(version, signature, trust)
         bundle = parse_bundle(signature)
+        # Before it is known who signed: it can only refuse, and in words that name the file.
         check_payload(bundle, version, manifest)
-        certificate = None if trust.public_key else _signing_certificate(bundle)
-        if certificate is not None:
-            _check_identity(certificate, trust.identity)
-        assert trust.public_key is not None or certificate is not None
-        key = certificate.public_key() if certificate else load_public_key(trust.public_key)  # type: ignore[arg-type]
+        _verify_with_library(version, signature, trust)
+        key, signer = _signer(bundle, trust)
         statement = opened_envelope(provenance, key)
         check_statement(statement, version, files=signed_files(version, manifest), bom=sha256_bytes(bom))
     except DeployError as error:
@@ -178,7 +177,7 @@ def _verify(version: Version, manifest: Manifest, folder: Path, trust: Trust) ->
     except Exception as error:
         # Foreign parsers on anybody's bytes: whatever they raise, the signature does not hold.
         raise SignatureRefused(_said(error)) from error
-    return certificate.subject.rfc4514_string() if certificate else f"key {fingerprint(key)}"
+    return signer
 
 
 def _verify_with_library(version: Version, signature: bytes, trust: Trust) -> None:
@@ -199,10 +198,17 @@ def _verify_with_library(version: Version, signature: bytes, trust: Trust) -> No
             config.verify(version.folder, copy)
 
 
-def _signing_certificate(bundle: Any) -> "Certificate":
+def _signer(bundle: Any, trust: Trust) -> "tuple[PublicKeyTypes, str]":
+    """The key that a verified bundle was signed with, and whose it is. Raises SignatureRefused if not who was named."""
+    if trust.public_key is not None:
+        key = load_public_key(trust.public_key)
+        return key, f"key {fingerprint(key)}"
     from cryptography.x509 import load_der_x509_certificate
 
-    return load_der_x509_certificate(bundle.verification_material.x509_certificate_chain.certificates[0].raw_bytes)
+    chain = bundle.verification_material.x509_certificate_chain
+    certificate = load_der_x509_certificate(chain.certificates[0].raw_bytes)
+    _check_identity(certificate, trust.identity)
+    return certificate.public_key(), shown(certificate.subject.rfc4514_string())
 
 
 def _check_identity(certificate: "Certificate", identity: str | None) -> None:

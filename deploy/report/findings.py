@@ -30,6 +30,7 @@ from deploy.repository.integrity import changes, config_strays
 from deploy.repository.layout import EVIDENCE_FOLDER, Version
 from deploy.repository.manifest import Manifest, version_digest
 from deploy.slo.records import RateEvidence, SloEvidence
+from deploy.slo.tune_records import TuneEvidence
 from deploy.validate.difference_records import DiffEvidence
 
 PARITY_FILE = "parity.json"
@@ -37,12 +38,13 @@ LATENCY_FILE = "latency.json"
 SERVED_FILE = "served.json"
 BEHAVIOUR_FILE = "behaviour.json"
 
-Known = SloEvidence | RateEvidence | BenchEvidence | DiffEvidence
+Known = SloEvidence | RateEvidence | BenchEvidence | TuneEvidence | DiffEvidence
 
 _KINDS: dict[str, type[Known]] = {
     "slo": SloEvidence,
     "rate": RateEvidence,
     "bench": BenchEvidence,
+    "tune": TuneEvidence,
     "diff": DiffEvidence,
 }
 R = TypeVar("R", bound=Record)

@@ -15,6 +15,7 @@ from deploy.serve.asking import Asking, ServedModel
 from deploy.serve.client import PROTOCOLS, Client, Statistics
 from deploy.serve.engines import Engine
 from deploy.serve.local import config_difference
+from deploy.serve.memory import peak_memory
 from deploy.serve.server import TritonServer
 from deploy.serve.serving import serving
 from deploy.targets import all_targets
@@ -67,6 +68,7 @@ def ask_server(server: TritonServer, version: Version, question: ServedQuestion)
         executions=total.executions,
         inferences=total.inferences,
         ready_seconds=server.ready_seconds,
+        peak_memory=peak_memory(server.pid),
     )
 
 

@@ -47,9 +47,10 @@ _MOST_INSTANCES = 64
 _INSTANCE_BYTES = 200 * 1024 * 1024
 _ARTIFACT_COPIES = 3
 _METHOD = (
-    "a setting's value is the highest rate, within 5 %, at which short open-loop probes keep the bound; a setting that "
-    "misses the best rate so far is ended early; the winner is compared with the version's own setting in interleaved "
-    "rounds at equal rates, by an exact permutation test over rounds"
+    "a setting's value is the highest rate, within 5 %, at which short open-loop probes keep the bound; a rate that at "
+    "least half of the queries keep is probed once more before it counts as missed; a setting that misses the best "
+    "rate so far is ended early; the winner is compared with the version's own setting in interleaved rounds at equal "
+    "rates, by an exact permutation test over rounds"
 )
 
 MakeBed = Callable[[BedPlan], AbstractContextManager[TestBed]]
