@@ -41,7 +41,9 @@ KINDS = {
     "serving.kserve.io/v1beta1/InferenceService": "V1beta1InferenceService",
 }
 
-_FIELD = re.compile(r'^    "(?P<name>[^"]+)"(?P<optional>\?)?: (?P<type>\{\n.*?\n    \}|[^\n]*?);$', re.MULTILINE | re.DOTALL)
+_FIELD = re.compile(
+    r'^    "(?P<name>[^"]+)"(?P<optional>\?)?: (?P<type>\{\n.*?\n    \}|[^\n]*?);$', re.MULTILINE | re.DOTALL
+)
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _SIMPLE: dict[str, Any] = {
     "string": {"type": "string"},
@@ -109,7 +111,9 @@ def _from_package(path: Path) -> Iterator[tuple[str, Schema]]:
             alias = re.search(r"^export type \{ I(\w+) as I(\w+),", text, re.MULTILINE)
             if alias is None:
                 continue
-            if body := re.search(rf"^export interface I{alias[1]}(?: extends TypeMeta)? \{{\n(.*?)^\}}", text, re.MULTILINE | re.DOTALL):
+            if body := re.search(
+                rf"^export interface I{alias[1]}(?: extends TypeMeta)? \{{\n(.*?)^\}}", text, re.MULTILINE | re.DOTALL
+            ):
                 yield alias[2], _object(body[1])
             elif same := re.search(rf"^export type I{alias[1]} = (.*?);", text, re.MULTILINE | re.DOTALL):
                 yield alias[2], _of_typescript(same[1])

@@ -100,11 +100,11 @@ def own_command(context: click.Context, arguments: Sequence[str]) -> tuple[str, 
     return ("deployctl", *(Path(word).name if Path(word).is_absolute() else word for word in words))
 
 
-def _check_keys(path: Path, name: str, values: Mapping[str, Any]) -> None:
+def _check_keys(path: Path, name: str, values: Any) -> None:
     """Raises UsageError for an option of the command that is no key, since it is a decision for one run."""
-    command = find_command(name)
+    command, said = find_command(name), set(values) if isinstance(values, dict) else set()
     for option in command.params:
-        if isinstance(option, click.Option) and (key := _key(option)) in values.keys() - table_options(command).keys():
+        if isinstance(option, click.Option) and (key := _key(option)) in said - table_options(command).keys():
             raise UsageError(
                 f"{path}: [{name}] {key} is a decision for one run, so no file holds it",
                 fix=f"take it out, and give {max(option.opts, key=len)} on the command line where it is meant",
