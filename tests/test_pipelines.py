@@ -17,6 +17,7 @@ import yaml
 from deploy.repository.layout import promoted_version
 from deploy.repository.promotion import read_history
 from deploy.serve.engines import Engine
+from tests.kubernetes.schema import NEWEST, Misfit, check
 from tests.markdown import ROOT
 from tests.packaging import make_request
 from tests.release.pki import write_key
@@ -120,6 +121,15 @@ def argo_template() -> dict[str, Any]:
     assert [one["name"] for one in spec["spec"]["arguments"]["artifacts"]] == ["checkpoint"]
     found: dict[str, Any] = template
     return found
+
+
+def test_the_argo_template_fits_the_schema_of_its_kind() -> None:
+    text = (FOLDER / "argo-workflow.yaml").read_text()
+    check(yaml.safe_load(text), NEWEST)
+    for right, wrong in (("retryStrategy:", "retryStrategi:"), ("image:", "imag:"), ('limit: "1"', "limit: [1]")):
+        assert right in text
+        with pytest.raises(Misfit):
+            check(yaml.safe_load(text.replace(right, wrong)), NEWEST)
 
 
 def test_the_argo_template_gives_the_script_its_checkpoint_and_keeps_its_reports() -> None:
