@@ -146,12 +146,17 @@ def relative_files(folder: Path) -> Iterator[str]:
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
             raise UsageError(
-                f"{path} is a link or a special file",
+                f"{shown(str(path))} is a link or a special file",
                 expected="regular files only",
                 fix="replace it by the file itself",
             )
         if path.is_file():
             yield path.relative_to(folder).as_posix()
+
+
+def shown(path: str) -> str:
+    """A path as it can be printed: one with control characters, or bytes that are no text, is quoted and escaped."""
+    return path if path.isprintable() else ascii(path)
 
 
 @contextmanager

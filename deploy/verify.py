@@ -3,10 +3,12 @@
 Owns the order of the steps; each one's work lives in its own room. Called by the command `verify`. This process
 never imports torch, and with `static` nothing of the version is loaded at all.
 
-    1. Digests: every file is the one the manifest names, and no other is there.
-    2. Lint: Triton would accept the version's config, and the model's where the version is promoted.
-    3. Target: what is built in can run on the target it was built for.
-    4. Served parity: a real tritonserver's answers to the evidence's own samples, judged by the same budgets.
+    1. Digests: every file is the one the manifest names, and no other is there, nor beside the versions. What fails
+       this is looked into no further.
+    2. Signature, where it was asked for: somebody trusted signed exactly these files.
+    3. Lint: Triton would accept the version's config, and the model's where the version is promoted.
+    4. Target: what is built in can run on the target it was built for.
+    5. Served parity: a real tritonserver's answers to the evidence's own samples, judged by the same budgets.
 """
 
 import json
@@ -18,10 +20,12 @@ from pathlib import Path
 from deploy.errors import DeployError, ExitCode
 from deploy.evidence import Judgement, ServedEvidence, Verdict
 from deploy.progress import Progress, Silent
+from deploy.release.signatures import Trust, check_signature, check_trust
 from deploy.repository.find import find_version, list_models, read_manifest
+from deploy.repository.integrity import changes, config_strays
 from deploy.repository.layout import CONFIG_FILE, Version, promoted_version
 from deploy.repository.lint import lint
-from deploy.repository.manifest import Manifest, changed_files
+from deploy.repository.manifest import Manifest
 from deploy.serve.engines import Engine
 from deploy.serve.parity import ServedQuestion, check_served
 from deploy.validate.store import load_baseline
@@ -54,14 +58,22 @@ class VerifyResult:
 
 
 def verify(
-    repository: Path, reference: str | None, *, engine: Engine | None, progress: Progress = Silent()
+    repository: Path,
+    reference: str | None,
+    *,
+    engine: Engine | None,
+    trust: Trust | None = None,
+    progress: Progress = Silent(),
 ) -> VerifyResult:
     """The verdicts on one version (`NAME[:N]`), or on every version of the repository.
 
-    `engine` of None stands for a static check. Raises UsageError if there is no such version.
+    `engine` of None stands for a static check; with `trust` each version must carry a signature that counts. Raises
+    UsageError if there is no such version, or whom to trust cannot be read; MissingError without the extra for that.
     """
+    if trust is not None:
+        check_trust(trust)
     return VerifyResult(
-        versions=tuple(_verify_one(version, engine, progress) for version in _versions(repository, reference))
+        versions=tuple(_verify_one(version, engine, trust, progress) for version in _versions(repository, reference))
     )
 
 
@@ -71,7 +83,7 @@ def _versions(repository: Path, reference: str | None) -> Sequence[Version]:
     return [model.version(number) for model in list_models(repository) for number in model.versions]
 
 
-def _verify_one(version: Version, engine: Engine | None, progress: Progress) -> VerifiedVersion:
+def _verify_one(version: Version, engine: Engine | None, trust: Trust | None, progress: Progress) -> VerifiedVersion:
     checks: dict[str, Judgement] = {}
     served = None
     with progress.stage(f"verify {version}"):
@@ -79,11 +91,13 @@ def _verify_one(version: Version, engine: Engine | None, progress: Progress) -> 
             manifest = read_manifest(version)
         except DeployError as error:
             return VerifiedVersion(version=version, checks={"digests": _no(error.found)}, served=None)
-        checks["digests"] = _judged(
-            lambda: changed_files(version.folder, manifest), "every file is as it was published"
-        )
-        checks["lint"] = _judged(lambda: _lint(version), "Triton would accept the config")
-        checks["target"] = _judged(lambda: _misfits(version, manifest), f"fits target {manifest.target.name}")
+        checks["digests"] = _judged(lambda: _changed(version, manifest), "every file is as it was published")
+        if trust is not None:
+            checks["signature"] = check_signature(version, trust)
+        if checks["digests"].passed:
+            # Only then: what is not what was published may not even be a config, or an archive.
+            checks["lint"] = _judged(lambda: _lint(version), "Triton would accept the config")
+            checks["target"] = _judged(lambda: _misfits(version, manifest), f"fits target {manifest.target.name}")
         # Nothing that is not what was published is loaded: a model.pt2 is native code.
         if engine is not None and all(judgement.passed for judgement in checks.values()):
             served = _serve(version, manifest, engine)
@@ -106,6 +120,11 @@ def _no(reason: str) -> Judgement:
     return Judgement(verdict=Verdict.FAIL, reason=reason)
 
 
+def _changed(version: Version, manifest: Manifest) -> list[str]:
+    """What is not as it was published: in the version, beside it, and in the config that makes Triton serve it."""
+    return [*changes(version, manifest), *config_strays(version)]
+
+
 def _lint(version: Version) -> list[str]:
     findings = list(lint(version.config.read_text(), folder=version.model_folder))
     if promoted_version(version.model_folder) == version.number:
@@ -119,6 +138,8 @@ def _misfits(version: Version, manifest: Manifest) -> list[str]:
     target = manifest.target
     if manifest.format == "onnx":
         found = {"opset": target.opset, "ir_version": target.ir_version}
+        if unknown := [f"the manifest does not say the artifact's {name}" for name in found.keys() - manifest.artifact]:
+            return sorted(unknown)
         return [
             f"{name} {manifest.artifact[name]} is over the {ceiling} that {target.name} loads"
             for name, ceiling in found.items()

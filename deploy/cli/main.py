@@ -22,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("deploy.cli.verify", "Prove published versions again: digests, config, target, served answers."),
     "promote": ("deploy.cli.promote", "Make a version the one that Triton serves."),
     "rollback": ("deploy.cli.rollback", "Go back to the version that was promoted before."),
+    "diff": ("deploy.cli.diff", "Say what would change if one version took another's traffic."),
+    "sign": ("deploy.cli.sign", "Sign a version, with its provenance and bill of materials."),
     "report": ("deploy.cli.report", "Write a version's evidence and attestations to one HTML file."),
     "engine": ("deploy.cli.engine", "Install or list the tritonservers that this machine can run."),
     "serve": ("deploy.cli.serve", "Run a real tritonserver on a repository until ctrl-C."),

@@ -33,12 +33,13 @@ class ServedQuestion:
     classes: tuple[str, ...] | None = None
 
 
-def check_served(version: Version, engine: Engine, question: ServedQuestion) -> ServedEvidence:
-    """Serve a version, published or staged, in a server of its own that sees nothing else, and judge its answers.
+def check_served(version: Version, engine: Engine, question: ServedQuestion, *, staged: bool = False) -> ServedEvidence:
+    """Serve a version, published or `staged`, in a server of its own that sees nothing else, and judge its answers.
 
-    Raises ServerFailed, with the server's own reason, if it does not get ready.
+    Raises UsageError if a published one has changed, ServerFailed, with the server's own reason, if it does not get
+    ready.
     """
-    with serving([version], engine=engine) as server:
+    with serving([version], engine=engine, staged=staged) as server:
         return ask_server(server, version, question)
 
 

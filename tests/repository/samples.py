@@ -103,7 +103,7 @@ class Sample:
             classes=self.classes,
             preprocessing=checkpoint.preprocessing,
             checkpoint=CheckpointOrigin.of(checkpoint),
-            artifact={"opset": "20"},
+            artifact={"opset": "20", "ir_version": "10"},
             target=find_target("local-cpu"),
             environment=Environment.here(),
             verdicts=Verdicts(parity=self.parity, architecture=UNDECIDED, served=PASS),
