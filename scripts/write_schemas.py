@@ -1,8 +1,9 @@
 """Writes the schemas of the custom resources that tests validate manifests against: tests/kubernetes/schemas.json.
 
-    npm pack @kubernetes-models/argo-rollouts@2.0.0     (and keda@2.0.0, prometheus-operator@6.0.0: MIT)
+    npm pack @kubernetes-models/argo-rollouts@2.0.0
+                         (and argo-workflows@2.0.0, keda@2.0.0, prometheus-operator@6.0.0: all MIT)
     pip download --no-deps kserve==0.21.0               (Apache-2.0)
-    python scripts/write_schemas.py FOLDER              where these four archives lie
+    python scripts/write_schemas.py FOLDER              where these archives lie
 
 Those packages are generated from the projects' own Go types. Kept are the fields of what the given kinds reach, with
 their types and whether they are required; what Kubernetes itself defines is left to kubernetes-validate. Patterns,
@@ -25,15 +26,18 @@ KUBERNETES = "kubernetes:"
 
 PACKAGES = {
     "kubernetes-models-argo-rollouts-2.0.0.tgz": "@kubernetes-models/argo-rollouts 2.0.0 (MIT)",
+    "kubernetes-models-argo-workflows-2.0.0.tgz": "@kubernetes-models/argo-workflows 2.0.0 (MIT)",
     "kubernetes-models-keda-2.0.0.tgz": "@kubernetes-models/keda 2.0.0 (MIT)",
     "kubernetes-models-prometheus-operator-6.0.0.tgz": "@kubernetes-models/prometheus-operator 6.0.0 (MIT)",
     "kserve-0.21.0-py3-none-any.whl": "kserve 0.21.0 (Apache-2.0)",
 }
 _ARGO = "ComGithubArgoprojArgoRolloutsPkgApisRolloutsV1alpha1"
+_WORKFLOWS = "ComGithubArgoprojArgoWorkflowsV4PkgApisWorkflowV1alpha1"
 _MONITORING = "ComGithubPrometheusOperatorPrometheusOperatorPkgApisMonitoringV1"
 KINDS = {
     "argoproj.io/v1alpha1/Rollout": f"{_ARGO}Rollout",
     "argoproj.io/v1alpha1/AnalysisTemplate": f"{_ARGO}AnalysisTemplate",
+    "argoproj.io/v1alpha1/WorkflowTemplate": f"{_WORKFLOWS}WorkflowTemplate",
     "keda.sh/v1alpha1/ScaledObject": "ComGithubKedacoreKedaV2ApisKedaV1alpha1ScaledObject",
     "monitoring.coreos.com/v1/PodMonitor": f"{_MONITORING}PodMonitor",
     "monitoring.coreos.com/v1/PrometheusRule": f"{_MONITORING}PrometheusRule",
@@ -41,7 +45,11 @@ KINDS = {
     "serving.kserve.io/v1beta1/InferenceService": "V1beta1InferenceService",
 }
 
-_FIELD = re.compile(r'^    "(?P<name>[^"]+)"(?P<optional>\?)?: (?P<type>\{\n.*?\n    \}|[^\n]*?);$', re.MULTILINE | re.DOTALL)
+_FIELD = re.compile(
+    r'^    "(?P<name>[^"]+)"(?P<optional>\?)?: (?P<type>\{\n.*?\n    \}|[^\n]*?);$', re.MULTILINE | re.DOTALL
+)
+_BASES = "extends"
+_LINES = re.MULTILINE | re.DOTALL
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _SIMPLE: dict[str, Any] = {
     "string": {"type": "string"},
@@ -73,6 +81,8 @@ def main(folder: Path) -> int:
         known |= dict(_from_wheel(folder / name) if name.endswith(".whl") else _from_package(folder / name))
     kept: dict[str, Schema] = {}
     for name in KINDS.values():
+        # Controllers write the status, manifests do not.
+        known[name]["properties"].pop("status", None)
         _keep(name, known, kept)
     document = {"from": list(PACKAGES.values()), "kinds": KINDS, "definitions": dict(sorted(kept.items()))}
     OUTPUT.write_text(json.dumps(document, separators=(",", ":")).replace('},"', '},\n"') + "\n")
@@ -84,9 +94,27 @@ def _keep(name: str, known: dict[str, Schema], kept: dict[str, Schema]) -> None:
     """Add a definition and everything that it refers to."""
     if name in kept or name.startswith(KUBERNETES):
         return
-    kept[name] = known[name]
-    for reference in _references(known[name]):
+    if name not in known and name.startswith("V1"):
+        # KServe's SDK names a few types that it does not bring along: nothing can be said of them.
+        kept[name] = {}
+        return
+    kept[name] = _with_inherited(known[name], known)
+    for reference in _references(kept[name]):
         _keep(reference, known, kept)
+
+
+def _with_inherited(schema: Schema, known: dict[str, Schema]) -> Schema:
+    """The schema with the fields of those that its interface extends."""
+    own = {key: value for key, value in schema.items() if key != _BASES}
+    for base in schema.get(_BASES, ()):
+        inherited = _with_inherited(known[base], known)
+        if "properties" not in inherited:
+            # A base that may hold anything, as Argo's plugins do.
+            own["additionalProperties"] = True
+            continue
+        own["properties"] = inherited["properties"] | own["properties"]
+        own["required"] = [*inherited["required"], *own["required"]]
+    return own
 
 
 def _references(schema: Any) -> Iterator[str]:
@@ -109,9 +137,11 @@ def _from_package(path: Path) -> Iterator[tuple[str, Schema]]:
             alias = re.search(r"^export type \{ I(\w+) as I(\w+),", text, re.MULTILINE)
             if alias is None:
                 continue
-            if body := re.search(rf"^export interface I{alias[1]}(?: extends TypeMeta)? \{{\n(.*?)^\}}", text, re.MULTILINE | re.DOTALL):
-                yield alias[2], _object(body[1])
-            elif same := re.search(rf"^export type I{alias[1]} = (.*?);", text, re.MULTILINE | re.DOTALL):
+            pattern = rf"^export interface I{alias[1]}(?: extends ([\w, ]+))? \{{\n(.*?)^\}}"
+            if body := re.search(pattern, text, re.MULTILINE | re.DOTALL):
+                bases = [base[1:] for base in (body[1] or "").split(", ") if base.startswith("ICom")]
+                yield alias[2], {**_object(body[2]), _BASES: bases}
+            elif same := re.search(rf"^export type I{alias[1]} = (\{{\n.*?^\}}|.*?);", text, _LINES):
                 yield alias[2], _of_typescript(same[1])
 
 
@@ -125,7 +155,7 @@ def _object(body: str) -> Schema:
     }
 
 
-def _of_typescript(text: str) -> Schema:
+def _of_typescript(text: str) -> Schema:  # noqa: PLR0911 - one form of a type each
     text = " ".join(text.split())
     if text in _SIMPLE:
         return dict(_SIMPLE[text])
@@ -180,7 +210,7 @@ def _model(node: ast.ClassDef) -> Schema:
         if isinstance(target, ast.Name)
     }
     names: dict[str, str] = tables["attribute_map"]
-    required = {message for message in _refusals(node)}
+    required = set(_refusals(node))
     return {
         "type": "object",
         "properties": {names[field]: _of_python(kind) for field, kind in tables["openapi_types"].items()},
@@ -191,13 +221,12 @@ def _model(node: ast.ClassDef) -> Schema:
 
 def _refusals(node: ast.ClassDef) -> Iterator[str]:
     """The fields whose setters refuse None."""
-    for constant in ast.walk(node):
-        if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
-            if match := re.match(r"Invalid value for `(\w+)`, must not be `None`", constant.value):
-                yield match[1]
+    texts = (part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str))
+    found = (re.match(r"Invalid value for `(\w+)`, must not be `None`", text) for text in texts)
+    yield from (match[1] for match in found if match)
 
 
-def _of_python(kind: str) -> Schema:
+def _of_python(kind: str) -> Schema:  # noqa: PLR0911 - one form of a type each
     if kind in _OF_PYTHON:
         return dict(_OF_PYTHON[kind])
     if match := re.fullmatch(r"list\[(.*)\]", kind):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     "--environment",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A TOML file whose [promote] says what must have passed, and how recently.",
+    help="A TOML file, such as deploy.toml, whose [promote] says what must have passed.",
 )
 @click.option("--require-native", is_flag=True, help="Only if a native tritonserver served it when it was proven.")
 @server_options
@@ -43,6 +43,11 @@ def command(ctx: click.Context, /, *, repository: Path, version: str, as_json: b
         raise UsageError(f"{version!r} names no version", expected=f"NAME:N, for example {name}:2")
     from deploy.release.promotion import PromotionRequest, run_promotion
 
+    if given["environment"] is not None:
+        from deploy.cli.config import read_config
+
+        # A mistake in any table is refused, as by the other commands.
+        read_config(given["environment"])
     result = run_promotion(PromotionRequest(repository=repository, reference=version, **given))
     show(result, as_json=as_json)
     ctx.exit(result.exit_code)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.cli.options import config_option
 from deploy.errors import UsageError
 from deploy.serve.engines import KINDS, EngineKind
 
@@ -23,7 +24,7 @@ _FILE = click.Path(path_type=Path)
 @click.argument("reference", metavar="[NAME[:N]]", required=False)
 @click.option("--static", is_flag=True, help="Digests, config and target only; nothing is loaded or served.")
 @click.option("--engine", "kind", type=click.Choice(KINDS), help="The tritonserver to serve with.")
-@click.option("--signature", is_flag=True, help="Demand a signature that counts, of the key or the chain given.")
+@click.option("--signature/--no-signature", help="Demand a signature that counts, of the key or the chain given.")
 @click.option("--public-key", type=_FILE, metavar="FILE", help="Whose signature counts: that of this key.")
 @click.option(
     "--certificate-chain",
@@ -35,6 +36,7 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--identity", metavar="NAME", help="Of that root's certificates only those of this subject, e-mail, URI or host."
 )
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def command(

@@ -13,6 +13,12 @@ from deploy.slo.settings import PERCENTILES
 
 CHECK = "slo"
 _DEADLINE_SECONDS = 900
+# The exit codes after which another try would say the same. Kubernetes before 1.29 wants the empty list.
+_DECIDED: Object = {
+    "action": "FailJob",
+    "onExitCodes": {"containerName": CHECK, "operator": "In", "values": [1, 2, 3]},
+    "onPodConditions": [],
+}
 _SOURCE = "/source"
 # What the check computes with: one process that sends and times, and numpy.
 _RESOURCES: Object = {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "1Gi"}}
@@ -45,11 +51,7 @@ def job_spec(plan: Plan, *, service: str) -> Object:
         "backoffLimit": 2,
         "activeDeadlineSeconds": _DEADLINE_SECONDS,
         "ttlSecondsAfterFinished": 86_400,
-        "podFailurePolicy": {
-            "rules": [
-                {"action": "FailJob", "onExitCodes": {"containerName": CHECK, "operator": "In", "values": [1, 2, 3]}}
-            ]
-        },
+        "podFailurePolicy": {"rules": [_DECIDED]},
         "template": {
             "metadata": {"labels": {**plan.labels, "app.kubernetes.io/component": "slo-check"}},
             "spec": _pod(plan, plan.request.sources[0], service),

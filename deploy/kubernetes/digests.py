@@ -38,7 +38,9 @@ unknown=$(
     done
     find "$model/$number" ! -type d ! -path "$model/$number/evidence/*"
 )
-unknown=$(printf '%s\n' "$unknown" | grep -v -x -F -f "$lists/models.paths" || true)
+# grep ends with 1 if nothing is left, and with more if it could not read the list.
+unknown=$(printf '%s\n' "$unknown" | grep -v -x -F -f "$lists/models.paths" || [ $? -eq 1 ]) ||
+    refuse "the list of proven files cannot be read"
 [ -z "$unknown" ] || refuse "not proven with $model:$number: $unknown"
 echo "$model:$number: every file is the one that was proven"
 """

@@ -9,7 +9,7 @@ from dataclasses import replace
 from deploy.kubernetes.base import metadata
 from deploy.kubernetes.digests import CHECK_FILE
 from deploy.kubernetes.plan import Plan
-from deploy.kubernetes.pod import LISTS, LOCKED, Object, server_container, volumes
+from deploy.kubernetes.pod import LISTS, LOCKED, RESTRICTED, Object, server_container, volumes
 from deploy.kubernetes.request import Source
 from deploy.serve.flags import EXECUTABLE, production_flags
 from deploy.serve.ports import Ports
@@ -75,6 +75,7 @@ def inference_service(plan: Plan, uri: str) -> Object:
             "predictor": {
                 "minReplicas": plan.request.replicas,
                 "automountServiceAccountToken": False,
+                "securityContext": RESTRICTED,
                 "terminationGracePeriodSeconds": plan.grace_seconds,
                 "model": {
                     "modelFormat": {"name": "triton", "version": "2"},
