@@ -19,7 +19,7 @@ from tests.containers.make_fixture import ELSEWHERE, SPEC
 from tests.kubernetes.example import EXAMPLES, NAME, REPOSITORIES
 from tests.repository.samples import Sample
 
-READY_SECONDS, PEAK_MEMORY, P50 = 2.9, 980_000_000, 1.4
+READY_SECONDS, PEAK_MEMORY, P50 = 0.82, 256_999_424, 2.21
 TARGETS = {"cpu": "26.08-cpu", "gpu": "26.08-cuda-sm90"}
 PASS = Judgement(verdict=Verdict.PASS, reason="within the budget")
 SERVED = ServedEvidence(
