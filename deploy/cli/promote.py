@@ -45,9 +45,10 @@ def command(ctx: click.Context, /, *, repository: Path, version: str, as_json: b
 
     if given["environment"] is not None:
         from deploy.cli.config import read_config
+        from deploy.settings import get_table
 
         # A mistake in any table is refused, as by the other commands.
-        read_config(given["environment"])
+        get_table(given["environment"], "promote", read_config(given["environment"]))
     result = run_promotion(PromotionRequest(repository=repository, reference=version, **given))
     show(result, as_json=as_json)
     ctx.exit(result.exit_code)
