@@ -5,12 +5,10 @@ never imports torch, and with `static` nothing of the version is loaded at all.
 
     1. Digests: every file is the one the manifest names, and no other is there.
     2. Lint: Triton would accept the version's config, and the model's where the version is promoted.
-    3. Target: what is built in can run on the target it was built for.
+    3. Target: what is built in can run on the target it was built for, or on the one that is asked about.
     4. Served parity: a real tritonserver's answers to the evidence's own samples, judged by the same budgets.
 """
 
-import json
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +20,10 @@ from deploy.repository.find import find_version, list_models, read_manifest
 from deploy.repository.layout import CONFIG_FILE, Version, promoted_version
 from deploy.repository.lint import lint
 from deploy.repository.manifest import Manifest, changed_files
+from deploy.repository.preflight import preflight, read_subject
 from deploy.serve.engines import Engine
 from deploy.serve.parity import ServedQuestion, check_served
+from deploy.targets import Target, all_targets
 from deploy.validate.store import load_baseline
 
 
@@ -54,15 +54,20 @@ class VerifyResult:
 
 
 def verify(
-    repository: Path, reference: str | None, *, engine: Engine | None, progress: Progress = Silent()
+    repository: Path,
+    reference: str | None,
+    *,
+    engine: Engine | None,
+    target: Target | None = None,
+    progress: Progress = Silent(),
 ) -> VerifyResult:
     """The verdicts on one version (`NAME[:N]`), or on every version of the repository.
 
-    `engine` of None stands for a static check. Raises UsageError if there is no such version.
+    `engine` of None stands for a static check; `target` is the one to preflight, by default each version's own.
+    Raises UsageError if there is no such version.
     """
-    return VerifyResult(
-        versions=tuple(_verify_one(version, engine, progress) for version in _versions(repository, reference))
-    )
+    versions = _versions(repository, reference)
+    return VerifyResult(versions=tuple(_verify_one(version, engine, target, progress) for version in versions))
 
 
 def _versions(repository: Path, reference: str | None) -> Sequence[Version]:
@@ -71,7 +76,7 @@ def _versions(repository: Path, reference: str | None) -> Sequence[Version]:
     return [model.version(number) for model in list_models(repository) for number in model.versions]
 
 
-def _verify_one(version: Version, engine: Engine | None, progress: Progress) -> VerifiedVersion:
+def _verify_one(version: Version, engine: Engine | None, target: Target | None, progress: Progress) -> VerifiedVersion:
     checks: dict[str, Judgement] = {}
     served = None
     with progress.stage(f"verify {version}"):
@@ -83,7 +88,8 @@ def _verify_one(version: Version, engine: Engine | None, progress: Progress) -> 
             lambda: changed_files(version.folder, manifest), "every file is as it was published"
         )
         checks["lint"] = _judged(lambda: _lint(version), "Triton would accept the config")
-        checks["target"] = _judged(lambda: _misfits(version, manifest), f"fits target {manifest.target.name}")
+        asked = target or _own_target(manifest)
+        checks["target"] = _judged(lambda: preflight(read_subject(version, manifest), asked), _fits(asked))
         # Nothing that is not what was published is loaded: a model.pt2 is native code.
         if engine is not None and all(judgement.passed for judgement in checks.values()):
             served = _serve(version, manifest, engine)
@@ -114,29 +120,15 @@ def _lint(version: Version) -> list[str]:
     return sorted({str(finding) for finding in findings})
 
 
-def _misfits(version: Version, manifest: Manifest) -> list[str]:
-    """Why the target could not run the artifact, from the artifact's own metadata, without loading it."""
-    target = manifest.target
-    if manifest.format == "onnx":
-        found = {"opset": target.opset, "ir_version": target.ir_version}
-        return [
-            f"{name} {manifest.artifact[name]} is over the {ceiling} that {target.name} loads"
-            for name, ceiling in found.items()
-            if int(manifest.artifact[name]) > ceiling
-        ]
-    if not target.aoti.loads:
-        return [f"{target.name} cannot load an AOTInductor artifact"]
-    return _archive_misfits(version, manifest)
+def _own_target(manifest: Manifest) -> Target:
+    """The target it was built for, with what is known of that today, which may be more than when it was built."""
+    recorded = manifest.target
+    return all_targets().get(recorded.name, recorded).with_isa(recorded.cpu_isa)
 
 
-def _archive_misfits(version: Version, manifest: Manifest) -> list[str]:
-    with zipfile.ZipFile(version.folder / "model.pt2") as archive:
-        name = next(name for name in archive.namelist() if name.endswith("wrapper_metadata.json"))
-        facts = json.loads(archive.read(name))
-    device = facts.get("AOTI_DEVICE_KEY")
-    if device != manifest.target.device:
-        return [f"the archive is built for {device}, {manifest.target.name} has {manifest.target.device}"]
-    return []
+def _fits(target: Target) -> str:
+    assumed = "" if target.onnxruntime or target.triton is None else "; its ONNX Runtime is not known"
+    return f"fits target {target.name}{assumed}"
 
 
 def _serve(version: Version, manifest: Manifest, engine: Engine) -> ServedEvidence | Judgement:

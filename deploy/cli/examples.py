@@ -12,10 +12,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deployctl package model.pt --samples samples.npz --labels labels.txt",
         "deployctl package model.pt --config deploy.toml --dry-run",
         "deployctl package model.pt --name pets --formats onnx --max-batch 16 --slo-p99-ms 15",
+        "deployctl package model.pt --name pets --target 26.08-cuda-sm90",
     ),
     "verify": (
         "deployctl verify model_repository",
         "deployctl verify model_repository pets:2 --static",
+        "deployctl verify model_repository pets:2 --static --target 26.08-cuda-sm90",
     ),
     "promote": ("deployctl promote model_repository pets:2",),
     "rollback": ("deployctl rollback model_repository pets",),
@@ -41,6 +43,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "tune": (
         "deployctl tune model_repository pets --p99-ms 15",
         "deployctl tune model_repository pets --p99-ms 15 --trials 40 --dry-run",
+    ),
+    "targets": (
+        "deployctl targets",
+        "deployctl targets 26.08-cuda-sm90",
     ),
 }
 

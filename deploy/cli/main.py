@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("deploy.cli.bench", "Measure a version's latency, against eager or another version."),
     "slo": ("deploy.cli.slo", "Say whether a running server keeps its latency objectives."),
     "tune": ("deploy.cli.tune", "Find the configuration that sustains the highest rate within a bound."),
+    "targets": ("deploy.cli.targets", "List where versions can run, or explain one target."),
 }
 
 

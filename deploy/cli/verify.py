@@ -5,22 +5,22 @@ Owns the words on the terminal. The work is `deploy.verify`'s.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from deploy.serve.engines import KINDS, EngineKind
+from deploy.serve.engines import KINDS
 
 
 @click.command("verify")
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.argument("reference", metavar="[NAME[:N]]", required=False)
 @click.option("--static", is_flag=True, help="Digests, config and target only; nothing is loaded or served.")
+@click.option("--target", "target_name", metavar="NAME", help="Ask about this target; default: each version's own.")
 @click.option("--engine", "kind", type=click.Choice(KINDS), help="The tritonserver to serve with.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
-def command(
-    ctx: click.Context, *, repository: Path, reference: str | None, static: bool, kind: EngineKind | None, as_json: bool
-) -> None:
+def command(ctx: click.Context, /, *, repository: Path, reference: str | None, as_json: bool, **given: Any) -> None:
     """Prove versions again as they lie in REPOSITORY: all of them, or NAME (its promoted version), or NAME:N.
 
     Exit code 0 if every check passed, 1 if not.
@@ -28,11 +28,13 @@ def command(
     from deploy.report.stages import Stages
     from deploy.report.terminal import served_table, show, verdict_lines
     from deploy.serve.engines import find_engine
+    from deploy.targets import find_target
     from deploy.verify import verify
 
-    engine = None if static else find_engine(kind)
+    target = find_target(given["target_name"]) if given["target_name"] else None
+    engine = None if given["static"] else find_engine(given["kind"])
     with Stages(quiet=as_json) as stages:
-        result = verify(repository, reference, engine=engine, progress=stages)
+        result = verify(repository, reference, engine=engine, target=target, progress=stages)
     if as_json:
         versions = [
             {
