@@ -78,6 +78,7 @@ def test_files_that_the_document_names_exist() -> None:
         ["rollback", "--help"],
         ["package", "--help"],
         ["targets", "--help"],
+        ["doctor", "--help"],
     ],
     ids=" ".join,
 )
@@ -97,7 +98,7 @@ def test_the_probe_sees_torch(tmp_path: Path) -> None:
     assert json.loads(result.stderr.splitlines()[-1])["loaded"] == ["torch"]
 
 
-@pytest.mark.parametrize("arguments", [["targets"], ["targets", "26.08-cuda-sm90", "--json"]])
+@pytest.mark.parametrize("arguments", [["targets"], ["targets", "26.08-cuda-sm90", "--json"], ["doctor", "--json"]])
 def test_looking_round_leaves_torch_to_a_child(arguments: list[str]) -> None:
     command = [sys.executable, "-c", PROBE, json.dumps(HEAVY), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

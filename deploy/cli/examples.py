@@ -48,6 +48,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deployctl targets",
         "deployctl targets 26.08-cuda-sm90",
     ),
+    "doctor": ("deployctl doctor --json",),
 }
 
 

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "slo": ("deploy.cli.slo", "Say whether a running server keeps its latency objectives."),
     "tune": ("deploy.cli.tune", "Find the configuration that sustains the highest rate within a bound."),
     "targets": ("deploy.cli.targets", "List where versions can run, or explain one target."),
+    "doctor": ("deploy.cli.doctor", "Say what this machine can build, serve and measure."),
 }
 
 
