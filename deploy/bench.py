@@ -25,9 +25,10 @@ from deploy.files import sha256_file
 from deploy.processes import Limits, prepare
 from deploy.progress import Progress, Silent
 from deploy.repository.attest import attest
-from deploy.repository.find import find_version, read_manifest
+from deploy.repository.find import find_version
+from deploy.repository.integrity import require_intact
 from deploy.repository.layout import Version
-from deploy.repository.manifest import Manifest, created_now, verify_files, version_digest
+from deploy.repository.manifest import Manifest, created_now, version_digest
 from deploy.validate.contenders import (
     Entrant,
     Surroundings,
@@ -139,8 +140,7 @@ def bench(request: BenchRequest, *, progress: Progress = Silent()) -> BenchResul
 
 def _find(version: Version) -> _Side:
     """The version with its manifest, every file compared with its digest. Nothing of it was loaded before."""
-    read_manifest(version)
-    return _Side(version=version, manifest=verify_files(version.folder))
+    return _Side(version=version, manifest=require_intact(version))
 
 
 def _find_other(ours: _Side, number: int | None) -> _Side | None:

@@ -294,7 +294,9 @@ class ServedEvidence(Record):
     """The artifact's answers from a real tritonserver, and what exactly served them.
 
     `mode` is `served (native)` or `served (adapted)`; `config_difference` lists what the adapted view changed.
-    `executions` and `inferences` are the server's own counters over the concurrent check.
+    `executions` and `inferences` are the server's own counters over the concurrent check. `ready_seconds` is from start
+    to ready, warm-up included; `peak_memory` the most that the server's processes took, in bytes, 0 in versions that
+    were packaged before it was recorded.
     """
 
     judgement: Judgement
@@ -307,3 +309,4 @@ class ServedEvidence(Record):
     executions: int
     inferences: int
     ready_seconds: float
+    peak_memory: int = 0

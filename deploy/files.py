@@ -18,6 +18,7 @@ from deploy.errors import UnfinishedError, UsageError
 _CHUNK = 4 * 1024 * 1024
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
 
 
 def sha256_file(path: Path) -> str:
@@ -90,14 +91,10 @@ def rename_new(source: Path, destination: Path) -> None:
 
     Plain `os.rename` replaces an empty folder silently; Linux's RENAME_NOREPLACE does not (renameat2(2)).
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    result = libc.renameat2(
-        _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(destination), ctypes.c_uint(_RENAME_NOREPLACE)
-    )
-    if result == 0:
+    code = _renameat2(source, destination, _RENAME_NOREPLACE)
+    if code == 0:
         sync_folder(destination.parent)
         return
-    code = ctypes.get_errno()
     if code == errno.EEXIST:
         raise FileExistsError(code, os.strerror(code), str(destination))
     if code != errno.EINVAL:
@@ -107,6 +104,29 @@ def rename_new(source: Path, destination: Path) -> None:
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(destination))
     source.rename(destination)
     sync_folder(destination.parent)
+
+
+def swap(source: Path, destination: Path) -> None:
+    """Let `source` and `destination`, both there and on one filesystem, change places in one step.
+
+    Where a filesystem cannot do that, `destination` is missing for a moment.
+    """
+    code = _renameat2(source, destination, _RENAME_EXCHANGE)
+    if code == errno.EINVAL:
+        aside = source.with_name(f"{source.name}.aside")
+        destination.rename(aside)
+        source.rename(destination)
+        aside.rename(source)
+    elif code != 0:
+        raise OSError(code, os.strerror(code), str(destination))
+    sync_folder(destination.parent)
+
+
+def _renameat2(source: Path, destination: Path, flag: int) -> int:
+    """The error number of renameat2(2), 0 if it did what was asked."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(destination)
+    return 0 if libc.renameat2(*names, ctypes.c_uint(flag)) == 0 else ctypes.get_errno()
 
 
 def link_or_copy(source: Path, destination: Path) -> None:
@@ -126,12 +146,17 @@ def relative_files(folder: Path) -> Iterator[str]:
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
             raise UsageError(
-                f"{path} is a link or a special file",
+                f"{shown(str(path))} is a link or a special file",
                 expected="regular files only",
                 fix="replace it by the file itself",
             )
         if path.is_file():
             yield path.relative_to(folder).as_posix()
+
+
+def shown(path: str) -> str:
+    """A path as it can be printed: one with control characters, or bytes that are no text, is quoted and escaped."""
+    return path if path.isprintable() else ascii(path)
 
 
 @contextmanager

@@ -28,6 +28,9 @@ class Record(BaseModel):
     @classmethod
     def read(cls, path: Path) -> Self:
         """The record stored at `path`. Raises UsageError if it is absent or does not fit the schema."""
+        # Whoever reads a pipe waits for ever.
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is no regular file", expected=f"a {cls.__name__} as JSON")
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError as error:

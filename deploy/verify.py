@@ -3,10 +3,12 @@
 Owns the order of the steps; each one's work lives in its own room. Called by the command `verify`. This process
 never imports torch, and with `static` nothing of the version is loaded at all.
 
-    1. Digests: every file is the one the manifest names, and no other is there.
-    2. Lint: Triton would accept the version's config, and the model's where the version is promoted.
-    3. Target: what is built in can run on the target it was built for, or on the one that is asked about.
-    4. Served parity: a real tritonserver's answers to the evidence's own samples, judged by the same budgets.
+    1. Digests: every file is the one the manifest names, and no other is there, nor beside the versions. What fails
+       this is looked into no further.
+    2. Signature, where it was asked for: somebody trusted signed exactly these files.
+    3. Lint: Triton would accept the version's config, and the model's where the version is promoted.
+    4. Target: what is built in can run on the target it was built for, or on the one that is asked about.
+    5. Served parity: a real tritonserver's answers to the evidence's own samples, judged by the same budgets.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +18,12 @@ from pathlib import Path
 from deploy.errors import DeployError, ExitCode
 from deploy.evidence import Judgement, ServedEvidence, Verdict
 from deploy.progress import Progress, Silent
+from deploy.release.signatures import Trust, check_signature, check_trust
 from deploy.repository.find import find_version, list_models, read_manifest
+from deploy.repository.integrity import changes, config_strays
 from deploy.repository.layout import CONFIG_FILE, Version, promoted_version
 from deploy.repository.lint import lint
-from deploy.repository.manifest import Manifest, changed_files
+from deploy.repository.manifest import Manifest
 from deploy.repository.preflight import preflight, read_subject
 from deploy.serve.engines import Engine
 from deploy.serve.parity import ServedQuestion, check_served
@@ -58,16 +62,31 @@ def verify(
     reference: str | None,
     *,
     engine: Engine | None,
+    trust: Trust | None = None,
     target: Target | None = None,
     progress: Progress = Silent(),
 ) -> VerifyResult:
     """The verdicts on one version (`NAME[:N]`), or on every version of the repository.
 
-    `engine` of None stands for a static check; `target` is the one to preflight, by default each version's own.
-    Raises UsageError if there is no such version.
+    `engine` of None stands for a static check; with `trust` each version must carry a signature that counts; `target`
+    is the one to preflight, by default each version's own. Raises UsageError if there is no such version, or whom to
+    trust cannot be read; MissingError without the extra for that.
     """
-    versions = _versions(repository, reference)
-    return VerifyResult(versions=tuple(_verify_one(version, engine, target, progress) for version in versions))
+    if trust is not None:
+        check_trust(trust)
+    asked = _Asked(engine=engine, trust=trust, target=target)
+    return VerifyResult(
+        versions=tuple(_verify_one(version, asked, progress) for version in _versions(repository, reference))
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What is asked of each version."""
+
+    engine: Engine | None
+    trust: Trust | None
+    target: Target | None
 
 
 def _versions(repository: Path, reference: str | None) -> Sequence[Version]:
@@ -76,7 +95,7 @@ def _versions(repository: Path, reference: str | None) -> Sequence[Version]:
     return [model.version(number) for model in list_models(repository) for number in model.versions]
 
 
-def _verify_one(version: Version, engine: Engine | None, target: Target | None, progress: Progress) -> VerifiedVersion:
+def _verify_one(version: Version, asked: _Asked, progress: Progress) -> VerifiedVersion:
     checks: dict[str, Judgement] = {}
     served = None
     with progress.stage(f"verify {version}"):
@@ -84,15 +103,17 @@ def _verify_one(version: Version, engine: Engine | None, target: Target | None, 
             manifest = read_manifest(version)
         except DeployError as error:
             return VerifiedVersion(version=version, checks={"digests": _no(error.found)}, served=None)
-        checks["digests"] = _judged(
-            lambda: changed_files(version.folder, manifest), "every file is as it was published"
-        )
-        checks["lint"] = _judged(lambda: _lint(version), "Triton would accept the config")
-        asked = target or _own_target(manifest)
-        checks["target"] = _judged(lambda: preflight(read_subject(version, manifest), asked), _fits(asked))
+        checks["digests"] = _judged(lambda: _changed(version, manifest), "every file is as it was published")
+        if asked.trust is not None:
+            checks["signature"] = check_signature(version, asked.trust)
+        if checks["digests"].passed:
+            # Only then: what is not what was published may not even be a config, or an archive.
+            checks["lint"] = _judged(lambda: _lint(version), "Triton would accept the config")
+            target = asked.target or _own_target(manifest)
+            checks["target"] = _judged(lambda: preflight(read_subject(version, manifest), target), _fits(target))
         # Nothing that is not what was published is loaded: a model.pt2 is native code.
-        if engine is not None and all(judgement.passed for judgement in checks.values()):
-            served = _serve(version, manifest, engine)
+        if asked.engine is not None and all(judgement.passed for judgement in checks.values()):
+            served = _serve(version, manifest, asked.engine)
             checks["served"] = served if isinstance(served, Judgement) else served.judgement
     return VerifiedVersion(
         version=version, checks=checks, served=served if isinstance(served, ServedEvidence) else None
@@ -110,6 +131,11 @@ def _judged(find: Callable[[], Sequence[str]], good: str) -> Judgement:
 
 def _no(reason: str) -> Judgement:
     return Judgement(verdict=Verdict.FAIL, reason=reason)
+
+
+def _changed(version: Version, manifest: Manifest) -> list[str]:
+    """What is not as it was published: in the version, beside it, and in the config that makes Triton serve it."""
+    return [*changes(version, manifest), *config_strays(version)]
 
 
 def _lint(version: Version) -> list[str]:

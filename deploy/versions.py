@@ -130,7 +130,7 @@ def _serve(
     """The answers of a real server on the stage. A server that cannot load the version is a verdict too: it fails."""
     question = ServedQuestion(baseline=plan.proof.baseline, format=artifact.format, classes=plan.classes)
     try:
-        served = check_served(stage.version, engine, question)
+        served = check_served(stage.version, engine, question, staged=True)
     except ServerFailed as error:
         return None, Judgement(verdict=Verdict.FAIL, reason=str(error))
     return served, served.judgement

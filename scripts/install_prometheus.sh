@@ -13,9 +13,12 @@ if [ "$(id -u)" -ne 0 ]; then
 fi
 if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; then
     export DEBIAN_FRONTEND=noninteractive
-    # The package would start a service of its own, which nobody here needs: in runlevel 1 it does not.
     "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env RUNLEVEL=1 apt-get install -y -qq --no-install-recommends prometheus >/dev/null
+    "${as_root[@]}" apt-get install -y -qq --no-install-recommends prometheus >/dev/null
+    # The package starts a service of its own, which nobody here needs.
+    if [ -d /run/systemd/system ]; then
+        "${as_root[@]}" systemctl disable --now --quiet prometheus prometheus-node-exporter || true
+    fi
     echo "prometheus: $(command -v prometheus)"
     exit 0
 fi

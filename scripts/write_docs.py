@@ -70,8 +70,8 @@ def configuration_page() -> str:
 def schema() -> str:
     """docs/deploy.schema.json: the JSON Schema of a whole deploy.toml."""
     tables: dict[str, Any] = {name: (table_record(name), None) for name in TABLES}
-    whole = create_model("DeployToml", __base__=Record, **tables).model_json_schema()
-    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_cleaned(whole), "title": "deploy.toml"}
+    found = create_model("DeployToml", __base__=Record, **tables).model_json_schema()
+    whole = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_cleaned(found), "title": "deploy.toml"}
     return json.dumps(whole, indent=2) + "\n"
 
 

@@ -73,12 +73,7 @@ def test_files_that_the_document_names_exist() -> None:
     "arguments",
     [
         ["--help"],
-        ["serve", "--help"],
-        ["promote", "--help"],
-        ["rollback", "--help"],
-        ["package", "--help"],
-        ["targets", "--help"],
-        ["doctor", "--help"],
+        *([name, "--help"] for name in ("serve", "promote", "rollback", "sign", "package", "targets", "doctor")),
     ],
     ids=" ".join,
 )

@@ -15,13 +15,13 @@ from click.core import ParameterSource
 from pydantic import Field, create_model
 
 from deploy.cli.main import COMMANDS
-from deploy.cli.options import Written
+from deploy.cli.types import ParamType, Written
 from deploy.errors import UsageError
 from deploy.records import Record
 from deploy.settings import LocalPath, check_names, get_table, parse_table, read_toml
 
 # In the order in which a release needs them.
-TABLES = ("package", "slo", "tune")
+TABLES = ("package", "slo", "diff", "tune", "k8s")
 
 
 def read_defaults(path: Path, context: click.Context) -> dict[str, Any]:
@@ -111,11 +111,11 @@ def _key(option: click.Option) -> str:
 
 def _annotation(option: click.Option) -> Any:
     """The type of a key; a key whose option may be repeated takes one value or a list of them."""
-    one = bool if option.is_flag else _type(option.type)
+    one: Any = bool if option.is_flag else _type(option.type)
     return one | tuple[one, ...] if option.multiple else one
 
 
-def _type(kind: click.ParamType) -> Any:
+def _type(kind: ParamType) -> Any:
     if isinstance(kind, Written):
         return kind.annotation
     if isinstance(kind, click.Choice):

@@ -18,9 +18,25 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deployctl verify model_repository",
         "deployctl verify model_repository pets:2 --static",
         "deployctl verify model_repository pets:2 --static --target 26.08-cuda-sm90",
+        "deployctl verify model_repository pets --static --signature --public-key signing.pub",
     ),
-    "promote": ("deployctl promote model_repository pets:2",),
-    "rollback": ("deployctl rollback model_repository pets",),
+    "promote": (
+        "deployctl promote model_repository pets:2",
+        "deployctl promote model_repository pets:2 --environment environments/production.toml",
+    ),
+    "rollback": (
+        "deployctl rollback model_repository pets",
+        "deployctl rollback model_repository pets --to 1",
+    ),
+    "diff": (
+        "deployctl diff model_repository pets promoted 2 --samples samples.npz --max-flips 0.02 --max-slowdown 1.1",
+        "deployctl diff model_repository pets 1 2 --no-latency --markdown diff.md",
+    ),
+    "sign": (
+        "deployctl sign model_repository pets --key signing.key",
+        "deployctl sign model_repository pets:2 --key locked.key --password-env SIGNING_PASSWORD",
+        "deployctl sign model_repository pets:2 --key release.key --certificate release.pem --chain between.pem",
+    ),
     "report": ("deployctl report model_repository pets:2 --output pets.html",),
     "engine install": (
         "deployctl engine install",
@@ -49,6 +65,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deployctl targets 26.08-cuda-sm90",
     ),
     "doctor": ("deployctl doctor --json",),
+    "docker": (
+        "deployctl docker model_repository pets --target 26.08-cpu --p99-ms 15 --output serving",
+        "deployctl docker model_repository --slo deploy.toml --output serving",
+    ),
+    "k8s": (
+        "deployctl k8s model_repository pets --output pets-k8s --image registry.example.com/pets-server:1 --p99-ms 15",
+        "deployctl k8s model_repository pets:2 --output pets-k8s --target 26.08-cpu --models pvc://models",
+        "deployctl k8s model_repository pets:2 --config deploy.toml --output pets-k8s",
+    ),
 }
 
 

@@ -22,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("deploy.cli.verify", "Prove published versions again: digests, config, target, served answers."),
     "promote": ("deploy.cli.promote", "Make a version the one that Triton serves."),
     "rollback": ("deploy.cli.rollback", "Go back to the version that was promoted before."),
+    "diff": ("deploy.cli.diff", "Say what would change if one version took another's traffic."),
+    "sign": ("deploy.cli.sign", "Sign a version, with its provenance and bill of materials."),
     "report": ("deploy.cli.report", "Write a version's evidence and attestations to one HTML file."),
     "engine": ("deploy.cli.engine", "Install or list the tritonservers that this machine can run."),
     "serve": ("deploy.cli.serve", "Run a real tritonserver on a repository until ctrl-C."),
@@ -30,6 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tune": ("deploy.cli.tune", "Find the configuration that sustains the highest rate within a bound."),
     "targets": ("deploy.cli.targets", "List where versions can run, or explain one target."),
     "doctor": ("deploy.cli.doctor", "Say what this machine can build, serve and measure."),
+    "docker": ("deploy.cli.docker", "Render images and a compose file that serve versions, with monitoring."),
+    "k8s": ("deploy.cli.k8s", "Render what runs a version on Kubernetes."),
 }
 
 

@@ -3,42 +3,15 @@
 Owns parsing only. `inspect` and `package` use `checkpoint_options`, a command with a table in a file `config_option`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import click
-from annotated_types import Gt
 
 from deploy.checkpoint.model import CheckpointRequest
-
-
-class Written(click.ParamType):
-    """A list that is written with commas on the command line, and as a list in a file as `annotation` has it."""
-
-    annotation: Any
-
-    def written(self, value: Sequence[Any]) -> str:
-        """The list as the command line takes it."""
-        return ",".join(map(str, value))
-
-
-class Shape(Written):
-    """Sizes without the batch: 3,224,224 or [3, 224, 224]."""
-
-    name = "shape"
-    annotation = tuple[Annotated[int, Gt(0)], ...]
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """The sizes; whatever is not a positive integer is refused."""
-        try:
-            sizes = tuple(int(part) for part in (value.split(",") if isinstance(value, str) else value))
-        except ValueError:
-            sizes = ()
-        if not sizes or min(sizes) < 1:
-            self.fail(f"{value!r} is not a shape; expected positive integers, such as 3,224,224", param, ctx)
-        return sizes
+from deploy.cli.types import Shape
 
 
 def config_option(function: Callable[..., Any]) -> Callable[..., Any]:

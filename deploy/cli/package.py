@@ -5,13 +5,14 @@ Owns the options and the printed result. The work is `deploy.package`'s.
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deploy.checkpoint.model import CheckpointRequest
-from deploy.cli.options import Written, checkpoint_options, config_option
+from deploy.cli.options import checkpoint_options, config_option
 from deploy.cli.packaged import show_plan, show_result
+from deploy.cli.types import Written
 from deploy.convert.model import FORMATS, Format
 from deploy.errors import UsageError
 from deploy.targets import LOCAL_CPU, find_target
@@ -26,7 +27,7 @@ class _Formats(Written):
     """Formats by name: aoti,onnx or ["aoti", "onnx"]."""
 
     name = "formats"
-    annotation = tuple[Literal[FORMATS], ...]
+    annotation = tuple[Format, ...]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Format, ...]:
         """The formats in their usual order. Raises UsageError if one does not exist or stands there twice."""

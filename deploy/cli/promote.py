@@ -1,32 +1,126 @@
 """`deployctl promote REPOSITORY NAME:N`: make a version the one that Triton serves.
 
-Owns the words on the terminal. The work is `deploy.repository.promotion`'s.
+Owns the words on the terminal. The work is `deploy.release.promotion`'s.
 """
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deploy.errors import UsageError
 from deploy.repository.find import parse_reference
-from deploy.repository.promotion import Promoted, promote
+from deploy.repository.promotion import Promoted
+
+if TYPE_CHECKING:
+    from deploy.release.promotion import PromotionResult
+    from deploy.release.rollout import ServerAddress
 
 
 @click.command("promote")
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.argument("version", metavar="NAME:N")
+@click.option(
+    "--environment",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A TOML file whose [promote] says what must have passed, and how recently.",
+)
+@click.option("--require-native", is_flag=True, help="Only if a native tritonserver served it when it was proven.")
+@click.option("--url", metavar="HOST:PORT", help="Let this server take it up, and undo the promotion if it does not.")
+@click.option("--protocol", type=click.Choice(["grpc", "http"]), help="How the server is told.  [default: grpc]")
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Seconds for the server to answer with it.  [default: 120]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(*, repository: Path, version: str, as_json: bool) -> None:
+@click.pass_context
+def command(ctx: click.Context, /, *, repository: Path, version: str, as_json: bool, **given: Any) -> None:
     """Make version N of NAME the one that Triton serves.
 
     Its files are compared with their digests first, and every check of it must have passed. A server in poll mode
-    takes it up by itself; in explicit mode load the model again.
+    takes it up by itself; in explicit mode load the model again, or name it with --url. Exit code 1 if a demand of the
+    environment is not met, each with the command that would meet it, or the server does not take the version up.
     """
     name, number = parse_reference(version)
     if number is None:
         raise UsageError(f"{version!r} names no version", expected=f"NAME:N, for example {name}:2")
-    show(promote(repository, name, number), as_json=as_json)
+    from deploy.release.promotion import PromotionRequest, run_promotion
+
+    server = _server(given.pop("url"), given.pop("protocol"), given.pop("wait"))
+    result = run_promotion(PromotionRequest(repository=repository, reference=version, server=server, **given))
+    if as_json:
+        click.echo(json.dumps(_result_as_dict(result), indent=2))
+    else:
+        _show_result(result)
+    ctx.exit(result.exit_code)
+
+
+def _server(url: str | None, protocol: Any, wait: float | None) -> "ServerAddress | None":
+    """Where the server is; None without one. Raises UsageError for an option that says nothing without one."""
+    if url is None:
+        if protocol or wait:
+            raise UsageError(
+                f"{'--protocol' if protocol else '--wait'} was given without a server",
+                expected="--url HOST:PORT beside it",
+                fix="add --url, or leave it out",
+            )
+        return None
+    from deploy.release.rollout import ServerAddress
+    from deploy.slo.request import parse_url
+
+    address, chosen = parse_url(url, protocol)
+    patience = {} if wait is None else {"seconds": wait}
+    return ServerAddress(address=address, protocol=chosen, **patience)
+
+
+def _show_result(result: "PromotionResult") -> None:
+    if decision := result.decision:
+        for demand in decision.demands:
+            click.echo(f"{demand.judgement.verdict.upper():5} {demand.name}: {demand.judgement.reason}")
+            if demand.command and not demand.judgement.passed:
+                click.echo(f"      to do: {demand.command}")
+    if result.promoted:
+        show(result.promoted, as_json=False)
+    elif decision:
+        where = f" in {decision.environment}" if decision.environment else ""
+        click.echo(f"{result.version} is not promoted{where}: {decision.judgement.reason}")
+    if rollout := result.rollout:
+        click.echo(f"{rollout.judgement.verdict.upper():5} server: {rollout.judgement.reason}")
+        if rollout.undone:
+            click.echo(f"{rollout.undone.version} is promoted again")
+        elif not rollout.judgement.passed:
+            click.echo("the promotion stands: there is none before it to go back to")
+
+
+def _result_as_dict(result: "PromotionResult") -> dict[str, Any]:
+    version = result.version
+    facts = as_dict(result.promoted) if result.promoted else {"name": version.name, "version": version.number}
+    if decision := result.decision:
+        demands = [
+            {
+                "name": one.name,
+                "verdict": one.judgement.verdict,
+                "reason": one.judgement.reason,
+                "to_do": "" if one.judgement.passed else one.command,
+                "relied": one.relied.model_dump() if one.relied else None,
+            }
+            for one in decision.demands
+        ]
+        facts |= {"environment": decision.environment, "demands": demands}
+    if rollout := result.rollout:
+        facts["server"] = {
+            "address": rollout.address,
+            "verdict": rollout.judgement.verdict,
+            "reason": rollout.judgement.reason,
+            "seconds": rollout.seconds,
+            "undone": rollout.undone.version.number if rollout.undone else None,
+        }
+    taken = result.rollout is None or result.rollout.undone is None
+    return {**facts, "promoted": result.promoted is not None and taken, "exit_code": int(result.exit_code)}
 
 
 def show(result: Promoted, *, as_json: bool) -> None:
@@ -36,13 +130,17 @@ def show(result: Promoted, *, as_json: bool) -> None:
         return
     if result.previous == result.version.number:
         click.echo(f"{result.version} was promoted already")
-        return
-    before = f"version {result.previous}" if result.previous else "no version"
-    click.echo(f"{result.version} is promoted; before it was {before}")
-    for check in result.unsafe_accepted:
-        click.echo(f"warning: its {check} check failed and was accepted as unsafe", err=True)
-    for change in result.contract_changes:
-        click.echo(f"warning: clients will notice: {change}", err=True)
+    else:
+        before = f"version {result.previous}" if result.previous else "no version"
+        click.echo(f"{result.version} is promoted; before it was {before}")
+        for check in result.unsafe_accepted:
+            click.echo(f"warning: its {check} check failed and was accepted as unsafe", err=True)
+        for change in result.contract_changes:
+            click.echo(f"warning: clients will notice: {change}", err=True)
+    if result.edited:
+        click.echo(f"warning: config.pbtxt had been edited by hand and is replaced; kept as {result.kept}", err=True)
+        for edit in result.edited:
+            click.echo(f"  edited: {edit}", err=True)
 
 
 def as_dict(result: Promoted) -> dict[str, object]:
@@ -54,4 +152,6 @@ def as_dict(result: Promoted) -> dict[str, object]:
         "digest": result.digest,
         "unsafe_accepted": list(result.unsafe_accepted),
         "contract_changes": list(result.contract_changes),
+        "edited": list(result.edited),
+        "kept": str(result.kept) if result.kept else None,
     }

@@ -32,13 +32,19 @@ def command(*, repository: Path, reference: str, output: Path | None, as_json: b
     whole = overall(written.checks)
     if as_json:
         checks = [_as_dict(check) for check in written.checks]
-        facts = {"version": str(written.version), "output": str(written.path), "verdict": whole.word.lower()}
+        facts = {
+            "version": str(written.version),
+            "output": str(written.path),
+            "verdict": whole.word.lower(),
+            "signature": written.signature,
+        }
         click.echo(json.dumps({**facts, "reason": whole.reason, "checks": checks, "exit_code": 0}, indent=2))
         return
     from deploy.report.slo_terminal import check_table
     from deploy.report.terminal import show
 
     show(check_table((*written.checks, whole)))
+    click.echo(f"{written.version} {written.signature}")
     click.echo(f"written: {written.path}")
 
 

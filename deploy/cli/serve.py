@@ -49,12 +49,13 @@ def command(
 
     options = ServerOptions(host=host, wanted=WantedPorts(**ports))
     versions = chosen_versions(repository, references)
-    examples = [ClientExample.of(version) for version in versions]
     engine = find_engine(kind)
     if host not in _LOOPBACK:
         click.echo(f"warning: whoever reaches {host} can ask this server; it has no authentication", err=True)
     click.echo(f"starting tritonserver for {', '.join(map(str, versions))}", err=True)
     with serving(versions, engine=engine, options=options) as server:
+        # Only now: before, nothing is known of their files.
+        examples = [ClientExample.of(version) for version in versions]
         if as_json:
             click.echo(json.dumps(_as_dict(server, examples)))
         else:

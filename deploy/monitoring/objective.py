@@ -64,6 +64,18 @@ def objectives_of(model: str, bounds: Iterable[Bound]) -> tuple[Objective, ...]:
     )
 
 
+def objectives_for(version: Version, *, p99_ms: float | None = None, slo: Path | None = None) -> tuple[Objective, ...]:
+    """The objectives of a version: a bound for 99 %, the bounds of a deploy.toml, or else those it was shown to keep.
+
+    Raises UsageError if both are given, or the file promises nothing.
+    """
+    if p99_ms is not None and slo is not None:
+        raise UsageError("a bound and a file of bounds were given", expected="--p99-ms or --slo, one of them")
+    if p99_ms is not None:
+        return (Objective(model=version.name, bound_ms=p99_ms, quantile=0.99),)
+    return attested_objectives(version) if slo is None else configured_objectives(version.name, slo)
+
+
 def configured_objectives(model: str, path: Path) -> tuple[Objective, ...]:
     """The objectives of the `[slo]` table of a deploy.toml. Raises UsageError if it promises nothing."""
     bounds = read_settings(path).bounds

@@ -92,6 +92,12 @@ def bad_share_series(objective: Objective, window: str, *, selecting: bool = Tru
     return f"{name}{{{queries.matchers(_labels(objective))}}}" if selecting else name
 
 
+def burn_windows(objective: Objective, options: RuleOptions) -> tuple[str, ...]:
+    """The windows in which the objective's broken requests are recorded, the shortest first."""
+    seconds = {window for burn in _possible(objective, options) for window in (burn.short, burn.long)}
+    return tuple(map(options.window, sorted(seconds)))
+
+
 def _server_alerts(options: RuleOptions) -> Iterator[Rule]:
     up = queries.up(options.scope)
     yield _alert(
@@ -118,8 +124,7 @@ def _recordings(objectives: tuple[Objective, ...], options: RuleOptions) -> Iter
         if objective.bound_ms is not None and options.measure == "summaries":
             expression = slo_queries.slow_now(objective, subject, options.burns)
             yield {"record": slo_queries.SLOW_NOW, "expr": expression, "labels": {"slo": objective.name}}
-        seconds = {window for burn in _possible(objective, options) for window in (burn.short, burn.long)}
-        for window in map(options.window, sorted(seconds)):
+        for window in burn_windows(objective, options):
             expression = slo_queries.bad_share(objective, subject, window, measure=options.measure)
             name = bad_share_series(objective, window, selecting=False)
             yield {"record": name, "expr": expression, "labels": {"slo": objective.name}}
@@ -154,10 +159,13 @@ def _queue_alert(subject: Subject, objectives: tuple[Objective, ...], options: R
     window = options.window(300)
     if bounds:
         expression = f"{queries.queue_microseconds(subject, window)} > {min(bounds) * 500:.15g}"
-        summary = f"Requests for {subject.model} wait {{{{ $value }}}} us, over half of their {min(bounds):g} ms."
+        waited = '{{ printf "%.0f" $value }} us'
+        summary = f"Requests for {subject.model} wait {waited}, over half of their {min(bounds):g} ms."
     else:
         expression = f"{queries.queue_compute_ratio(subject, window)} > {options.queue_ratio:g}"
-        summary = f"Requests for {subject.model} wait {{{{ $value }}}} times as long as they are computed."
+        summary = (
+            f'Requests for {subject.model} wait {{{{ printf "%.1f" $value }}}} times as long as they are computed.'
+        )
     return _alert("TritonQueueSaturated", expression, options, hold=600, labels={"severity": "ticket"}, summary=summary)
 
 

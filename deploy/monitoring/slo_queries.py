@@ -6,8 +6,9 @@ Owns what is known of latency from each way of exporting it, and what is not. Ca
     summaries   quantiles of each server's last minute: a lower bound of that share, by the moment
     counters    a mean, which says nothing about a share: an objective on latency cannot be watched
 
-Triton has the histogram for every model since 26.01 (core #464; 24.11 has it for decoupled models only), and
-summaries since 23.04. Recording them costs throughput (server #8561 saw a third of a fast model's), a histogram little.
+Triton has had the histogram for every model since core #464 of December 2025, for decoupled ones since 24.11; whether
+a release has it is the target's `latency_histograms`. Summaries are older than any target, and cost throughput: server
+#8561 measured a third of a fast model's.
 """
 
 from typing import Literal

@@ -23,20 +23,30 @@ from deploy.evidence import (
     ServedEvidence,
 )
 from deploy.records import Record
+from deploy.report.signed import signature_line
 from deploy.repository.attest import Attestation, attestations
 from deploy.repository.find import read_manifest
+from deploy.repository.integrity import changes, config_strays
 from deploy.repository.layout import EVIDENCE_FOLDER, Version
-from deploy.repository.manifest import Manifest, changed_files, version_digest
+from deploy.repository.manifest import Manifest, version_digest
 from deploy.slo.records import RateEvidence, SloEvidence
+from deploy.slo.tune_records import TuneEvidence
+from deploy.validate.difference_records import DiffEvidence
 
 PARITY_FILE = "parity.json"
 LATENCY_FILE = "latency.json"
 SERVED_FILE = "served.json"
 BEHAVIOUR_FILE = "behaviour.json"
 
-Known = SloEvidence | RateEvidence | BenchEvidence
+Known = SloEvidence | RateEvidence | BenchEvidence | TuneEvidence | DiffEvidence
 
-_KINDS: dict[str, type[Known]] = {"slo": SloEvidence, "rate": RateEvidence, "bench": BenchEvidence}
+_KINDS: dict[str, type[Known]] = {
+    "slo": SloEvidence,
+    "rate": RateEvidence,
+    "bench": BenchEvidence,
+    "tune": TuneEvidence,
+    "diff": DiffEvidence,
+}
 R = TypeVar("R", bound=Record)
 
 
@@ -70,15 +80,17 @@ class Learnt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """A version as a report shows it. `changed` says which files are not as they were published.
+    """A version as a report shows it. `changed` says what is not as it was published, in the version and beside it.
 
-    `digest` is None while the version is being packaged: it covers the report itself.
+    `digest` is None while the version is being packaged: it covers the report itself. `signature` is a line about who
+    says to have signed it, empty as long.
     """
 
     packaged: Packaged
     digest: str | None = None
     changed: tuple[str, ...] = ()
     learnt: tuple[Learnt, ...] = field(default=())
+    signature: str = ""
 
 
 def other_parity_file(name: str) -> str:
@@ -117,8 +129,9 @@ def read_findings(version: Version) -> Findings:
     return Findings(
         packaged=read_packaged(version.folder, manifest),
         digest=digest,
-        changed=changed_files(version.folder, manifest),
+        changed=(*changes(version, manifest), *config_strays(version)),
         learnt=tuple(read_attestation(one, digest) for one in attestations(version)),
+        signature=signature_line(version),
     )
 
 
@@ -142,6 +155,8 @@ def _learnt(bare: Learnt, record: Known, digest: str) -> Learnt:
         return replace(bare, damage=f"{bare.file} belongs to another version")
     if isinstance(record, BenchEvidence):
         return replace(bare, record=record, judgement=record.latency.judgement, latency=record.latency)
+    if isinstance(record, DiffEvidence):
+        return replace(bare, record=record, judgement=record.judgement, latency=record.latency)
     return replace(bare, record=record, judgement=record.judgement)
 
 
@@ -152,7 +167,7 @@ def _without_folder(error: DeployError, folder: Path) -> str:
 
 def _made_for(record: Known) -> str | None:
     """The digest of the version that a record names."""
-    if isinstance(record, BenchEvidence):
+    if isinstance(record, BenchEvidence | DiffEvidence):
         return record.digest
     if isinstance(record, RateEvidence):
         return record.final.version_digest if record.final else None

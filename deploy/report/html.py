@@ -52,6 +52,7 @@ def _render(findings: Findings, charts: "dict[str, tuple[Chart, ...]]") -> bytes
         name=printable(f"{manifest.name}:{manifest.version}"),
         manifest=manifest,
         digest=findings.digest,
+        signature=findings.signature,
         overall=overall(found),
         checks=found,
         unsafe=tuple(printable(name) for name in manifest.unsafe_accepted),

@@ -89,8 +89,12 @@ def rate_points(runs: Sequence[SloEvidence], searches: Sequence[RateEvidence]) -
     return sorted(points, key=lambda point: (point.rate, point.p99 or math.inf, point.word, point.reason))
 
 
-def rate_chart(points: Sequence[RatePoint], limit: float | None) -> Chart | None:
-    """The p99 at each rate that was tried, marked by verdict, with the limit in milliseconds where there is one."""
+def rate_chart(points: Sequence[RatePoint], limit: float | None, *, of: str = "") -> Chart | None:
+    """The p99 at each rate that was tried, marked by verdict, with the limit in milliseconds where there is one.
+
+    `of` says whose p99 it is, where a page has more than one such plot.
+    """
+    whose = f"p99 {of}".rstrip()
     known = [point for point in points if point.p99 is not None and 0 < point.p99 < math.inf]
     if not known:
         return None
@@ -99,8 +103,8 @@ def rate_chart(points: Sequence[RatePoint], limit: float | None) -> Chart | None
         lambda axes: _paint_rates(axes, known, limit),
         height=3.0,
         top=0.36,
-        label="p99 in milliseconds against the rate in queries per second, each point marked by its verdict",
-        caption=f"p99 at each rate that was tried.{left}",
+        label=f"{whose} in milliseconds against the rate in queries per second, each point marked by its verdict",
+        caption=f"{whose} at each rate that was tried.{left}",
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from deploy.evidence import short
 from deploy.report import words
 from deploy.report.blocks import Alert, Block, Figures, Notes, Section, Table, Word
+from deploy.report.diff_sections import diff_section
 from deploy.report.evidence_charts import latency_charts
 from deploy.report.findings import Findings, Learnt
 from deploy.report.sections import latency_section
@@ -20,13 +21,16 @@ from deploy.report.slo_charts import (
     timeline_chart,
 )
 from deploy.report.standing import learnt_reason, learnt_word, when
+from deploy.report.tune_sections import tune_section
 from deploy.slo.records import RateEvidence, SloEvidence
+from deploy.slo.tune_records import TuneEvidence
+from deploy.validate.difference_records import DiffEvidence
 
 _ERRORS_SHOWN = 30
 
 
 def learnt_sections(findings: Findings) -> Iterator[Section]:
-    """The latest load run in full, rates against p99, later latency tables, and a list of every attestation."""
+    """The latest load run in full, rates against p99, searches, later latency tables, and all attestations listed."""
     runs = [(one, one.record) for one in findings.learnt if isinstance(one.record, SloEvidence)]
     searches = [one.record for one in findings.learnt if isinstance(one.record, RateEvidence)]
     finals = [search.final for search in searches if search.final is not None]
@@ -38,6 +42,13 @@ def learnt_sections(findings: Findings) -> Iterator[Section]:
     every_run = [record for _, record in runs] + finals
     if every_run or searches:
         yield _rates(every_run, searches)
+    tunings = [(one, one.record) for one in findings.learnt if isinstance(one.record, TuneEvidence)]
+    for number, (learnt, tuning) in enumerate(tunings, start=1):
+        yield tune_section(tuning, number=number, when=when(learnt.time))
+    diffs = [(one, one.record) for one in findings.learnt if isinstance(one.record, DiffEvidence)]
+    if diffs:
+        latest, difference = diffs[-1]
+        yield diff_section(difference, f"Against {words.printable(difference.compared)}, {when(latest.time)}")
     for number, one in enumerate(one for one in findings.learnt if one.latency is not None):
         assert one.latency is not None
         title = f"{words.printable(one.kind).capitalize()}, {when(one.time)}"

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from deploy.evidence import BenchEvidence, Judgement
 from deploy.report import words
 from deploy.report.findings import Findings, Learnt
+from deploy.repository.signed import KIND as SIGNATURE
 from deploy.slo.records import SloEvidence
+from deploy.validate.difference_records import DiffEvidence
 
 PASS = "PASS"  # noqa: S105 - not a password
 FAIL = "FAIL"
@@ -54,6 +56,8 @@ def learnt_word(learnt: Learnt) -> str:
     if isinstance(learnt.record, BenchEvidence) and learnt.record.max_slowdown is None:
         # A measurement without a limit, of which nothing follows for the version.
         return ""
+    if isinstance(learnt.record, DiffEvidence) and not learnt.record.gates:
+        return ""
     return learnt.judgement.verdict.upper() if learnt.judgement else ""
 
 
@@ -63,7 +67,9 @@ def learnt_reason(learnt: Learnt) -> str:
         return words.printable(learnt.damage)
     if isinstance(learnt.record, SloEvidence):
         return f"at {learnt.record.rate:g} queries/s: {words.reason(learnt.record)}"
-    return words.printable(learnt.judgement.reason) if learnt.judgement else "a kind without a verdict"
+    if learnt.judgement:
+        return words.printable(learnt.judgement.reason)
+    return "not verified here" if learnt.kind == SIGNATURE else "a kind without a verdict"
 
 
 def when(time: str) -> str:

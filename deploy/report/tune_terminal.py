@@ -5,14 +5,16 @@ Owns the layout. Called by the command `tune`. Imports rich on use.
 
 from typing import TYPE_CHECKING
 
-from deploy.evidence import short
 from deploy.report import words
 from deploy.report.tables import styled_verdict, table_of, title
-from deploy.slo.tune_records import Confirmation, Probe, TuneEvidence, TuneTrial
+from deploy.report.tune_words import confirmation_rows, trial_rows, tried_line
+from deploy.slo.tune_records import Confirmation, TuneEvidence
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+
+_LONGEST_OUTCOME = 60
 
 
 def tune_table(evidence: TuneEvidence, difference: str) -> "RenderableType":
@@ -25,9 +27,7 @@ def tune_table(evidence: TuneEvidence, difference: str) -> "RenderableType":
     parts: list[RenderableType] = [
         Text.assemble(verdict, about),
         Text(words.printable(evidence.judgement.reason)),
-        Text(
-            f"{len(evidence.trials)} of {evidence.space} settings tried in {evidence.seconds:.0f} s; {evidence.engine}"
-        ),
+        Text(tried_line(evidence)),
         Text(evidence.machine),
         Text(""),
         _trials(evidence),
@@ -45,41 +45,14 @@ def _trials(evidence: TuneEvidence) -> "Table":
 
     table = table_of("", "setting", numbers=("rate/s", "p99 ms", "batch", "s"))
     table.add_column("what became of it", overflow="fold")
-    for trial in evidence.trials:
-        mark = "*" if trial.number == evidence.best else "="
-        kept = _highest_kept(trial)
-        table.add_row(
-            mark if trial.number == evidence.best or trial.setting == evidence.own else "",
-            Text(str(trial.setting)),
-            words.DASH if trial.rate is None else short(trial.rate),
-            words.DASH if kept is None or kept.p99 is None else short(kept.p99),
-            words.DASH if kept is None or kept.batch_reached is None else f"{kept.batch_reached:.1f}",
-            f"{trial.seconds:.0f}",
-            Text(words.printable(_status(trial), 60)),
-        )
+    for row in trial_rows(evidence):
+        outcome = Text(words.printable(row.outcome, _LONGEST_OUTCOME))
+        table.add_row(row.mark, Text(row.setting), row.rate, row.p99, row.batch, row.seconds, outcome)
     return table
-
-
-def _status(trial: TuneTrial) -> str:
-    if trial.status == "failed":
-        return f"failed: {trial.reason}"
-    return f"{trial.status}, client-limited" if trial.client_limited else trial.status
-
-
-def _highest_kept(trial: TuneTrial) -> Probe | None:
-    return max((probe for probe in trial.probes if probe.kept), key=lambda probe: probe.rate, default=None)
 
 
 def _rounds(confirmation: Confirmation) -> "Table":
     table = table_of(numbers=("rate/s", "own over", "own p99 ms", "tuned over", "tuned p99 ms"))
-    for one in confirmation.rounds:
-        table.add_row(f"{one.rate:.4g}", _over(one.own), _p99(one.own), _over(one.new), _p99(one.new))
+    for row in confirmation_rows(confirmation):
+        table.add_row(*row)
     return table
-
-
-def _over(probe: Probe) -> str:
-    return words.percent(probe.over / probe.queries) if probe.queries else words.DASH
-
-
-def _p99(probe: Probe) -> str:
-    return words.DASH if probe.p99 is None else short(probe.p99)

@@ -17,11 +17,12 @@ from deploy.repository.layout import Version
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """Where the report lies, and the verdicts on it."""
+    """Where the report lies, the verdicts on it, and a line on who says to have signed the version."""
 
     version: Version
     path: Path
     checks: tuple[Check, ...]
+    signature: str
 
 
 def write_report(repository: Path, reference: str, output: Path | None = None) -> Written:
@@ -41,4 +42,4 @@ def write_report(repository: Path, reference: str, output: Path | None = None) -
     findings = read_findings(version)
     with disk_errors_explained(f"writing {path}"):
         write_atomically(path, render_html(findings))
-    return Written(version=version, path=path, checks=checks(findings))
+    return Written(version=version, path=path, checks=checks(findings), signature=findings.signature)

@@ -35,7 +35,7 @@ def attest(version: Version, kind: str, record: Record) -> Path:
 
     Raises UsageError if the version has no manifest, or the folder takes no more.
     """
-    folder = _folder(version)
+    folder = attestation_folder(version)
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{kind}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     for count in range(_ATTEMPTS):
@@ -49,16 +49,22 @@ def attest(version: Version, kind: str, record: Record) -> Path:
 
 def attestations(version: Version) -> tuple[Attestation, ...]:
     """Every attestation of exactly this version, the oldest first."""
-    return tuple(sorted(_found(_folder(version)), key=lambda one: (one.time, one.kind, len(one.path.name), one.path)))
+    return tuple(
+        sorted(_found(attestation_folder(version)), key=lambda one: (one.time, one.kind, len(one.path.name), one.path))
+    )
+
+
+def attestation_folder(version: Version) -> Path:
+    """Where everything lies that is learnt later about exactly this version; it may not be there yet.
+
+    Raises UsageError if the version has no manifest.
+    """
+    if not version.manifest.is_file():
+        raise UsageError(f"{version} has no manifest", expected="a version that deployctl published")
+    return version.model_folder / ATTESTATIONS_FOLDER / version_digest(version.folder)
 
 
 def _found(folder: Path) -> Iterator[Attestation]:
     for path in folder.glob("*.json") if folder.is_dir() else ():
         if matched := _FILE.fullmatch(path.name):
             yield Attestation(kind=matched["kind"], time=matched["time"], path=path)
-
-
-def _folder(version: Version) -> Path:
-    if not version.manifest.is_file():
-        raise UsageError(f"{version} has no manifest", expected="a version that deployctl published")
-    return version.model_folder / ATTESTATIONS_FOLDER / version_digest(version.folder)

@@ -69,12 +69,17 @@ def check_name(name: str) -> str:
     return name
 
 
+def is_version_number(name: str) -> bool:
+    """Whether Triton takes a folder of that name for a version."""
+    return _NUMBER.fullmatch(name) is not None
+
+
 def version_numbers(model_folder: Path) -> tuple[int, ...]:
     """The numbers of a model's versions, ascending; empty if there is no such folder."""
     if not model_folder.is_dir():
         return ()
     names = (entry.name for entry in model_folder.iterdir() if entry.is_dir())
-    return tuple(sorted(int(name) for name in names if _NUMBER.fullmatch(name)))
+    return tuple(sorted(int(name) for name in names if is_version_number(name)))
 
 
 def next_number(model_folder: Path) -> int:

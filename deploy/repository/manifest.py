@@ -6,7 +6,7 @@ promotion, verify and report.
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ from deploy.checkpoint.model import Checkpoint, Preprocessing
 from deploy.convert.model import Format
 from deploy.errors import UsageError
 from deploy.evidence import Judgement, Verdict
-from deploy.files import relative_files, sha256_file
+from deploy.files import relative_files, sha256_file, shown
 from deploy.records import Record
 from deploy.spec import Spec, wire_input, wire_output
 from deploy.targets import Target
@@ -201,27 +201,31 @@ def changed_files(folder: Path, manifest: Manifest) -> tuple[str, ...]:
         raise UsageError(f"{folder} is a link", expected="a folder with regular files only")
     expected = {entry.path: entry for entry in manifest.files}
     present = set(relative_files(folder)) - {MANIFEST_FILE}
-    found = [f"{path} is missing" for path in sorted(expected.keys() - present)]
-    found += [f"{path} is not in the manifest" for path in sorted(present - expected.keys())]
+    found = [f"{shown(path)} is missing" for path in sorted(expected.keys() - present)]
+    found += [f"{shown(path)} is not in the manifest" for path in sorted(present - expected.keys())]
     for path in sorted(present & expected.keys()):
         # The size is compared first, since it costs nothing.
         entry, full = expected[path], folder / path
         if full.stat().st_size != entry.size or sha256_file(full) != entry.sha256:
-            found.append(f"{path} has changed")
+            found.append(f"{shown(path)} has changed")
     return tuple(found)
 
 
 def verify_files(folder: Path) -> Manifest:
     """The manifest of a version whose files are all as it says. Raises UsageError naming those that are not."""
     manifest = Manifest.read(folder / MANIFEST_FILE)
-    found = changed_files(folder, manifest)
+    refuse_changed(folder, changed_files(folder, manifest))
+    return manifest
+
+
+def refuse_changed(folder: Path, found: Sequence[str]) -> None:
+    """Raises UsageError with what was `found` of a version, unless that is nothing."""
     if found:
         raise UsageError(
             f"{folder} is not what was published: {'; '.join(found)}",
-            expected="the files that its manifest lists, unchanged",
+            expected="the files that its manifest lists, unchanged, and no others",
             fix="restore the version from where it was published, or package the checkpoint again",
         )
-    return manifest
 
 
 def _installed(package: str) -> str | None:

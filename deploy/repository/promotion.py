@@ -15,24 +15,52 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from deploy.errors import UsageError
+from deploy.errors import UnfinishedError, UsageError
 from deploy.files import disk_errors_explained, write_atomically
 from deploy.records import Record
-from deploy.repository.find import find_model, find_version, read_manifest
+from deploy.repository.edits import find_edits, keep_edited
+from deploy.repository.find import find_model, find_version
+from deploy.repository.integrity import require_intact
 from deploy.repository.layout import ATTESTATIONS_FOLDER, CONFIG_FILE, Version, promoted_version
 from deploy.repository.lint import require_clean
-from deploy.repository.manifest import MANIFEST_FILE, created_now, verify_files, version_digest
+from deploy.repository.manifest import MANIFEST_FILE, created_now, version_digest
 
 HISTORY_FILE = "promotions.json"
 
 
+class Relied(Record):
+    """One attestation that a promotion relied on: its kind, its file below `attestations/`, and the file's digest."""
+
+    kind: str
+    file: str
+    sha256: str
+
+
+class Approval(Record):
+    """What stood behind a promotion: the environment, the digest of its file, and the attestations that it took.
+
+    `instead_of` is the version that was promoted when this was decided, None where none was. `met` is each demand with
+    the reason it was taken as met.
+    """
+
+    environment: str | None
+    policy_sha256: str | None
+    instead_of: int | None
+    relied: tuple[Relied, ...]
+    met: tuple[str, ...] = ()
+
+
 class PromotionEntry(Record):
-    """One step of the history. `void` says that the entry before it was cut off by a crash and never took effect."""
+    """One step of the history. `void` says that the entry before it was cut off by a crash and never took effect.
+
+    `approval` is None where no policy was asked, and in histories from before there was one.
+    """
 
     action: Literal["promote", "rollback", "void"]
     version: int
     digest: str
     at: str
+    approval: Approval | None = None
 
 
 class PromotionHistory(Record):
@@ -49,43 +77,68 @@ class PromotionHistory(Record):
                 kept = states.pop() if states else []
                 continue
             states.append(kept)
-            kept = [*kept, entry] if entry.action == "promote" else kept[:-1]
+            kept = [*kept, entry] if entry.action == "promote" else _back_to(entry.version, kept)
         return tuple(kept)
 
     def __add__(self, entry: PromotionEntry) -> "PromotionHistory":
         return PromotionHistory(entries=(*self.entries, entry))
 
 
+def _back_to(number: int, stack: list[PromotionEntry]) -> list[PromotionEntry]:
+    """The stack without the present promotion, and without those that a rollback to `number` went past."""
+    kept = stack[:-1]
+    while kept and kept[-1].version != number:
+        kept = kept[:-1]
+    return kept
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promoted:
-    """What a promotion or a rollback did. `previous` is None where no version was promoted."""
+    """What a promotion or a rollback did. `previous` is None where no version was promoted.
+
+    `edited` says what the replaced config had otherwise than that of its version, `kept` where it lies now.
+    """
 
     version: Version
     previous: int | None
     digest: str
     unsafe_accepted: tuple[str, ...]
     contract_changes: tuple[str, ...]
+    edited: tuple[str, ...] = ()
+    kept: Path | None = None
 
 
-def promote(repository: Path, name: str, number: int, *, on_step: Callable[[str], None] = lambda _: None) -> Promoted:
+def promote(
+    repository: Path,
+    name: str,
+    number: int,
+    *,
+    approval: Approval | None = None,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> Promoted:
     """Make Triton serve version `number`, by one replacement of `<name>/config.pbtxt`.
 
-    Raises UsageError if there is no such version, a file of it has changed, or a check of it did not pass;
-    UnfinishedError if Triton would reject its config.
+    Raises UsageError if there is no such version, a file of it has changed, something strange lies beside it, or a
+    check of it did not pass; UnfinishedError if Triton would reject its config, or another version was promoted since
+    `approval` was given.
     """
     version = find_version(repository, f"{name}:{number}")
     with _history_held(version.model_folder) as history:
-        return _apply(version, "promote", history, on_step)
+        return _apply(version, "promote", history, approval=approval, on_step=on_step)
 
 
-def rollback(repository: Path, name: str, *, on_step: Callable[[str], None] = lambda _: None) -> Promoted:
-    """Make Triton serve the version that was promoted before the present one.
+def rollback(
+    repository: Path, name: str, *, to: int | None = None, on_step: Callable[[str], None] = lambda _: None
+) -> Promoted:
+    """Make Triton serve the version that was promoted before the present one, or the earlier one numbered `to`.
 
     Raises UsageError if there was none, or if it is gone or no longer the version that it was.
     """
     folder = find_model(repository, name).folder
     with _history_held(folder) as history:
         stack = history.stack()
+        if to is not None:
+            stack = _undone(stack, to, name)
         if len(stack) < 2:
             present = f"version {stack[-1].version}" if stack else "no version"
             raise UsageError(
@@ -100,7 +153,7 @@ def rollback(repository: Path, name: str, *, on_step: Callable[[str], None] = la
                 expected=stack[-2].digest,
                 fix="look at what replaced it, then promote a version by its number",
             )
-        return _apply(version, "rollback", history, on_step)
+        return _apply(version, "rollback", history, on_step=on_step)
 
 
 def read_history(model_folder: Path) -> PromotionHistory:
@@ -109,11 +162,28 @@ def read_history(model_folder: Path) -> PromotionHistory:
     return PromotionHistory.read(path) if path.exists() else PromotionHistory()
 
 
+def _undone(stack: tuple[PromotionEntry, ...], to: int, name: str) -> tuple[PromotionEntry, ...]:
+    """The stack as if only what followed the last promotion of `to` were to be undone."""
+    earlier = [place for place, entry in enumerate(stack[:-1]) if entry.version == to]
+    if not earlier:
+        before = ", ".join(dict.fromkeys(f"{name}:{entry.version}" for entry in reversed(stack[:-1])))
+        raise UsageError(
+            f"{name}:{to} is not among the versions promoted before the present one",
+            expected=f"one of {before}" if before else "an earlier promotion",
+            fix=f"promote it instead: `deployctl promote REPOSITORY {name}:{to}`",
+        )
+    return stack[: earlier[-1] + 2]
+
+
 def _apply(
-    version: Version, action: Literal["promote", "rollback"], history: PromotionHistory, on_step: Callable[[str], None]
+    version: Version,
+    action: Literal["promote", "rollback"],
+    history: PromotionHistory,
+    *,
+    on_step: Callable[[str], None],
+    approval: Approval | None = None,
 ) -> Promoted:
-    read_manifest(version)
-    manifest = verify_files(version.folder)
+    manifest = require_intact(version)
     blockers = manifest.blockers()
     if blockers:
         raise UsageError(
@@ -125,10 +195,21 @@ def _apply(
     require_clean(config, folder=version.model_folder)
     digest = version_digest(version.folder)
     previous = promoted_version(version.model_folder)
+    if approval is not None and approval.instead_of != previous:
+        raise UnfinishedError(
+            f"version {previous} was promoted while {version} was judged against version {approval.instead_of}",
+            fix="run it again",
+        )
+    edited = find_edits(version.model_folder)
     on_step("promotion-checked")
     with disk_errors_explained(f"promoting {version}"):
+        kept = keep_edited(version.model_folder) if edited else None
+        if kept:
+            on_step("edited-config-kept")
         if previous != version.number:
-            entry = PromotionEntry(action=action, version=version.number, digest=digest, at=created_now())
+            entry = PromotionEntry(
+                action=action, version=version.number, digest=digest, at=created_now(), approval=approval
+            )
             (history + entry).write(version.model_folder / ATTESTATIONS_FOLDER / HISTORY_FILE)
             on_step("promotion-recorded")
         target = version.model_folder / CONFIG_FILE
@@ -142,6 +223,8 @@ def _apply(
         digest=digest,
         unsafe_accepted=manifest.unsafe_accepted,
         contract_changes=manifest.contract_changes,
+        edited=edited,
+        kept=kept,
     )
 
 

@@ -173,6 +173,14 @@ class Client:
         with self._translated():
             return bool(self._client.is_model_ready(model.name, str(model.version)))
 
+    def load(self, name: str) -> None:
+        """Make a server in explicit mode read the model's config and load what it says, beside what it has.
+
+        Returns once that is ready. Raises RequestFailed if the load fails, or the server is in another mode.
+        """
+        with self._translated():
+            self._client.load_model(name, **self._patience())
+
     def _request(self, model: ModelAddress, inputs: Tensors) -> dict[str, Any]:
         from tritonclient.utils import np_to_triton_dtype
 

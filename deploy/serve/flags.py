@@ -95,7 +95,7 @@ def _metrics_settings(options: Production) -> tuple[str, ...]:
     if options.latency == "histograms":
         return ("histogram_latencies=true",)
     if options.latency == "summaries":
-        # `quantile:error`: a tenth of what is beyond the quantile is error enough to tell it from its neighbours.
-        pairs = (f"{q:.6g}:{(1 - q) / _QUANTILE_ERRORS:.3g}" for q in sorted(set(options.quantiles)))
+        # `quantile:error`: a tenth of what is beyond the quantile tells it from its neighbours.
+        pairs = (f"{q:.6g}:{min(q, 1 - q) / _QUANTILE_ERRORS:.3g}" for q in sorted(set(options.quantiles)))
         return ("summary_latencies=true", f"summary_quantiles={','.join(pairs)}")
     return ()

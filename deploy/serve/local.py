@@ -55,7 +55,7 @@ def adapt(version: Version, config: Any) -> Any:
         # Core 2.51 knows the word not yet, and takes the backend's name alone.
         adapted.platform = ""
     _move_to_cpu(adapted)
-    # Core 2.51 has no histogram of this name.
+    # Core 2.51 has no such histogram, and refuses a config that names it.
     adapted.ClearField("model_metrics")
     for name, digest in _digests(version):
         adapted.parameters[DIGEST_PARAMETER + name].string_value = digest

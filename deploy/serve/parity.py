@@ -15,6 +15,7 @@ from deploy.serve.asking import Asking, ServedModel
 from deploy.serve.client import PROTOCOLS, Client, Statistics
 from deploy.serve.engines import Engine
 from deploy.serve.local import config_difference
+from deploy.serve.memory import peak_memory
 from deploy.serve.server import TritonServer
 from deploy.serve.serving import serving
 from deploy.targets import all_targets
@@ -32,12 +33,13 @@ class ServedQuestion:
     classes: tuple[str, ...] | None = None
 
 
-def check_served(version: Version, engine: Engine, question: ServedQuestion) -> ServedEvidence:
-    """Serve a version, published or staged, in a server of its own that sees nothing else, and judge its answers.
+def check_served(version: Version, engine: Engine, question: ServedQuestion, *, staged: bool = False) -> ServedEvidence:
+    """Serve a version, published or `staged`, in a server of its own that sees nothing else, and judge its answers.
 
-    Raises ServerFailed, with the server's own reason, if it does not get ready.
+    Raises UsageError if a published one has changed, ServerFailed, with the server's own reason, if it does not get
+    ready.
     """
-    with serving([version], engine=engine) as server:
+    with serving([version], engine=engine, staged=staged) as server:
         return ask_server(server, version, question)
 
 
@@ -66,6 +68,7 @@ def ask_server(server: TritonServer, version: Version, question: ServedQuestion)
         executions=total.executions,
         inferences=total.inferences,
         ready_seconds=server.ready_seconds,
+        peak_memory=peak_memory(server.pid),
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deploy.errors import UsageError
 from deploy.repository.find import find_version, list_models
+from deploy.repository.integrity import require_intact
 from deploy.repository.layout import Version
 from deploy.serve.engines import Engine
 from deploy.serve.local import served_view
@@ -39,12 +40,22 @@ def chosen_versions(repository: Path, references: Sequence[str]) -> tuple[Versio
 
 @contextmanager
 def serving(
-    versions: Sequence[Version], *, engine: Engine, options: ServerOptions | None = None
+    versions: Sequence[Version], *, engine: Engine, options: ServerOptions | None = None, staged: bool = False
 ) -> Iterator[TritonServer]:
-    """A server that is ready with exactly these versions, promoted or not. Raises ServerFailed if it does not start."""
+    """A server that is ready with exactly these versions, promoted or not.
+
+    Published ones are compared with their digests before anything of them is loaded, and once more when the server is
+    ready, since it reads them in between; `staged` ones have no digests yet. Raises UsageError if one has changed,
+    ServerFailed if the server does not start.
+    """
+    published = () if staged else tuple(versions)
+    for version in published:
+        require_intact(version)
     expected = tuple((version.name, version.number) for version in versions)
     with tempfile.TemporaryDirectory(prefix="deployctl-server-") as folder:
         view = served_view(Path(folder, "models"), versions, engine)
         chosen = replace(options or ServerOptions(), expect=expected, scratch=Path(folder))
         with TritonServer(view, engine=engine, options=chosen) as server:
+            for version in published:
+                require_intact(version)
             yield server

@@ -10,7 +10,7 @@ from deploy.evidence import Judgement, Verdict
 from deploy.progress import Progress, Silent
 from deploy.slo.records import RateEvidence, RateStep, SloEvidence
 from deploy.slo.request import SloRequest
-from deploy.slo.run import check_slo
+from deploy.slo.run import check_intact, measure_slo
 
 Check = Callable[[SloRequest], SloEvidence]
 
@@ -30,7 +30,8 @@ def find_rate(request: SloRequest, *, progress: Progress = Silent(), check: Chec
     are short; undecided counts as not passed, so a claim is never better than what was proven. What passes is
     taken to pass at every lower rate too.
     """
-    run = check or (lambda one: check_slo(one, progress=progress))
+    check_intact(request)
+    run = check or (lambda one: measure_slo(one, progress=progress))
     steps: list[RateStep] = []
     probe = replace(request, min_seconds=min(_PROBE_SECONDS, request.min_seconds))
     low, high = _bracket(probe, run, steps)

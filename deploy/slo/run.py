@@ -3,7 +3,8 @@
 Owns the order of a run and when it is looked at; the rule is in `decision`, the child in `load`, what is recorded in
 `summary`. Called by the command `slo`, rates and tune.
 
-    1. The subject, its rows, and what the server declares: anything that does not fit is refused before any load.
+    1. The subject, its rows, and what the server declares: anything that does not fit, or is not as it was published,
+       is refused before any load.
     2. The server's counters, then the load.
     3. At each look the bounds are judged, until one fails, all pass, or the queries are used up.
     4. The load is ended, the counters are read again, and the client is asked whether it kept its schedule.
@@ -20,6 +21,7 @@ import numpy as np
 from deploy.errors import UnfinishedError, UsageError
 from deploy.evidence import Verdict
 from deploy.progress import Progress, Silent
+from deploy.repository.integrity import require_intact
 from deploy.slo.counters import ServerTalk, compare
 from deploy.slo.decision import Counted, Looks, design_effect, judge
 from deploy.slo.generator import LoadPlan
@@ -41,8 +43,22 @@ _EARLIEST_FAIL_SECONDS = 5.0
 def check_slo(request: SloRequest, *, progress: Progress = Silent()) -> SloEvidence:
     """The verdict on every bound, with what the run showed of server and client.
 
-    Raises UsageError if what is asked does not fit the server, UnfinishedError if there is none.
+    Raises UsageError if the version in the repository has changed or what is asked does not fit the server,
+    UnfinishedError if there is none.
     """
+    check_intact(request)
+    return measure_slo(request, progress=progress)
+
+
+def check_intact(request: SloRequest) -> None:
+    """Raises UsageError if the version that gives the samples, and is credited with the result, has changed."""
+    subject = find_subject(request.reference, request.repository)
+    if subject.version is not None:
+        require_intact(subject.version)
+
+
+def measure_slo(request: SloRequest, *, progress: Progress = Silent()) -> SloEvidence:
+    """The same verdict on a version that the caller found intact: a search asks often, and digests take their time."""
     for bound in request.bounds:
         if bound.kind == "latency" and bound.limit / 1000 >= request.patience:
             raise UsageError(

@@ -17,6 +17,7 @@ import numpy as np
 from deploy.errors import DeployError, UnfinishedError, UsageError
 from deploy.evidence import Verdict
 from deploy.processes import prepare
+from deploy.repository.integrity import require_intact
 from deploy.repository.layout import Version
 from deploy.repository.protobuf import parse_config
 from deploy.serve.client import Client, ModelAddress, RequestFailed
@@ -28,7 +29,7 @@ from deploy.slo.counters import ServerTalk
 from deploy.slo.question import Subject, find_rows
 from deploy.slo.records import Bound, SloEvidence
 from deploy.slo.request import SloRequest
-from deploy.slo.run import check_slo
+from deploy.slo.run import measure_slo
 from deploy.slo.tune_records import Probe, Setting
 from deploy.slo.wire import wait_reachable
 from deploy.tune.knobs import apply
@@ -183,7 +184,7 @@ class Bed:
             seed=self.plan.seed * 10_000 + self._probes,
         )
         try:
-            evidence = check_slo(request)
+            evidence = measure_slo(request)
         except DeployError as error:
             if self._alive():
                 raise
@@ -203,6 +204,8 @@ class Bed:
     def _start(self) -> None:
         from tritonclient import grpc
 
+        # A search lasts for hours: what is started again is looked at again.
+        require_intact(self.plan.version)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deployctl-tune-")))
             view = served_view(folder / "models", [self.plan.version], self.plan.engine)

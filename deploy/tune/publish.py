@@ -17,9 +17,10 @@ from deploy.report.child import Reporter
 from deploy.report.findings import SERVED_FILE
 from deploy.report.html import REPORT_FILE
 from deploy.repository.config import renumbered
+from deploy.repository.integrity import require_intact
 from deploy.repository.layout import CONFIG_FILE, EVIDENCE_FOLDER, WARMUP_FOLDER, Version
 from deploy.repository.lint import require_clean
-from deploy.repository.manifest import Manifest, created_now, verify_files
+from deploy.repository.manifest import Manifest, created_now
 from deploy.repository.protobuf import format_config
 from deploy.repository.publish import PublishedVersion, PublishOptions, publish
 from deploy.repository.stage import Stage, open_stage
@@ -48,7 +49,7 @@ def publish_tuned(successor: Successor, *, progress: Progress) -> PublishedVersi
 
     Raises UsageError if the old one has changed meanwhile, UnfinishedError if the new config is not served right.
     """
-    old = verify_files(successor.version.folder)
+    old = require_intact(successor.version)
     with open_stage(successor.version.repository, successor.version.name) as stage:
         with disk_errors_explained("staging the tuned version"):
             _fill(stage, successor, old)
@@ -99,7 +100,7 @@ def _served(stage: Stage, manifest: Manifest, engine: Engine) -> Manifest:
     """The manifest with the new config's own served verdict, which its evidence now says too."""
     baseline = load_baseline(stage.version.evidence, manifest.spec)
     question = ServedQuestion(baseline=baseline, format=manifest.format, classes=manifest.classes)
-    served: ServedEvidence = check_served(stage.version, engine, question)
+    served: ServedEvidence = check_served(stage.version, engine, question, staged=True)
     if not served.judgement.passed:
         raise UnfinishedError(
             f"the tuned configuration was measured, but is not served right: {served.judgement.reason}",

@@ -25,9 +25,10 @@ from deploy.files import sha256_bytes
 from deploy.progress import Progress, Silent
 from deploy.repository.attest import attest
 from deploy.repository.contract import check_contract
-from deploy.repository.find import find_version, read_manifest
+from deploy.repository.find import find_version
+from deploy.repository.integrity import require_intact
 from deploy.repository.layout import Version
-from deploy.repository.manifest import Manifest, created_now, verify_files, version_digest
+from deploy.repository.manifest import Manifest, created_now, version_digest
 from deploy.repository.protobuf import parse_config
 from deploy.slo.tune_records import Confirmation, Knob, Setting, TuneEvidence, TuneTrial
 from deploy.tune.bed import Bed, BedPlan, ServerGone, SettingRefused, TestBed, check_bound
@@ -46,9 +47,10 @@ _MOST_INSTANCES = 64
 _INSTANCE_BYTES = 200 * 1024 * 1024
 _ARTIFACT_COPIES = 3
 _METHOD = (
-    "a setting's value is the highest rate, within 5 %, at which short open-loop probes keep the bound; a setting that "
-    "misses the best rate so far is ended early; the winner is compared with the version's own setting in interleaved "
-    "rounds at equal rates, by an exact permutation test over rounds"
+    "a setting's value is the highest rate, within 5 %, at which short open-loop probes keep the bound; a rate that at "
+    "least half of the queries keep is probed once more before it counts as missed; a setting that misses the best "
+    "rate so far is ended early; the winner is compared with the version's own setting in interleaved rounds at equal "
+    "rates, by an exact permutation test over rounds"
 )
 
 MakeBed = Callable[[BedPlan], AbstractContextManager[TestBed]]
@@ -133,8 +135,7 @@ def _finish(
 def _subject(request: TuneRequest) -> _Subject:
     check_bound(request.bound)
     version = find_version(request.repository, request.reference)
-    read_manifest(version)
-    manifest = verify_files(version.folder)
+    manifest = require_intact(version)
     if manifest.blockers():
         raise UsageError(
             f"{version} may not be released: {'; '.join(manifest.blockers())}",

@@ -12,7 +12,7 @@ from deploy.slo.tune_records import Probe
 ProbeAt = Callable[[float], Probe]
 
 RESOLUTION = 1.05
-_MOST_PROBES = 14
+_MOST_RATES = 14
 # A first step above a rate that passed; each further one is twice as large.
 _FIRST_STEP = 1.1
 _FACTOR = 64.0
@@ -20,6 +20,8 @@ _FACTOR = 64.0
 _NEAR, _FAR = (0.87, 0.6), (0.6, 0.3)
 _NEAR_MISS = 2.0
 _UNPROVEN = 0.5
+# From this share over the bound on, no hiccup of the machine can have been the reason.
+_HOPELESS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +44,19 @@ class Value:
     score: float = 0.0
     ended_early: bool = False
     client_limited: bool = False
+    rates: int = 0
     probes: list[Probe] = field(default_factory=list)
 
     def kept(self, probe_at: ProbeAt, rate: float) -> bool:
-        """Whether a probe at `rate` keeps the bound; one that the client limited is made once more."""
+        """Whether a probe at `rate` keeps the bound; one that may have failed for another reason is made once more.
+
+        That is the client's limit, or a hiccup of the machine: one in a second of load breaks a p99, and would stand as
+        the setting's own limit for the rest of its measurement.
+        """
+        self.rates += 1
         probe = probe_at(rate)
         self.probes.append(probe)
-        if probe.kept is None:
+        if probe.kept is None or (not probe.kept and probe.over < _HOPELESS * probe.queries):
             probe = probe_at(rate)
             self.probes.append(probe)
         self.client_limited |= probe.kept is None
@@ -73,7 +81,7 @@ def measure(probe_at: ProbeAt, goal: Goal) -> Value:
             return value
         low = low_or_none
     low, high = _climb(value, probe_at, low, high)
-    while high is not None and high / low > RESOLUTION and len(value.probes) < _MOST_PROBES:
+    while high is not None and high / low > RESOLUTION and value.rates < _MOST_RATES:
         middle = (low * high) ** 0.5
         low, high = (middle, high) if value.kept(probe_at, middle) else (low, middle)
     value.score = value.rate or 0.0
@@ -107,7 +115,7 @@ def _descend(value: Value, probe_at: ProbeAt, start: float) -> tuple[float | Non
 def _climb(value: Value, probe_at: ProbeAt, low: float, high: float | None) -> tuple[float, float | None]:
     """The highest rate that is kept and the next that is not, by steps that grow."""
     step, lowest = _FIRST_STEP, low
-    while high is None and low < lowest * _FACTOR and len(value.probes) < _MOST_PROBES:
+    while high is None and low < lowest * _FACTOR and value.rates < _MOST_RATES:
         if value.kept(probe_at, low * step):
             low, step = low * step, 1 + 2 * (step - 1)
         else:

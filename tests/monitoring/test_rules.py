@@ -54,16 +54,6 @@ HISTOGRAM_SCENARIOS = [
         firing={FAST: {BEFORE + 29: 1, BEFORE + 37: 0}},
     ),
     Scenario(
-        name="failures are fast and break the promise all the same",
-        series={UP: "1x5000", **traffic((3 * HOUR, 0.0), failing=0.2)},
-        firing={
-            FAST: {HOUR: 1},
-            'alertname="TritonBudgetBurn", slo="answered-99.9", burn="14.4"': {HOUR: 1},
-            'alertname="TritonRequestsFailing", reason="BACKEND"': {HOUR: 1},
-            'alertname="TritonRequestsFailing"': {2: 0, HOUR: 1},
-        },
-    ),
-    Scenario(
         name="Prometheus 3 writes the bucket's end with a fraction",
         series={UP: "1x5000", **traffic((BEFORE, 0.0), (HOUR, 1.0), bucket="15.0")},
         firing={FAST: {BEFORE + 13: 1}, 'alertname="TritonObjectiveUnmeasured"': {BEFORE: 0}},
@@ -103,6 +93,19 @@ HISTOGRAM_SCENARIOS = [
     ),
 ]
 
+
+FAILURES = [
+    Scenario(
+        name="failures are fast and break the promise all the same",
+        series={UP: "1x5000", **traffic((3 * HOUR, 0.0), failing=0.2)},
+        firing={
+            FAST: {HOUR: 1},
+            'alertname="TritonBudgetBurn", slo="answered-99.9", burn="14.4"': {HOUR: 1},
+            'alertname="TritonRequestsFailing", reason="BACKEND"': {HOUR: 1},
+            'alertname="TritonRequestsFailing"': {2: 0, HOUR: 1},
+        },
+    ),
+]
 
 # Three days in steps of ten minutes: the windows of five and thirty minutes do not see these.
 LONG_SCENARIOS = [
@@ -178,16 +181,20 @@ def test_prometheus_accepts_the_rules_and_finds_no_duplicate(options: RuleOption
 
 def test_promtool_refuses_a_rule_that_does_not_parse(tmp_path: Path) -> None:
     groups = rule_groups(("digits",), (OBJECTIVE,))
-    groups["groups"][1]["rules"][0]["expr"] += " or or"
+    groups["groups"][1]["rules"][0]["expr"] += ")"
     path = tmp_path / "rules.yaml"
     path.write_text(rules_file(groups))
     assert promtool("check", "rules", path).returncode != 0
 
 
 def test_alerts_fire_when_a_promise_is_broken_and_not_before(tmp_path: Path) -> None:
-    groups = rule_groups(("digits",), (OBJECTIVE, ANSWERED))
+    groups = rule_groups(("digits",), (OBJECTIVE,))
     assert verdict(tmp_path, groups, HISTOGRAM_SCENARIOS) == ""
     assert verdict(tmp_path, groups, LONG_SCENARIOS) == ""
+
+
+def test_failures_break_each_promise(tmp_path: Path) -> None:
+    assert verdict(tmp_path, rule_groups(("digits",), (OBJECTIVE, ANSWERED)), FAILURES) == ""
 
 
 def test_summaries_prove_less_and_never_more(tmp_path: Path) -> None:

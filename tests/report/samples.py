@@ -40,6 +40,7 @@ from deploy.slo.records import (
     ServerSide,
     SloEvidence,
 )
+from deploy.slo.tune_records import Confirmation, ConfirmRound, Knob, Probe, Setting, TuneEvidence, TuneTrial
 from tests.repository.samples import PASS, PETS, Sample
 
 HOSTILE = "<script>alert('x')</script>|$\\frac{$ \x1b[31m\x00 \N{SNOWMAN} 模型"
@@ -273,6 +274,52 @@ def rate() -> RateEvidence:
         steps=tuple(steps),
         final=slo(),
     )
+
+
+def tune(version: Version, *, reason: str = "kept") -> TuneEvidence:
+    """A search of three settings whose second was better than the version's own, the first."""
+    own, best, refused = (Setting(batch_limit=8, delay_us=0, instances=count, threads=2) for count in (1, 2, 4))
+    slow, fast = _probe(200, 9.4, reason=reason), _probe(200, 6.1, reason=reason)
+    faster, over = _probe(310, 13.2, reason=reason), _probe(420, 61.0, reason="93 of 4,000 are over")
+    trials = (
+        TuneTrial(number=0, setting=own, status="measured", rate=200, score=200, reason="", probes=(slow,), seconds=9),
+        TuneTrial(
+            number=1, setting=best, status="measured", rate=310, score=310, reason="", probes=(fast, faster, over),
+            seconds=12,
+        ),
+        TuneTrial(number=2, setting=refused, status="failed", rate=None, score=0, reason="no room", seconds=1),
+    )  # fmt: skip
+    rounds = tuple(ConfirmRound(rate=310, own=over, new=faster, own_first=first) for first in (True, False))
+    return TuneEvidence(
+        model=version.name,
+        version=version.number,
+        version_digest=version_digest(version.folder),
+        bound=Bound(kind="latency", q=0.99, limit=15.0),
+        judgement=Judgement(verdict=Verdict.PASS, reason=f"{best} is better than {own}"),
+        outcome="better",
+        own=own,
+        chosen=best,
+        knobs=(Knob(name="instances", values=(1, 2, 4)),),
+        space=12,
+        best=1,
+        trials=trials,
+        confirmation=Confirmation(better=True, reason="kept", rate=310, chance=0.004, rounds=rounds),
+        seed=0,
+        probe_seconds=4.0,
+        protocol="grpc",
+        engine="tritonserver 2.51.0 (local)",
+        mode="served (adapted)",
+        machine="a processor, 2 CPUs",
+        created="2026-11-23T10:00:00Z",
+        command=("deployctl", "tune"),
+        seconds=22.0,
+        sampler="TPE",
+        method="short probes",
+    )
+
+
+def _probe(rate: float, p99: float, *, reason: str) -> Probe:
+    return Probe(rate=rate, kept=p99 <= 15, reason=reason, queries=800, over=0 if p99 <= 15 else 93, p99=p99)
 
 
 GOOD_PARITY = parity()

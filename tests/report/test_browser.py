@@ -12,7 +12,7 @@ from deploy.report.findings import read_findings
 from deploy.report.html import render_html
 from deploy.repository.attest import attest
 from tests.report.browser import Page, find_browser, open_browser
-from tests.report.samples import HOSTILE, bench, rate, slo, tell, unsafe_story
+from tests.report.samples import HOSTILE, bench, rate, slo, tell, tune, unsafe_story
 
 PHONE, DESK, PAPER = 360, 1200, 703
 # WCAG 2.2, 1.4.3: the contrast of text with what lies behind it.
@@ -77,6 +77,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for version, run in ((good, slo()), (bad, slo(Verdict.FAIL, rate=260, errors={HOSTILE * 9: 7}))):
         attest(version, "rate", rate())
         attest(version, "bench", bench(version))
+        attest(version, "tune", tune(version))
         attest(version, "slo", run)
     paths = (folder / "good.html", folder / "bad.html")
     for path, version in zip(paths, (good, bad), strict=True):

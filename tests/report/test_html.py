@@ -15,7 +15,7 @@ from deploy.report.html import render_html
 from deploy.report.standing import checks, overall
 from deploy.repository.attest import attest
 from deploy.repository.layout import Version
-from tests.report.samples import HOSTILE, Story, bench, latency, parity, rate, slo, tell, unsafe_story
+from tests.report.samples import HOSTILE, Story, bench, latency, parity, rate, slo, tell, tune, unsafe_story
 from tests.repository.samples import PETS
 
 
@@ -63,6 +63,7 @@ def attested(version: Version) -> Version:
     attest(version, "rate", rate())
     attest(version, "slo", slo())
     attest(version, "bench", bench(version))
+    attest(version, "tune", tune(version))
     return version
 
 
@@ -73,7 +74,8 @@ def test_a_version_that_passed_every_check(attested: Version) -> None:
     for piece in (
         "PASS every check passed", "Parity with float64", "0.73 of 10", "Latency in ms", "Served parity",
         "Under load", "p99 <= 15 ms", "Rate against p99", "Bench, ", "built by deployctl package pets.pt",
-        "torchvision/resnet18", "evidence/parity.json", "How a real tritonserver was asked",
+        "torchvision/resnet18",
+        "Tuned for p99 <= 15 ms", "of 12 settings tried", "evidence/parity.json", "How a real tritonserver was asked",
     ):  # fmt: skip
         assert piece in page.words
     assert page.tags.count("table") == page.tags.count("caption") == page.tags.count("thead")
@@ -167,6 +169,19 @@ def test_every_rate_that_was_tried_is_in_the_table(version: Version) -> None:
     assert "there is no p99, and no point" in page
 
 
+def test_a_search_shows_its_trials_and_what_confirmed_the_winner(version: Version) -> None:
+    attest(version, "tune", tune(version))
+    attest(version, "tune", tune(version, reason=HOSTILE))
+    text = render_html(read_findings(version))
+    page = Page(text)
+    assert "2 instances, 2 threads each, batches of 8 within 0 us * 310 13.2" in page.words
+    assert "1 instance, 2 threads each, batches of 8 within 0 us = 200 9.4" in page.words
+    assert "failed: no room" in page.words
+    assert "310 11.6 % 61.0 0 % 13.2" in page.words
+    assert len(page.ids) == len(set(page.ids))
+    assert page.words.count("p99 of the best setting") == 2
+
+
 def test_an_architecture_that_is_not_confirmed_is_no_pass(tmp_path: Path) -> None:
     findings = read_findings(tell(tmp_path / "models", Story(architecture=Verdict.UNDECIDED)))
     assert word_of(findings) == "UNDECIDED"
@@ -175,8 +190,8 @@ def test_an_architecture_that_is_not_confirmed_is_no_pass(tmp_path: Path) -> Non
 
 def test_unknown_damaged_and_foreign_attestations_are_listed_and_named(version: Version) -> None:
     path = attest(version, "slo", slo())
-    path.with_name("tune-20261123T101500Z.json").write_text(json.dumps({"trials": 60}))
-    path.with_name("diff-20261123T101501Z.json").write_text(
+    path.with_name("audit-20261123T101500Z.json").write_text(json.dumps({"trials": 60}))
+    path.with_name("review-20261123T101501Z.json").write_text(
         json.dumps({"judgement": {"verdict": "fail", "reason": "other labels"}})
     )
     path.with_name("bench-20261123T101502Z.json").write_text('{"version": ')
@@ -186,8 +201,8 @@ def test_unknown_damaged_and_foreign_attestations_are_listed_and_named(version: 
     findings = read_findings(version)
     page = Page(render_html(findings)).words
     assert word_of(findings) == "FAIL"
-    assert "tune 2026-11-23 10:15:00 UTC - a kind without a verdict tune-20261123T101500Z.json" in page
-    assert "diff 2026-11-23 10:15:01 UTC ✕ FAIL other labels" in page
+    assert "audit 2026-11-23 10:15:00 UTC - a kind without a verdict audit-20261123T101500Z.json" in page
+    assert "review 2026-11-23 10:15:01 UTC ✕ FAIL other labels" in page
     assert "bench 2026-11-23 10:15:02 UTC ! DAMAGED bench-20261123T101502Z.json is not a valid BenchEvidence" in page
     assert "drift 2026-11-23 10:15:03 UTC ! DAMAGED" in page
     assert "slo-20261123T101504Z.json belongs to another version" in page

@@ -12,8 +12,9 @@ from deploy.evidence import Verdict
 from deploy.report.write import write_report
 from deploy.repository.attest import attest
 from deploy.repository.layout import Version
-from deploy.repository.manifest import verify_files
-from tests.report.samples import slo, tell
+from deploy.repository.manifest import verify_files, version_digest
+from deploy.repository.signed import SignatureRecord
+from tests.report.samples import HOSTILE, slo, tell
 
 
 @pytest.fixture
@@ -63,3 +64,38 @@ def test_a_version_that_is_not_there_is_named(version: Version, tmp_path: Path) 
 def test_a_folder_is_no_file(version: Version, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder"):
         write_report(version.repository, "pets", tmp_path)
+
+
+def test_who_says_to_have_signed_it_is_one_line_and_nobody_else_s_words(version: Version, tmp_path: Path) -> None:
+    output = tmp_path / "page.html"
+    assert "pets:1 not signed\n" in run(version, "pets", "--output", str(output)).output
+    assert "not signed" in output.read_text()
+    record = SignatureRecord(
+        version="pets:1",
+        digest=version_digest(version.folder),
+        mode="certificate",
+        fingerprint="sha256:0",
+        subject=f"CN={HOSTILE}",
+        tools={},
+        created="2026-11-23T10:00:00Z",
+        folder="signature-0",
+        files={},
+    )
+    attest(version, "signature", record.model_copy(update={"digest": "0" * 64, "subject": "CN=of another version"}))
+    attest(version, "signature", record)
+    lines = run(version, "pets", "--output", str(output)).output.splitlines()
+    (line,) = [line for line in lines if line.startswith("pets:1 says to be signed by CN=")]
+    assert line.endswith("`deployctl verify --signature` finds out")
+    assert "\x1b" not in line
+    page = output.read_text()
+    assert "CN=&lt;script&gt;" in page
+    assert "<script" not in page
+    assert "of another version" not in page
+
+
+def test_what_lies_beside_the_versions_is_a_fail(version: Version, tmp_path: Path) -> None:
+    (version.model_folder / "libtriton_onnxruntime.so").write_bytes(b"")
+    found = json.loads(run(version, "pets", "--output", str(tmp_path / "page.html"), "--json").stdout)
+    (files,) = [check for check in found["checks"] if check["name"] == "files"]
+    assert files["verdict"] == "fail"
+    assert "pets/libtriton_onnxruntime.so does not belong" in files["reason"]

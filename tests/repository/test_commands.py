@@ -41,6 +41,14 @@ def test_what_its_users_should_know_is_said(repository: Path) -> None:
     assert "clients will notice: format: onnx becomes aoti" in run_promote(repository, "pets:3").stderr
 
 
+def test_an_edited_config_is_named_with_where_it_is_kept(repository: Path) -> None:
+    config = repository / "pets/config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 4", 1))
+    said = run_promote(repository, "pets:2").stderr
+    assert "edited by hand and is replaced; kept as" in said
+    assert "edited: instance_group[0].count: 1 -> 4" in said
+
+
 def test_json_is_all_there_is_on_stdout(repository: Path) -> None:
     printed = json.loads(run_promote(repository, "pets:2", "--json").stdout)
     assert (printed["name"], printed["version"], printed["previous"]) == ("pets", 2, 1)

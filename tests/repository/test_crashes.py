@@ -84,6 +84,25 @@ def test_killed_while_rolling_back_then_rollback_goes_on(tmp_path: Path, step: s
     assert rollback(repository, "pets").version.number == (1 if step == "promoted" else 2)
 
 
+@pytest.mark.parametrize("step", ["edited-config-kept", *PROMOTING[1:]])
+def test_killed_while_an_edited_config_is_replaced_leaves_it_or_the_new_one(tmp_path: Path, step: str) -> None:
+    repository = tmp_path / "models"
+    for _ in range(2):
+        put(repository)
+    promote(repository, "pets", 2)
+    config = repository / "pets/config.pbtxt"
+    edited = config.read_text().replace("count: 1", "count: 4", 1)
+    config.write_text(edited)
+    die(tmp_path, rollback_and_die, repository, step)
+    own = (repository / "pets/1/config.pbtxt").read_text()
+    assert config.read_text() == (own if step == "promoted" else edited)
+    (kept,) = (repository / "pets/attestations").glob("edited-config-*.pbtxt")
+    assert kept.read_text() == edited
+    if step != "promoted":
+        assert rollback(repository, "pets").edited == ("instance_group[0].count: 1 -> 4",)
+    assert config.read_text() == own
+
+
 def test_two_packagers_and_a_reader_at_once(tmp_path: Path) -> None:
     repository = tmp_path / "models"
     repository.mkdir()

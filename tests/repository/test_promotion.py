@@ -67,6 +67,76 @@ def test_promoting_what_is_promoted_makes_no_server_load_it_again(repository: Pa
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
+def edit(config: Path) -> str:
+    """Change a field of the promoted config by hand; gives the text as edited."""
+    edited = config.read_text().replace("count: 1", "count: 4", 1)
+    config.write_text(edited)
+    return edited
+
+
+def test_a_config_edited_by_hand_is_found_kept_aside_and_replaced(repository: Path) -> None:
+    config = repository / "pets/config.pbtxt"
+    edited = edit(config)
+    result = promote(repository, "pets", 2)
+    assert result.edited == ("instance_group[0].count: 1 -> 4",)
+    assert result.kept is not None
+    assert result.kept.parent == repository / "pets/attestations"
+    assert result.kept.read_text() == edited
+    assert config.read_text() == (repository / "pets/2/config.pbtxt").read_text()
+    assert promote(repository, "pets", 3).edited == ()
+
+
+def test_rollback_restores_the_config_that_was_proven_whatever_a_hand_did(repository: Path) -> None:
+    config = repository / "pets/config.pbtxt"
+    promote(repository, "pets", 2)
+    edit(config)
+    result = rollback(repository, "pets")
+    assert (result.version.number, result.edited) == (1, ("instance_group[0].count: 1 -> 4",))
+    assert config.read_text() == (repository / "pets/1/config.pbtxt").read_text()
+
+
+def test_a_tuned_version_and_the_one_before_have_each_their_own_config(repository: Path) -> None:
+    own = repository / "pets/2/config.pbtxt"
+    own.write_text(
+        own.read_text().replace("dynamic_batching {\n}", "dynamic_batching {\n  max_queue_delay_microseconds: 100\n}")
+    )
+    path = repository / "pets/2/manifest.json"
+    Manifest.read(path).model_copy(update={"files": file_entries(path.parent)}).write(path)
+    promote(repository, "pets", 2)
+    assert "max_queue_delay_microseconds: 100" in (repository / "pets/config.pbtxt").read_text()
+    assert rollback(repository, "pets").edited == ()
+    assert "max_queue_delay_microseconds" not in (repository / "pets/config.pbtxt").read_text()
+
+
+def test_a_proven_config_that_was_changed_is_not_rolled_back_to(repository: Path) -> None:
+    promote(repository, "pets", 2)
+    edit(repository / "pets/1/config.pbtxt")
+    with pytest.raises(UsageError, match=r"config\.pbtxt has changed"):
+        rollback(repository, "pets")
+    assert promoted_version(repository / "pets") == 2
+
+
+def test_what_is_no_field_and_what_is_no_config_is_an_edit_too(repository: Path) -> None:
+    config = repository / "pets/config.pbtxt"
+    config.write_text(f"# a remark\n{config.read_text()}")
+    assert promote(repository, "pets", 2).edited == ("its text, in no field",)
+    config.write_text("nonsense {")
+    assert promote(repository, "pets", 3).edited == ("it names no single version, or Triton could not parse it",)
+    assert len(list((repository / "pets/attestations").glob("edited-config-*.pbtxt"))) == 2
+
+
+def test_rollback_goes_further_back_where_that_is_asked(repository: Path) -> None:
+    for number in (2, 3, 2):
+        promote(repository, "pets", number)
+    assert rollback(repository, "pets", to=1).version.number == 1
+    with pytest.raises(UsageError, match="nothing to roll pets back to"):
+        rollback(repository, "pets")
+    promote(repository, "pets", 3)
+    with pytest.raises(UsageError, match=r"pets:2 is not among the versions(.|\n)*one of pets:1"):
+        rollback(repository, "pets", to=2)
+    assert rollback(repository, "pets").version.number == 1
+
+
 def test_a_config_that_was_broken_by_hand_is_cured_by_promotion(repository: Path) -> None:
     (repository / "pets/config.pbtxt").write_text("nonsense {")
     assert promote(repository, "pets", 2).previous is None

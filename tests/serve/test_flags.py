@@ -3,6 +3,7 @@
 import http.client
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_a_model_that_does_not_load_ends_the_server(engine: Engine, tmp_path: Pa
         ({"http_threads": 0}, "below 1"),
     ],
 )
-def test_a_line_that_contradicts_itself_is_refused(wrong: dict[str, object], word: str) -> None:
+def test_a_line_that_contradicts_itself_is_refused(wrong: dict[str, Any], word: str) -> None:
     with pytest.raises(UsageError, match=word):
         replace(Production(), **wrong)
 

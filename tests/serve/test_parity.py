@@ -66,7 +66,7 @@ def test_shifted_labels_are_caught_by_the_classification_extension(engine: Engin
 def test_a_label_that_is_missing_is_caught(engine: Engine, tmp_path: Path) -> None:
     version = publish(tmp_path / "models", Linear().onnx(), Sample())
     (version.folder / "labels.txt").write_text("cat\ndog\n")
-    evidence = check_served(version, engine, Linear().question())
+    evidence = check_served(version, engine, Linear().question(), staged=True)
     assert failed(evidence) == {"classification labels"}
 
 

@@ -10,9 +10,16 @@ class Server:
     """Keeps rates up to `most`; the client can send up to `client_most`. The first `stumbles` probes prove nothing."""
 
     def __init__(
-        self, most: float, *, client_most: float = float("inf"), stumbles: int = 0, slope: float = 1000.0
+        self,
+        most: float,
+        *,
+        client_most: float = float("inf"),
+        stumbles: int = 0,
+        slope: float = 1000.0,
+        hiccups: tuple[int, ...] = (),
     ) -> None:
         self.most, self.client_most, self.stumbles, self.slope = most, client_most, stumbles, slope
+        self.hiccups = hiccups
         self.rates: list[float] = []
 
     def probe(self, rate: float) -> Probe:
@@ -22,6 +29,8 @@ class Server:
         if rate > self.client_most or self.stumbles >= 0:
             kept = None
         p99 = 10.0 if rate <= self.most else 10.0 + self.slope * (rate / self.most - 1)
+        if kept and len(self.rates) in self.hiccups:
+            return Probe(rate=rate, kept=False, reason="", queries=100, over=12, p99=120.0)
         return Probe(rate=rate, kept=kept, reason="", queries=100, over=0 if kept else 50, p99=p99)
 
 
@@ -56,6 +65,16 @@ def test_a_hopeless_setting_gets_three_probes_and_a_graded_score() -> None:
 def test_a_near_miss_is_probed_near_the_best() -> None:
     near = Server(95.0, slope=100.0)
     assert measure(near.probe, Goal(start=10.0, best=100.0, limit_ms=15.0)).rate == pytest.approx(87.0)
+
+
+@pytest.mark.parametrize("hiccup", range(1, 9))
+def test_a_hiccup_of_the_machine_is_not_taken_for_the_settings_limit(hiccup: int) -> None:
+    server = Server(140.0, hiccups=(hiccup,))
+    value = measure(server.probe, Goal(start=100.0, best=None, limit_ms=15.0))
+    assert value.rate is not None
+    assert 140.0 / RESOLUTION <= value.rate <= 140.0
+    best = measure(Server(140.0, hiccups=(1,)).probe, Goal(start=10.0, best=100.0, limit_ms=15.0))
+    assert not best.ended_early
 
 
 def test_nothing_is_kept_at_any_rate() -> None:

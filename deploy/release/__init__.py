@@ -1,0 +1,1 @@
+"""Versions go elsewhere: compared, signed, and carried between repositories."""

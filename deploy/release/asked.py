@@ -1,0 +1,148 @@
+"""The rows that two versions are asked, and their answers: each version runs in a child, on every row alike.
+
+Owns where rows come from and who answers them; what the answers mean is in `difference`. Called by diff.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from deploy.convert.model import ARTIFACT_FILES
+from deploy.errors import DeployError
+from deploy.processes import Limits, Worker
+from deploy.repository.layout import Version
+from deploy.repository.manifest import Manifest
+from deploy.spec import Spec
+from deploy.validate.compare import as_rows
+from deploy.validate.difference_records import SampleSource
+from deploy.validate.executables import AotiModel, Arrays, OnnxModel
+from deploy.validate.families import REAL
+from deploy.validate.samples import digest_arrays, load_samples
+from deploy.validate.store import RECORD, load_baseline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One version that is compared: where it lies and what it says of itself. Its files were found unchanged."""
+
+    version: Version
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Rows of one source. `origin` numbers them in it, `counted` marks those that no source before it holds.
+
+    `units` is, by output, the error that parity takes as one unit here: eager's own and its floor. `truth` are the
+    true classes, where known.
+    """
+
+    name: str
+    real: bool
+    inputs: tuple[np.ndarray, ...]
+    origin: tuple[int, ...]
+    counted: np.ndarray
+    units: Mapping[str, float] = field(default_factory=dict)
+    truth: np.ndarray | None = None
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return len(self.origin)
+
+    def source(self) -> SampleSource:
+        """What the record keeps of it."""
+        return SampleSource(
+            name=self.name,
+            rows=self.rows,
+            counted=int(self.counted.sum()),
+            real=self.real,
+            digest=digest_arrays(self.inputs),
+        )
+
+
+def gather_rows(sides: Sequence[Side], samples: Path | None) -> tuple[Asked, ...]:
+    """The given samples first, then what lies in the evidence of each version; a row counts where it comes first.
+
+    Rows that one of the versions does not take, by its bounds, are left out. Raises UsageError for a samples file that
+    does not fit.
+    """
+    found = [*(_given(samples, sides[0].manifest.spec) if samples else ())]
+    for side in sides:
+        found += _stored(side)
+    seen: set[str] = set()
+    fitting = (asked for asked in found if all(_takes(side.manifest.spec, asked) for side in sides))
+    return tuple(replace(asked, counted=_first_seen(asked, seen)) for asked in fitting)
+
+
+def answers(side: Side, asked: Sequence[Asked], *, threads: int, logs: Path, limits: Limits) -> list[Arrays]:
+    """The version's outputs for every row of each source, rows first, from a child of its own.
+
+    Raises ChildFailed if it crashes, hangs past the limit, or cannot load the artifact.
+    """
+    manifest = side.manifest
+    path = side.version.folder / ARTIFACT_FILES[manifest.format]
+    name = f"answers of version {side.version.number}"
+    with Worker(name, log=logs / f"{name.replace(' ', '-')}.log", limits=limits) as worker:
+        worker.make(AotiModel if manifest.format == "aoti" else OnnxModel, path, threads=threads)
+        return [_run(worker, manifest.spec, one) for one in asked]
+
+
+def _given(path: Path, spec: Spec) -> Iterator[Asked]:
+    samples = load_samples(path, spec.inputs)
+    yield Asked(
+        name=path.name,
+        real=True,
+        inputs=samples.inputs,
+        origin=tuple(range(samples.rows)),
+        counted=np.ones(samples.rows, bool),
+        truth=samples.labels,
+    )
+
+
+def _stored(side: Side) -> Iterator[Asked]:
+    if not (side.version.evidence / RECORD).exists():
+        return
+    baseline = load_baseline(side.version.evidence, side.manifest.spec)
+    for family, rows in baseline.rows.items():
+        budgets = {name: budget for (name, of), budget in baseline.budgets.items() if of == family}
+        yield Asked(
+            name=f"{family} rows in the evidence of {side.version}",
+            real=family == REAL,
+            inputs=rows.pool.inputs,
+            origin=rows.pool.origin or tuple(range(rows.pool.rows)),
+            counted=np.ones(rows.pool.rows, bool),
+            units={name: budget.max_unit for name, budget in budgets.items()},
+        )
+
+
+def _takes(spec: Spec, asked: Asked) -> bool:
+    least = spec.batch.minimum if spec.batch else 1
+    try:
+        spec.check_inputs([np.resize(array, (least, *array.shape[1:])) for array in asked.inputs])
+    except DeployError:
+        return False
+    return True
+
+
+def _first_seen(asked: Asked, seen: set[str]) -> np.ndarray:
+    first = np.zeros(asked.rows, bool)
+    for row in range(asked.rows):
+        digest = digest_arrays([array[row] for array in asked.inputs])
+        first[row] = digest not in seen
+        seen.add(digest)
+    return first
+
+
+def _run(worker: Worker, spec: Spec, asked: Asked) -> Arrays:
+    calls: list[Arrays] = []
+    for start in range(0, asked.rows, spec.max_batch):
+        rows = list(range(start, min(start + spec.max_batch, asked.rows)))
+        wanted = len(rows)
+        # The last batch may be below what the program takes: its last row is asked again, and not counted.
+        rows += [rows[-1]] * ((spec.batch.minimum if spec.batch else 1) - wanted)
+        outputs = worker.call("run", [np.ascontiguousarray(array[rows]) for array in asked.inputs])
+        calls.append([as_rows(array, output)[:wanted] for array, output in zip(outputs, spec.outputs, strict=True)])
+    return [np.concatenate(arrays) for arrays in zip(*calls, strict=True)]

@@ -1,0 +1,98 @@
+"""What an environment demands of a version before it is promoted there: the table [promote] of a TOML file.
+
+Owns the keys; reading and refusing is `deploy.settings`'s, and whether a version meets them is judged in `policy`.
+Called by the command `promote`.
+"""
+
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from deploy.errors import UsageError
+from deploy.files import sha256_file
+from deploy.records import Record
+from deploy.release.signatures import Trust
+from deploy.settings import LocalPath, read_table
+
+Required = Literal["slo", "diff", "bench", "signature"]
+REQUIRED: tuple[Required, ...] = get_args(Required)
+TABLE = "promote"
+
+# What a key is about: saying it without demanding that would be a limit that nothing is held to.
+_ABOUT: dict[str, tuple[Required, ...]] = {
+    "max_p99_ms": ("slo",),
+    "min_rate": ("slo",),
+    "max_flips": ("diff",),
+    "max_flipped_rows": ("diff",),
+    "max_accuracy_drop": ("diff",),
+    "max_error": ("diff",),
+    "max_slowdown": ("bench", "diff"),
+    "max_age_days": ("slo", "diff", "bench"),
+    "public_key": ("signature",),
+    "certificate_chain": ("signature",),
+    "identity": ("signature",),
+}
+
+
+class PromotionPolicy(Record):
+    """What must be there. A limit of None leaves it to whoever asked; ages are in days, times in milliseconds.
+
+    `require` names the attestations that must have passed, the newest of each kind. `architecture` is the least that
+    must be known of whose model it is. `targets` are those a version may be built for; empty for any. `public_key`, or
+    `certificate_chain` with `identity`, says whose signature counts; relative paths begin at the file's folder.
+    """
+
+    require: tuple[Required, ...] = ()
+    max_age_days: float | None = Field(default=None, gt=0)
+    max_evidence_age_days: float | None = Field(default=None, gt=0)
+    require_native: bool = False
+    architecture: Literal["confirmed", "unconfirmed"] = "unconfirmed"
+    allow_unsafe: bool = False
+    targets: tuple[str, ...] = ()
+    max_p99_ms: float | None = Field(default=None, gt=0)
+    min_rate: float | None = Field(default=None, gt=0)
+    max_flips: float | None = Field(default=None, gt=0, le=1)
+    max_flipped_rows: int | None = Field(default=None, ge=0)
+    max_accuracy_drop: float | None = Field(default=None, ge=0, le=1)
+    max_error: float | None = Field(default=None, gt=0)
+    max_slowdown: float | None = Field(default=None, gt=0)
+    public_key: LocalPath | None = None
+    certificate_chain: tuple[LocalPath, ...] = ()
+    identity: str | None = None
+
+    @property
+    def trust(self) -> Trust | None:
+        """Whose signature counts; None where none is demanded."""
+        if "signature" not in self.require:
+            return None
+        return Trust(public_key=self.public_key, certificate_chain=self.certificate_chain, identity=self.identity)
+
+    @model_validator(mode="after")
+    def _demanded(self) -> Self:
+        for key, kinds in _ABOUT.items():
+            if getattr(self, key) not in (None, ()) and not set(kinds) & set(self.require):
+                wanted = " or ".join(f'"{kind}"' for kind in kinds)
+                raise ValueError(f"{key} is about {wanted}, which `require` does not name")
+        try:
+            _ = self.trust
+        except UsageError as error:
+            raise ValueError(f"{error.found}; say public_key or certificate_chain") from error
+        return self
+
+
+class Environment(Record):
+    """A policy with the name of its file, `production` for `environments/production.toml`, and the file's digest."""
+
+    name: str
+    sha256: str
+    policy: PromotionPolicy
+
+
+def read_environment(path: Path) -> Environment:
+    """The environment that a TOML file describes.
+
+    Raises UsageError if there is no such file or table, or a key or value in it that nobody can mean.
+    """
+    policy = read_table(path, TABLE, PromotionPolicy, tables=(TABLE,))
+    return Environment(name=path.stem, sha256=sha256_file(path), policy=policy)

@@ -1,0 +1,73 @@
+"""A running server takes up what was promoted, or the promotion is undone.
+
+Owns what becomes of a promotion that a server does not take up; telling the server is `deploy.serve.reload`'s. Called
+by `promotion`.
+
+A version that one server cannot load, others cannot either, nor this one after a restart; the version before is still
+served everywhere. So the repository is made to say again what the servers do.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from deploy.evidence import Judgement, Verdict
+from deploy.repository.find import read_manifest
+from deploy.repository.promotion import Promoted, rollback
+from deploy.serve.client import Client, Protocol
+from deploy.serve.reload import NotTakenUp, take_up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerAddress:
+    """Where a server listens (`host:port`), by which protocol, and how many seconds it gets to answer anew."""
+
+    address: str
+    protocol: Protocol = "grpc"
+    seconds: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """Whether the server took the version up, and after how many seconds.
+
+    `undone` is the rollback where it did not; None where it did, and where nothing was promoted to go back to.
+    """
+
+    address: str
+    judgement: Judgement
+    seconds: float | None = None
+    undone: Promoted | None = None
+
+
+@contextmanager
+def connected(server: ServerAddress) -> Iterator[Client]:
+    """A client of a server that answers. Raises UnfinishedError if none does."""
+    with Client(server.protocol, server.address, seconds=server.seconds) as client:
+        client.server_version()
+        yield client
+
+
+def roll_out(client: Client, promoted: Promoted, *, seconds: float) -> Rollout:
+    """Make the server answer with what was promoted; where it does not, go back to what was promoted before."""
+    version = promoted.version
+    try:
+        taken_up = take_up(client, version, read_manifest(version), seconds=seconds)
+    except NotTakenUp as error:
+        judgement = Judgement(verdict=Verdict.FAIL, reason=error.found)
+        return Rollout(address=client.address, judgement=judgement, undone=_undo(client, promoted, seconds=seconds))
+    how = "told to load it" if taken_up.told else "which looks by itself"
+    reason = f"the server at {client.address}, {how}, answers with {version} after {taken_up.seconds:.1f} s"
+    judgement = Judgement(verdict=Verdict.PASS, reason=reason)
+    return Rollout(address=client.address, judgement=judgement, seconds=taken_up.seconds)
+
+
+def _undo(client: Client, promoted: Promoted, *, seconds: float) -> Promoted | None:
+    version, previous = promoted.version, promoted.previous
+    if previous in (None, version.number):
+        return None
+    undone = rollback(version.repository, version.name)
+    # One that was loaded and answers wrongly is to go too; where the load had failed this changes nothing.
+    with suppress(NotTakenUp):
+        take_up(client, undone.version, read_manifest(undone.version), seconds=seconds)
+    return undone

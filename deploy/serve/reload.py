@@ -1,0 +1,89 @@
+"""A running server takes up another version: told to where it can be told, waited for where it looks by itself.
+
+Owns the load call and the wait; which version is promoted is the repository's. Called by promotion with `--url`, and by
+whoever swaps versions under load.
+
+In explicit mode Triton loads the new version beside the old one, sends requests to it once it is ready, and lets the
+old one end its own; a load that fails leaves the old one as it was. In poll mode the same happens at the next poll.
+"""
+
+import time
+from dataclasses import dataclass
+
+from deploy.errors import UnfinishedError
+from deploy.repository.layout import Version
+from deploy.repository.manifest import Manifest
+from deploy.repository.protobuf import parse_config
+from deploy.serve.asking import Asking, ServedModel
+from deploy.serve.client import Client, ModelAddress, RequestFailed
+from deploy.validate.store import load_baseline
+
+# What Triton says in the modes in which it takes no load call.
+_NOT_EXPLICIT = ("polling is enabled", "explicit model load / unload is not allowed")
+_PAUSE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenUp:
+    """A version that a server answers with. `told` is False where the server looks by itself."""
+
+    seconds: float
+    told: bool
+
+
+class NotTakenUp(UnfinishedError):  # noqa: N818 - named for what happened
+    """The server refused to load the version, or did not answer with it in time."""
+
+
+def take_up(client: Client, version: Version, manifest: Manifest, *, seconds: float) -> TakenUp:
+    """Make the server answer with the promoted version, and see that it answers as it was proven to.
+
+    Raises NotTakenUp if it refuses the version, is not ready with it within `seconds`, or answers otherwise.
+    """
+    started = time.monotonic()
+    told = _tell(client, version)
+    address = ModelAddress(name=version.name, version=version.number, outputs=())
+    while not _ready(client, address):
+        if time.monotonic() - started > seconds:
+            raise NotTakenUp(
+                f"the server at {client.address} was not ready with {version} after {seconds:g} s",
+                expected="a server in explicit mode, or one that polls more often",
+                fix="look into the server's log, or give it more time with --wait",
+            )
+        time.sleep(_PAUSE)
+    _ask(client, version, manifest)
+    return TakenUp(seconds=time.monotonic() - started, told=told)
+
+
+def _tell(client: Client, version: Version) -> bool:
+    """Whether the server took the call: one that polls, or serves a fixed set, does not."""
+    try:
+        client.load(version.name)
+    except RequestFailed as error:
+        if any(words in error.found for words in _NOT_EXPLICIT):
+            return False
+        raise NotTakenUp(
+            f"the server at {client.address} could not load {version}: {error.found}",
+            fix="look into the server's log; the version it served before is served on",
+        ) from error
+    return True
+
+
+def _ready(client: Client, address: ModelAddress) -> bool:
+    try:
+        return client.ready(address)
+    except RequestFailed:
+        return False
+
+
+def _ask(client: Client, version: Version, manifest: Manifest) -> None:
+    """The evidence's own calls, judged by the budgets the version was proven with."""
+    model = ServedModel(version=version, config=parse_config(version.config.read_text()), classes=manifest.classes)
+    baseline = load_baseline(version.evidence, manifest.spec)
+    found = Asking(model=model, baseline=baseline, client=client).one_by_one().judgement
+    if not found.passed:
+        raise NotTakenUp(
+            f"the server at {client.address} does not answer as {version} did when it was proven: {found.reason}",
+            expected="the answers of its own evidence",
+            fix="see that the server reads this repository, and look into its log",
+        )
