@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.evidence import Judgement
+from deploy.files import sha256_bytes
 from deploy.release.keys import SigningKey, load_private_key
 from deploy.release.provenance import opened_envelope, sealed_envelope
 from deploy.release.sign import sign
@@ -163,6 +164,9 @@ def resign(model: SignedModel, change: Callable[[dict[str, object]], None]) -> N
     bundle = json.loads(path.read_text())
     payload = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
     change(payload["predicate"])
+    # The library's digest of all digests, in the order of the list.
+    digests = b"".join(bytes.fromhex(one["digest"]) for one in payload["predicate"]["resources"])
+    payload["subject"][0]["digest"]["sha256"] = sha256_bytes(digests)
     sealed = json.loads(sealed_envelope(payload, load_private_key(SigningKey(key=model.key))))
     bundle["dsseEnvelope"] |= {
         "payload": sealed["payload"],
