@@ -54,7 +54,8 @@ def test_the_first_fifteen_minutes(engine: Engine, tmp_path: Path) -> None:
     server = next(line for line in lines if line.startswith("deployctl serve"))
     at = lines.index(server)
     said = {line: run(line, tmp_path) for line in lines[:at]}
-    assert "behaviour unconfirmed" in said[lines[0]]
+    inspect = next(line for line in lines if line.startswith("deployctl inspect"))
+    assert "behaviour unconfirmed" in said[inspect]
     assert "digits_resnet18/2 (not promoted" in said[package]
     assert (tmp_path / "digits.html").exists()
     slo = lines[at + 1]
