@@ -11,7 +11,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -74,13 +74,12 @@ def load(port: int, model: str, *, clients: int) -> Iterator[None]:
     stop = threading.Event()
 
     def ask() -> None:
-        connection = HTTPConnection("127.0.0.1", port, timeout=60)
-        while not stop.is_set():
-            try:
-                infer(connection, model)
-            except (OSError, HTTPException):
-                return
-        connection.close()
+        with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+            while not stop.is_set():
+                try:
+                    infer(connection, model)
+                except (OSError, HTTPException):
+                    return
 
     threads = [threading.Thread(target=ask, daemon=True) for _ in range(clients)]
     for thread in threads:

@@ -8,6 +8,7 @@ ones.
 import http.client
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -93,8 +94,8 @@ def story(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 def alone_ms(port: int) -> float:
     """The mean milliseconds of an answer when nobody else asks."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    return fmean(infer(connection, MODEL) for _ in range(15)) * 1000
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        return fmean(infer(connection, MODEL) for _ in range(15)) * 1000
 
 
 def told(watcher: Prometheus, objective: Objective, port: int, *, stop: Callable[[], None]) -> Story:
@@ -124,9 +125,9 @@ def ask_the_dashboard(story: Story, watcher: Prometheus, objective: Objective) -
 
 
 def unload(port: int) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("POST", f"/v2/repository/models/{MODEL}/unload")
-    assert connection.getresponse().status == 200
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("POST", f"/v2/repository/models/{MODEL}/unload")
+        assert connection.getresponse().status == 200
 
 
 def test_nothing_fires_while_the_objective_holds(story: Story) -> None:

@@ -1,6 +1,7 @@
 """The command line of production: a real server knows each flag and becomes ready with it."""
 
 import http.client
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ def test_a_real_server_knows_each_flag(options: Production, engine: Engine, tmp_
 
 
 def metrics(port: int) -> str:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    connection.request("GET", "/metrics")
-    return connection.getresponse().read().decode()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        connection.request("GET", "/metrics")
+        return connection.getresponse().read().decode()
 
 
 @pytest.mark.engine
