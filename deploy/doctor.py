@@ -42,7 +42,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "gcs": ("fsspec", "gcsfs"),
     "azure": ("fsspec", "adlfs"),
     "oci": ("oras",),
-    "sign": ("model-signing", "cyclonedx-python-lib"),
+    "sign": ("model-signing", "pyopenssl", "securesystemslib", "cyclonedx-python-lib"),
 }
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "tritonclient.grpc", "mlperf_loadgen")
 _ISAS = {"avx2": "AVX2", "avx512f": "AVX-512", "amx_tile": "AMX"}
