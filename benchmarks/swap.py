@@ -41,6 +41,7 @@ MODES: tuple[ModelControl, ...] = ("explicit", "poll")
 RESULTS = Path(__file__).parent / "results" / "swap.json"
 TABLE = Path(__file__).parent / "results" / "swap.md"
 _PATIENCE = 60.0
+_BACKENDS = {"local": ", python-based backends in place of the C++ ones", "native": ""}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +124,7 @@ def main() -> None:
         "command": f"python -m benchmarks.swap --swaps {given.swaps} --clients {given.clients} --pause {given.pause:g}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": Environment.here().model_dump(mode="json", exclude={"platform"}),
-        "server": f"tritonserver {engine.server_version} ({engine.kind} engine, {engine.mode})",
+        "server": f"tritonserver {engine.server_version} ({engine.kind} engine{_BACKENDS[engine.kind]})",
         "cpus": len(os.sched_getaffinity(0)),
         "rows": rows,
         **deeds,
@@ -156,7 +157,7 @@ def row(run: Run, tally: Tally) -> dict[str, Any]:
         "failed": tally.failed,
         "wrong": tally.wrong,
         "late": run.late(tally),
-        "by_version": tally.by_version,
+        "by_version": {str(version): count for version, count in tally.by_version.items()},
         "errors": tally.errors,
         "latency_ms": {"p50": 1000 * float(np.median(times)), "max": 1000 * max(times)},
         "first_new_answer_s": {"median": float(np.median(seen)), "max": max(seen)} if seen else None,
@@ -210,7 +211,7 @@ def _deed(one: dict[str, Any]) -> str:
 
 
 def _line(one: dict[str, Any]) -> str:
-    versions = " / ".join(f"{one['by_version'].get(number, 0):,}" for number in (1, 2))
+    versions = " / ".join(f"{one['by_version'].get(str(number), 0):,}" for number in (1, 2))
     first, latency = one["first_new_answer_s"], one["latency_ms"]
     below = "-" if one["failure_rate_below"] is None else f"{one['failure_rate_below']:.1e}"
     return (

@@ -37,8 +37,8 @@ class Deed:
     what: str
     do: Callable[[World, Client], str]
 
-    def measure(self, world: World, *, clients: int) -> dict[str, Any]:
-        """What the load met from a second before the deed to some seconds after it."""
+    def measure(self, world: World, *, clients: int, after: float = _AFTER) -> dict[str, Any]:
+        """What the load met from a second before the deed to so many seconds after it."""
         addresses = {protocol: world.address(protocol) for protocol in PROTOCOLS}
         with (
             asking(addresses, world.question, clients=clients) as tallies,
@@ -46,7 +46,7 @@ class Deed:
         ):
             time.sleep(_BEFORE)
             then = self.do(world, one)
-            time.sleep(_AFTER)
+            time.sleep(after)
         errors: dict[str, int] = {}
         for tally in tallies:
             for said, count in tally.errors.items():

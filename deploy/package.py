@@ -21,6 +21,7 @@ from pathlib import Path
 from deploy.checkpoint.load import read_checkpoint
 from deploy.choose import Choice, Rules, choose
 from deploy.convert.aoti import require_compiler
+from deploy.convert.building import aoti_obstacle
 from deploy.convert.export import program_inputs
 from deploy.convert.model import Artifact, Format
 from deploy.convert.run import Conversion, ConversionPlan, convert
@@ -28,7 +29,6 @@ from deploy.errors import UnfinishedError, UsageError
 from deploy.evidence import Judgement, LatencyEvidence, Verdict
 from deploy.processes import Limits, Worker, prepare
 from deploy.progress import Progress, Silent
-from deploy.repository.config import check_format
 from deploy.repository.contract import binding_manifest, check_contract
 from deploy.repository.layout import check_name, next_number
 from deploy.repository.manifest import Manifest
@@ -81,6 +81,7 @@ def plan_package(request: PackageRequest, *, progress: Progress = Silent()) -> P
     return PackagePlan(
         inputs=inputs,
         formats=_formats(request),
+        left_out=_left_out(request),
         next_versions={name: next_number(request.repository / name) for name in names.values()},
         engine=engine,
     )
@@ -94,8 +95,12 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
     labels = read_labels(request.labels) if request.labels else None
     classes = check_labels(labels, checkpoint)
     samples = load_samples(request.samples, checkpoint.inputs) if request.samples else None
-    if "aoti" in request.formats and "aoti" not in _formats(request):
-        progress.note(f"target {request.target.name} cannot load an AOTInductor artifact: ONNX only")
+    for left in _left_out(request).values():
+        progress.note(f"NO AOTInductor artifact, {', '.join(_formats(request))} only: {left}")
+    if request.target.device != "cpu":
+        progress.note(
+            f"target {request.target.name} runs on {request.target.device}: proven on CPU, latency not measured"
+        )
     if samples is None:
         progress.note("no --samples: seeded inputs only, so whether training computed the same stays unconfirmed")
     bound = None if request.all_formats or request.new_contract else binding_manifest(request.repository, name)
@@ -107,16 +112,25 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
 def _check_machine(request: PackageRequest) -> Engine | None:
     """The engine to serve with, None without a served check. Raises MissingError before any work is done."""
     prepare("deploy.convert.preload")
-    for name in request.formats if request.by_name else ():
-        check_format(name, request.target)
+    obstacle = aoti_obstacle(request.target) if "aoti" in request.formats else None
+    if obstacle is not None and (request.by_name or not _formats(request)):
+        raise obstacle
     if "aoti" in _formats(request):
         require_compiler()
     return find_engine() if request.serve_check else None
 
 
 def _formats(request: PackageRequest) -> tuple[Format, ...]:
-    """The formats to build: those asked for, and by default those that the target can load."""
-    return tuple(name for name in request.formats if request.by_name or name != "aoti" or request.target.aoti.loads)
+    """The formats to build: those asked for, and by default those that run on the target if they are built here."""
+    return tuple(name for name in request.formats if name not in _left_out(request))
+
+
+def _left_out(request: PackageRequest) -> dict[Format, str]:
+    """Why a format is not built that is one of the default ones."""
+    if request.by_name or "aoti" not in request.formats:
+        return {}
+    obstacle = aoti_obstacle(request.target)
+    return {} if obstacle is None else {"aoti": obstacle.found}
 
 
 def _check_bound(request: PackageRequest, inputs: Inputs) -> None:
@@ -125,8 +139,10 @@ def _check_bound(request: PackageRequest, inputs: Inputs) -> None:
     if bound is None:
         return
     if bound.format not in _formats(request):
+        left_out = _left_out(request).get(bound.format)
         raise UsageError(
-            f"{inputs.name} is bound to the format {bound.format} by its version {bound.version}",
+            f"{inputs.name} is bound to the format {bound.format} by its version {bound.version}"
+            + (f", which is not built here: {left_out}" if left_out else ""),
             expected=f"{bound.format} among --formats",
             fix="choose another name with --name, or accept what clients will notice with --new-contract",
         )
@@ -267,6 +283,7 @@ class _Run:
             proof=proof,
             latency=latency,
             engine=engine,
+            slo_p99_ms=self.request.slo_p99_ms,
             publish=PublishOptions(promote=self.request.promote, new_contract=self.request.new_contract),
         )
 
@@ -275,7 +292,7 @@ class _Run:
 
         Without `all_formats` the first that serves is enough, unless the formats were asked for by name.
         """
-        lost, served = dict(choice.lost), []
+        lost, served = {**_left_out(self.request), **choice.lost}, []
         good: list[StagedVersion] = []
         with ExitStack() as stages:
             for name in choice.publish:

@@ -99,9 +99,13 @@ class PackageResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackagePlan:
-    """What `package` would do, for `--dry-run`. `next_versions` holds the number per model name."""
+    """What `package` would do, for `--dry-run`. `next_versions` holds the number per model name.
+
+    `left_out` says why a default format is not built.
+    """
 
     inputs: Inputs
     formats: tuple[Format, ...]
+    left_out: dict[Format, str]
     next_versions: dict[str, int]
     engine: Engine | None

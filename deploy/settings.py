@@ -72,12 +72,12 @@ def check_names(path: Path, found: dict[str, Any], *, tables: Collection[str]) -
                 f"{path}: the {what} not known{_nearest(name, tables, '[{}]')}",
                 expected=f"the tables {', '.join(f'[{table}]' for table in tables)}",
             )
-        if not isinstance(value, dict):
-            raise UsageError(f"{path}: {name} is a single value", expected=f"a table [{name}] with keys below it")
 
 
-def parse_table(path: Path, name: str, kind: type[Kind], found: dict[str, Any]) -> Kind:
+def parse_table(path: Path, name: str, kind: type[Kind], found: Any) -> Kind:
     """What stands in the table `[name]` as a `kind`. Raises UsageError that names every key that is not right."""
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: {name} is a single value", expected=f"a table [{name}] with keys below it")
     try:
         # As JSON, since only there a list may become a tuple and a text a path while a text never becomes a number.
         return kind.model_validate_json(json.dumps(found, default=str), strict=True, context=path.parent)

@@ -4,7 +4,8 @@ Owns the words of a target's name: `local-cpu`, `<release>-cpu`, `<release>-cuda
 in `releases`. Called by convert, repository and serve.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache
 from typing import Literal
@@ -16,6 +17,7 @@ from deploy.releases import Gpu, Release, read_releases
 LOCAL_CPU = "local-cpu"
 
 CpuIsa = Literal["avx2", "native"]
+_NVIDIA_BUILD = re.compile(r"([^+]+)\+([0-9a-f]+)\.nv(\d+)\.0*(\d+)")
 _SHOWN = 8  # names in one message
 _NEAREST = 3
 
@@ -23,13 +25,15 @@ _NEAREST = 3
 class AotiSupport(Record):
     """What a release's PyTorch backend does with an AOTInductor archive (`platform: "torch_aoti"`).
 
-    `parameters`: it heeds the config's parameters, None where that is not known; `bfloat16`: it exchanges such tensors.
+    `parameters`: it heeds the config's parameters, None where that is not known; `bfloat16`: it exchanges such tensors;
+    `call_names`: tensors may go by their place in the call (`ARGS[0]`, `RESULT`) and not by ordinal only.
     """
 
     loads: bool
     batches: bool
     parameters: bool | None = None
     bfloat16: bool = False
+    call_names: bool = True
 
 
 class Target(Record):
@@ -86,6 +90,22 @@ def find_target(name: str) -> Target:
     return targets[name]
 
 
+def same_torch(one: str, other: str) -> bool:
+    """Whether two version strings name the same build of torch.
+
+    Of NVIDIA's builds the release, the commit and the month are compared, since the package says `.nv26.8.63802676`
+    where the module says `.nv26.08`; all others must be equal to the letter.
+    """
+    first, second = _NVIDIA_BUILD.match(one), _NVIDIA_BUILD.match(other)
+    return first.groups() == second.groups() if first and second else one == other
+
+
+def targets_like(target: Target, fits: Callable[[Target], bool]) -> str:
+    """The targets on the same device for which `fits` holds, as words for a message."""
+    names = [name for name, other in all_targets().items() if other.device == target.device and fits(other)]
+    return shortened(names) or "none that is known"
+
+
 def shortened(names: Sequence[str], *, most: int = _SHOWN) -> str:
     """The names separated by commas, those beyond `most` counted only."""
     rest = len(names) - most
@@ -112,12 +132,7 @@ def _make(release: Release, gpu: Gpu | None) -> Target:
         triton=release.triton,
         device="cuda" if gpu else "cpu",
         sm=gpu.sm if gpu else None,
-        aoti=AotiSupport(
-            loads=release.value("aoti_loads"),
-            batches=release.value("aoti_batches"),
-            parameters=release.value("aoti_parameters"),
-            bfloat16=release.value("aoti_bfloat16"),
-        ),
+        aoti=AotiSupport(**{name: release.value(f"aoti_{name}") for name in AotiSupport.model_fields}),
         source=release.summary(),
         known_bugs=release.bugs,
         **same,

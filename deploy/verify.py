@@ -7,12 +7,10 @@ never imports torch, and with `static` nothing of the version is loaded at all.
        this is looked into no further.
     2. Signature, where it was asked for: somebody trusted signed exactly these files.
     3. Lint: Triton would accept the version's config, and the model's where the version is promoted.
-    4. Target: what is built in can run on the target it was built for.
+    4. Target: what is built in can run on the target it was built for, or on the one that is asked about.
     5. Served parity: a real tritonserver's answers to the evidence's own samples, judged by the same budgets.
 """
 
-import json
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +24,10 @@ from deploy.repository.integrity import changes, config_strays
 from deploy.repository.layout import CONFIG_FILE, Version, promoted_version
 from deploy.repository.lint import lint
 from deploy.repository.manifest import Manifest
+from deploy.repository.preflight import preflight, read_subject
 from deploy.serve.engines import Engine
 from deploy.serve.parity import ServedQuestion, check_served
+from deploy.targets import Target, all_targets
 from deploy.validate.store import load_baseline
 
 
@@ -63,18 +63,30 @@ def verify(
     *,
     engine: Engine | None,
     trust: Trust | None = None,
+    target: Target | None = None,
     progress: Progress = Silent(),
 ) -> VerifyResult:
     """The verdicts on one version (`NAME[:N]`), or on every version of the repository.
 
-    `engine` of None stands for a static check; with `trust` each version must carry a signature that counts. Raises
-    UsageError if there is no such version, or whom to trust cannot be read; MissingError without the extra for that.
+    `engine` of None stands for a static check; with `trust` each version must carry a signature that counts; `target`
+    is the one to preflight, by default each version's own. Raises UsageError if there is no such version, or whom to
+    trust cannot be read; MissingError without the extra for that.
     """
     if trust is not None:
         check_trust(trust)
+    asked = _Asked(engine=engine, trust=trust, target=target)
     return VerifyResult(
-        versions=tuple(_verify_one(version, engine, trust, progress) for version in _versions(repository, reference))
+        versions=tuple(_verify_one(version, asked, progress) for version in _versions(repository, reference))
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """What is asked of each version."""
+
+    engine: Engine | None
+    trust: Trust | None
+    target: Target | None
 
 
 def _versions(repository: Path, reference: str | None) -> Sequence[Version]:
@@ -83,7 +95,7 @@ def _versions(repository: Path, reference: str | None) -> Sequence[Version]:
     return [model.version(number) for model in list_models(repository) for number in model.versions]
 
 
-def _verify_one(version: Version, engine: Engine | None, trust: Trust | None, progress: Progress) -> VerifiedVersion:
+def _verify_one(version: Version, asked: _Asked, progress: Progress) -> VerifiedVersion:
     checks: dict[str, Judgement] = {}
     served = None
     with progress.stage(f"verify {version}"):
@@ -92,15 +104,16 @@ def _verify_one(version: Version, engine: Engine | None, trust: Trust | None, pr
         except DeployError as error:
             return VerifiedVersion(version=version, checks={"digests": _no(error.found)}, served=None)
         checks["digests"] = _judged(lambda: _changed(version, manifest), "every file is as it was published")
-        if trust is not None:
-            checks["signature"] = check_signature(version, trust)
+        if asked.trust is not None:
+            checks["signature"] = check_signature(version, asked.trust)
         if checks["digests"].passed:
             # Only then: what is not what was published may not even be a config, or an archive.
             checks["lint"] = _judged(lambda: _lint(version), "Triton would accept the config")
-            checks["target"] = _judged(lambda: _misfits(version, manifest), f"fits target {manifest.target.name}")
+            target = asked.target or _own_target(manifest)
+            checks["target"] = _judged(lambda: preflight(read_subject(version, manifest), target), _fits(target))
         # Nothing that is not what was published is loaded: a model.pt2 is native code.
-        if engine is not None and all(judgement.passed for judgement in checks.values()):
-            served = _serve(version, manifest, engine)
+        if asked.engine is not None and all(judgement.passed for judgement in checks.values()):
+            served = _serve(version, manifest, asked.engine)
             checks["served"] = served if isinstance(served, Judgement) else served.judgement
     return VerifiedVersion(
         version=version, checks=checks, served=served if isinstance(served, ServedEvidence) else None
@@ -133,31 +146,15 @@ def _lint(version: Version) -> list[str]:
     return sorted({str(finding) for finding in findings})
 
 
-def _misfits(version: Version, manifest: Manifest) -> list[str]:
-    """Why the target could not run the artifact, from the artifact's own metadata, without loading it."""
-    target = manifest.target
-    if manifest.format == "onnx":
-        found = {"opset": target.opset, "ir_version": target.ir_version}
-        if unknown := [f"the manifest does not say the artifact's {name}" for name in found.keys() - manifest.artifact]:
-            return sorted(unknown)
-        return [
-            f"{name} {manifest.artifact[name]} is over the {ceiling} that {target.name} loads"
-            for name, ceiling in found.items()
-            if int(manifest.artifact[name]) > ceiling
-        ]
-    if not target.aoti.loads:
-        return [f"{target.name} cannot load an AOTInductor artifact"]
-    return _archive_misfits(version, manifest)
+def _own_target(manifest: Manifest) -> Target:
+    """The target it was built for, with what is known of that today, which may be more than when it was built."""
+    recorded = manifest.target
+    return all_targets().get(recorded.name, recorded).with_isa(recorded.cpu_isa)
 
 
-def _archive_misfits(version: Version, manifest: Manifest) -> list[str]:
-    with zipfile.ZipFile(version.folder / "model.pt2") as archive:
-        name = next(name for name in archive.namelist() if name.endswith("wrapper_metadata.json"))
-        facts = json.loads(archive.read(name))
-    device = facts.get("AOTI_DEVICE_KEY")
-    if device != manifest.target.device:
-        return [f"the archive is built for {device}, {manifest.target.name} has {manifest.target.device}"]
-    return []
+def _fits(target: Target) -> str:
+    assumed = "" if target.onnxruntime or target.triton is None else "; its ONNX Runtime is not known"
+    return f"fits target {target.name}{assumed}"
 
 
 def _serve(version: Version, manifest: Manifest, engine: Engine) -> ServedEvidence | Judgement:

@@ -46,6 +46,7 @@ class VersionPlan:
     latency: LatencyEvidence | None
     engine: Engine | None
     publish: PublishOptions
+    slo_p99_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,7 @@ def _fill(stage: Stage, artifact: Artifact, plan: VersionPlan) -> None:
             threads=plan.threads,
             classes=plan.classes,
             warmup=warmup,
+            slo_p99_ms=plan.slo_p99_ms,
         )
     )
     stage.add_config(config, classes=plan.classes)

@@ -15,7 +15,7 @@ from typing import Any
 import click
 from pydantic import create_model
 
-from deploy.cli.config import TABLES, find_command, option_default, table_options, table_record
+from deploy.cli.config import RECORDS, TABLES, find_command, option_default, table_options, table_record
 from deploy.cli.examples import EXAMPLES
 from deploy.cli.main import COMMANDS
 from deploy.records import Record
@@ -135,17 +135,16 @@ def _cell(text: str) -> str:
 
 
 def _table_section(name: str) -> str:
-    command = find_command(name)
     shapes = table_record(name).model_json_schema()["properties"]
+    said = dict(_said(name, shapes))
     rows = [
-        f"| `{key}` | {_cell(_toml_type(shapes[key]))} | {default} | {meaning} |"
-        for key, option in table_options(command).items()
-        for meaning, default in (_meaning(command, option, in_file=True),)
+        f"| `{key}` | {_cell(_toml_type(shape))} | {said[key][1]} | {said[key][0]} |" for key, shape in shapes.items()
     ]
     return _lines(
         f"## [{name}]",
         "",
-        f"For [`deployctl {name}`](commands.md#deployctl-{name}).",
+        f"For [`deployctl {name}`](commands.md#deployctl-{name})."
+        + (" Given as `--environment`; each key demands something of a version." if name in RECORDS else ""),
         "",
         "| key | type | default | meaning |",
         "| --- | --- | --- | --- |",
@@ -153,13 +152,26 @@ def _table_section(name: str) -> str:
     )
 
 
+def _said(name: str, shapes: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Each key with its meaning and its default."""
+    if name in RECORDS:
+        for key, shape in shapes.items():
+            default = shape.get("default")
+            yield key, (shape["description"], "" if default in (None, [], "") else json.dumps(default).strip('"'))
+        return
+    command = find_command(name)
+    for key, option in table_options(command).items():
+        yield key, _meaning(command, option, in_file=True)
+
+
+_NULL = {"type": "null"}
 _WORDS = {"number": "number", "integer": "integer", "boolean": "true or false", "string": "text"}
 _LIMITS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
 
 
 def _toml_type(shape: dict[str, Any]) -> str:
     if "anyOf" in shape:
-        return ", or ".join(_toml_type(one) for one in shape["anyOf"])
+        return ", or ".join(_toml_type(one) for one in shape["anyOf"] if one != _NULL)
     if "enum" in shape:
         return " or ".join(f"`{value}`" for value in shape["enum"])
     if shape.get("format") == "path":
@@ -176,6 +188,11 @@ def _cleaned(shape: Any) -> Any:
         return [_cleaned(one) for one in shape]
     if not isinstance(shape, dict):
         return shape
+    if _NULL in shape.get("anyOf", ()):
+        # TOML knows no null: a key is there or not.
+        others = [one for one in shape["anyOf"] if one != _NULL]
+        rest = {key: value for key, value in shape.items() if key != "anyOf"}
+        shape = rest | (others[0] if len(others) == 1 else {"anyOf": others})
     kept = {key: _cleaned(value) for key, value in shape.items() if not (key == "default" and value is None)}
     return {key: value for key, value in kept.items() if not (key == "title" and isinstance(value, str))}
 

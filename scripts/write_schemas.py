@@ -1,8 +1,9 @@
 """Writes the schemas of the custom resources that tests validate manifests against: tests/kubernetes/schemas.json.
 
-    npm pack @kubernetes-models/argo-rollouts@2.0.0     (and keda@2.0.0, prometheus-operator@6.0.0: MIT)
+    npm pack @kubernetes-models/argo-rollouts@2.0.0
+                         (and argo-workflows@2.0.0, keda@2.0.0, prometheus-operator@6.0.0: all MIT)
     pip download --no-deps kserve==0.21.0               (Apache-2.0)
-    python scripts/write_schemas.py FOLDER              where these four archives lie
+    python scripts/write_schemas.py FOLDER              where these archives lie
 
 Those packages are generated from the projects' own Go types. Kept are the fields of what the given kinds reach, with
 their types and whether they are required; what Kubernetes itself defines is left to kubernetes-validate. Patterns,
@@ -25,15 +26,18 @@ KUBERNETES = "kubernetes:"
 
 PACKAGES = {
     "kubernetes-models-argo-rollouts-2.0.0.tgz": "@kubernetes-models/argo-rollouts 2.0.0 (MIT)",
+    "kubernetes-models-argo-workflows-2.0.0.tgz": "@kubernetes-models/argo-workflows 2.0.0 (MIT)",
     "kubernetes-models-keda-2.0.0.tgz": "@kubernetes-models/keda 2.0.0 (MIT)",
     "kubernetes-models-prometheus-operator-6.0.0.tgz": "@kubernetes-models/prometheus-operator 6.0.0 (MIT)",
     "kserve-0.21.0-py3-none-any.whl": "kserve 0.21.0 (Apache-2.0)",
 }
 _ARGO = "ComGithubArgoprojArgoRolloutsPkgApisRolloutsV1alpha1"
+_WORKFLOWS = "ComGithubArgoprojArgoWorkflowsV4PkgApisWorkflowV1alpha1"
 _MONITORING = "ComGithubPrometheusOperatorPrometheusOperatorPkgApisMonitoringV1"
 KINDS = {
     "argoproj.io/v1alpha1/Rollout": f"{_ARGO}Rollout",
     "argoproj.io/v1alpha1/AnalysisTemplate": f"{_ARGO}AnalysisTemplate",
+    "argoproj.io/v1alpha1/WorkflowTemplate": f"{_WORKFLOWS}WorkflowTemplate",
     "keda.sh/v1alpha1/ScaledObject": "ComGithubKedacoreKedaV2ApisKedaV1alpha1ScaledObject",
     "monitoring.coreos.com/v1/PodMonitor": f"{_MONITORING}PodMonitor",
     "monitoring.coreos.com/v1/PrometheusRule": f"{_MONITORING}PrometheusRule",
@@ -45,6 +49,7 @@ _FIELD = re.compile(
     r'^    "(?P<name>[^"]+)"(?P<optional>\?)?: (?P<type>\{\n.*?\n    \}|[^\n]*?);$', re.MULTILINE | re.DOTALL
 )
 _BASES = "extends"
+_LINES = re.MULTILINE | re.DOTALL
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _SIMPLE: dict[str, Any] = {
     "string": {"type": "string"},
@@ -103,6 +108,10 @@ def _with_inherited(schema: Schema, known: dict[str, Schema]) -> Schema:
     own = {key: value for key, value in schema.items() if key != _BASES}
     for base in schema.get(_BASES, ()):
         inherited = _with_inherited(known[base], known)
+        if "properties" not in inherited:
+            # A base that may hold anything, as Argo's plugins do.
+            own["additionalProperties"] = True
+            continue
         own["properties"] = inherited["properties"] | own["properties"]
         own["required"] = [*inherited["required"], *own["required"]]
     return own
@@ -132,7 +141,7 @@ def _from_package(path: Path) -> Iterator[tuple[str, Schema]]:
             if body := re.search(pattern, text, re.MULTILINE | re.DOTALL):
                 bases = [base[1:] for base in (body[1] or "").split(", ") if base.startswith("ICom")]
                 yield alias[2], {**_object(body[2]), _BASES: bases}
-            elif same := re.search(rf"^export type I{alias[1]} = (.*?);", text, re.MULTILINE | re.DOTALL):
+            elif same := re.search(rf"^export type I{alias[1]} = (\{{\n.*?^\}}|.*?);", text, _LINES):
                 yield alias[2], _of_typescript(same[1])
 
 

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from deploy.cli.main import COMMANDS, cli
 from deploy.errors import ExitCode
+from deploy.report.targets_tables import HEADINGS, release_rows
 from tests.fixtures import save_state_dict, seeded_module
 from tests.markdown import PAGES, ROOT, coded, commands, relative_links, table
 
@@ -125,6 +126,13 @@ def test_each_command_has_help(name: str) -> None:
 
 def test_the_readme_lists_the_exit_codes_there_are() -> None:
     assert [int(row[0]) for row in table(README, "Exit codes")] == [int(code) for code in ExitCode]
+
+
+def test_the_page_on_targets_holds_the_table_of_the_data() -> None:
+    page = ROOT / "docs" / "targets.md"
+    assert table(page, "The releases") == [list(row) for row in release_rows()]
+    head = page.read_text().split("## The releases", 1)[1].split("| ---", 1)[0]
+    assert [cell.strip() for cell in head.strip().strip("|").split("|")] == list(HEADINGS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

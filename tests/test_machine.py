@@ -8,38 +8,39 @@ from pathlib import Path
 import check_machine
 import pytest
 
+from deploy import needs
 from tests.markdown import ROOT
 
 
 @pytest.mark.parametrize("version", [(3, 11), (3, 12)])
 def test_supported_pythons_pass(version: tuple[int, int]) -> None:
-    assert not check_machine.check_python(version).remedy
+    assert not needs.check_python(version).remedy
 
 
 @pytest.mark.parametrize("version", [(3, 8), (3, 10), (3, 13)])
 def test_other_pythons_are_named_with_a_way_out(version: tuple[int, int]) -> None:
-    finding = check_machine.check_python(version)
+    finding = needs.check_python(version)
     assert finding.found == f"{version[0]}.{version[1]}"
     assert "PYTHON=python3.11" in finding.remedy
 
 
 @pytest.mark.parametrize(("system", "machine"), [("Darwin", "arm64"), ("Linux", "aarch64")])
 def test_platforms_without_a_server_are_refused(system: str, machine: str) -> None:
-    assert "x86-64" in check_machine.check_platform(system, machine).remedy
+    assert "x86-64" in needs.check_platform(system, machine).remedy
 
 
 @pytest.mark.parametrize("libc", [("glibc", "2.31"), ("", ""), ("musl", "1.2")])
 def test_old_or_other_c_libraries_are_refused(libc: tuple[str, str]) -> None:
-    assert "2.35" in check_machine.check_glibc(libc).remedy
+    assert "2.35" in needs.check_glibc(libc).remedy
 
 
 @pytest.mark.parametrize("libc", [("glibc", "2.35"), ("glibc", "2.41")])
 def test_new_c_libraries_pass(libc: tuple[str, str]) -> None:
-    assert not check_machine.check_glibc(libc).remedy
+    assert not needs.check_glibc(libc).remedy
 
 
 def test_a_missing_compiler_is_named() -> None:
-    finding = check_machine.check_compiler("no-such-compiler")
+    finding = needs.check_compiler("no-such-compiler")
     assert finding.found == "no no-such-compiler on PATH"
     assert "CXX" in finding.remedy
 
@@ -48,22 +49,22 @@ def test_a_compiler_that_cannot_build_is_named_with_its_reason(tmp_path: Path) -
     compiler = tmp_path / "broken++"
     compiler.write_text("#!/bin/sh\necho 'fatal: no libgomp' >&2\nexit 1\n")
     compiler.chmod(0o755)
-    finding = check_machine.check_compiler(str(compiler))
+    finding = needs.check_compiler(str(compiler))
     assert "no libgomp" in finding.found
     assert finding.remedy
 
 
 def test_a_missing_shared_python_is_named_with_its_package() -> None:
-    finding = check_machine.check_libpython((3, 99))
+    finding = needs.check_libpython((3, 99))
     assert finding.found == "no libpython3.99.so.1.0"
     assert "apt-get install libpython3.99" in finding.remedy
 
 
 def test_a_full_disk_says_how_much_is_lacking(tmp_path: Path) -> None:
-    finding = check_machine.check_disk(tmp_path / "not" / "made", 1e9)
+    finding = needs.check_disk(tmp_path / "not" / "made", 1e9)
     assert str(tmp_path) in finding.found
     assert "GB more" in finding.remedy
-    assert not check_machine.check_disk(tmp_path, 0.0).remedy
+    assert not needs.check_disk(tmp_path, 0.0).remedy
 
 
 def test_a_lack_ends_with_3_and_is_printed(
@@ -81,4 +82,5 @@ def test_it_needs_nothing_but_the_standard_library() -> None:
         [sys.executable, "-I", "-S", str(source)], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert "Python: " in result.stdout, result.stderr
-    ast.parse(source.read_text(), feature_version=(3, 7))
+    for file in (source, ROOT / "deploy" / "needs.py", ROOT / "deploy" / "__init__.py"):
+        ast.parse(file.read_text(), feature_version=(3, 7))

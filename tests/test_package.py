@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from deploy.errors import ExitCode, MissingError, UsageError
+from deploy.errors import DeployError, ExitCode, MissingError, UsageError
 from deploy.evidence import LatencyEvidence, ServedEvidence, Verdict
 from deploy.package import package, plan_package
 from deploy.repository.find import find_version, list_models, read_manifest
@@ -25,6 +25,7 @@ from deploy.repository.promotion import promote, rollback
 from deploy.repository.stage import stage_root
 from deploy.request import PackageRequest, PackageResult
 from deploy.serve.engines import Engine
+from deploy.targets import find_target
 from deploy.verify import verify
 from tests.packaging import CLASSES, lively, make_request, run, save_samples
 
@@ -212,6 +213,77 @@ def test_a_dry_run_reads_all_and_writes_nothing(request_: PackageRequest, tmp_pa
     assert plan.next_versions == {"tiny": 1}
     assert plan.formats == ("onnx",)
     assert not (tmp_path / "repository").exists()
+
+
+@pytest.fixture(scope="module")
+def for_gpu(request_: PackageRequest, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> PackageResult:
+    """The net for a GPU that this machine has not, with the formats left to the packager."""
+    repository = tmp_path_factory.mktemp("gpu") / "repository"
+    target = find_target("26.08-cuda-sm90")
+    return run(request_, repository=repository, target=target, formats=("aoti", "onnx"), by_name=False)
+
+
+@pytest.mark.engine
+def test_for_a_gpu_that_is_absent_onnx_is_proven_and_served_on_cpu_and_says_so(for_gpu: PackageResult) -> None:
+    version = published(for_gpu)
+    manifest = verify_files(version.folder)
+    assert (for_gpu.exit_code, manifest.format, manifest.target.sm) == (ExitCode.OK, "onnx", 90)
+    assert "compiled for CPU only" in for_gpu.outcome.lost["aoti"]
+    assert "proven on CPU, the target runs on cuda" in manifest.verdicts.parity.reason
+    assert manifest.verdicts.latency is not None
+    assert "not measured" in manifest.verdicts.latency.reason
+    served = ServedEvidence.read(version.evidence / "served.json")
+    assert (served.mode, served.judgement.passed) == ("served (adapted)", True)
+    assert any(line.startswith("instance_group: ") and "KIND_GPU" in line for line in served.config_difference)
+    assert "KIND_GPU" in version.config.read_text()
+
+
+@pytest.mark.engine
+def test_a_gpu_version_fits_its_own_target_and_not_that_of_a_cpu(for_gpu: PackageResult) -> None:
+    version = published(for_gpu)
+    assert verify(version.repository, "tiny:1", engine=None).exit_code is ExitCode.OK
+    other = verify(version.repository, "tiny:1", engine=None, target=find_target("26.08-cpu"))
+    assert other.exit_code is ExitCode.NO
+    reason = other.versions[0].checks["target"].reason
+    assert "its instances are KIND_GPU, and 26.08-cpu has no GPU" in reason
+    assert "targets that can run it: 26.08-cuda-sm75, 26.08-cuda-sm80" in reason
+
+
+def test_a_latency_bound_on_a_gpu_that_is_absent_is_undecided_and_publishes_nothing(
+    request_: PackageRequest, tmp_path: Path
+) -> None:
+    target = find_target("26.08-cuda-sm90")
+    result = run(request_, repository=tmp_path / "repository", target=target, slo_p99_ms=1e6, serve_check=False)
+    assert result.exit_code is ExitCode.NO
+    assert result.outcome.judgement.verdict is Verdict.UNDECIDED
+    assert "not measured: the target runs on cuda" in result.outcome.judgement.reason
+    assert list((tmp_path / "repository").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "kind", "words"),
+    [
+        ("26.08-cpu", MissingError, r"runs torch 2\.14\.0a0\+4fdf77b940\.nv26\.08, and the one here is"),
+        ("26.09-cpu", UsageError, "which torch 26.09-cpu runs is not known"),
+        ("26.08-cuda-sm90", UsageError, "compiled for CPU only"),
+        ("24.10-cpu", UsageError, "24.10-cpu cannot load an AOTInductor artifact"),
+    ],
+)
+def test_aoti_by_name_for_a_foreign_target_is_refused_before_any_work(
+    request_: PackageRequest, tmp_path: Path, target: str, kind: type[DeployError], words: str
+) -> None:
+    asked = replace(request_.checkpoint, path=tmp_path / "absent.pt")
+    with pytest.raises(kind, match=words):
+        run(request_, checkpoint=asked, target=find_target(target), formats=("aoti",), serve_check=False)
+
+
+def test_by_default_a_foreign_target_gets_onnx_and_the_plan_says_what_is_left_out(
+    request_: PackageRequest, tmp_path: Path
+) -> None:
+    asked = replace(request_, repository=tmp_path / "repository", serve_check=False, by_name=False)
+    plan = plan_package(replace(asked, target=find_target("26.08-cpu"), formats=("aoti", "onnx")))
+    assert plan.formats == ("onnx",)
+    assert "26.08-cpu runs torch" in plan.left_out["aoti"]
 
 
 def test_two_runs_differ_in_measurements_only(

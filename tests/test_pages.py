@@ -1,12 +1,14 @@
 """What docs/ says of numbers, options and pages is so; commands and links are test_docs's."""
 
 import re
+from typing import get_args
 
 import click
 
 from deploy.cli.config import find_command
 from deploy.cli.main import COMMANDS
 from deploy.errors import ExitCode
+from deploy.monitoring.rules import AlertName
 from deploy.validate.baseline import LIMITS
 from tests.markdown import ROOT, coded, prose, relative_links, table
 
@@ -20,6 +22,7 @@ def options(command: click.Command) -> set[str]:
 
 
 EVERY = set().union(*(options(find_command(name)) for name in COMMANDS)) | {"--debug", "--help"}
+TRITONSERVER = {"--repository-poll-secs"}
 
 
 def test_the_index_lists_every_page() -> None:
@@ -28,9 +31,9 @@ def test_the_index_lists_every_page() -> None:
 
 
 def test_options_that_the_pages_name_exist() -> None:
-    for name in ("getting-started.md", "concepts.md", "operating.md", "configuration.md", "slo.md"):
+    for name in ("getting-started.md", "concepts.md", "operating.md", "configuration.md", "slo.md", "promotion.md"):
         named = {found for words in coded(prose(DOCS / name)) for found in re.findall(r"--[a-z][a-z0-9-]*", words)}
-        assert named - EVERY - {"--no-"} == set(), name
+        assert named - EVERY - TRITONSERVER - {"--no-"} == set(), name
     for heading in ("From TorchServe", "From Model Navigator"):
         for row in table(DOCS / "migration.md", heading):
             named = {found for words in coded(row[1]) for found in re.findall(r"--[a-z][a-z0-9-]*", words)}
@@ -39,6 +42,10 @@ def test_options_that_the_pages_name_exist() -> None:
 
 def test_the_exit_codes_of_the_concepts_are_those_of_the_code() -> None:
     assert [int(row[0]) for row in table(DOCS / "concepts.md", "Exit codes")] == [int(code) for code in ExitCode]
+
+
+def test_the_operator_is_told_what_to_do_for_each_alert() -> None:
+    assert {coded(row[0])[0] for row in table(DOCS / "operating.md", "Alerts")} == set(get_args(AlertName))
 
 
 def test_the_limits_that_the_concepts_name_are_those_of_the_code() -> None:

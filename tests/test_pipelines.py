@@ -1,9 +1,9 @@
 """The example pipelines are valid and agree with the script they call; the script releases and refuses for real."""
 
 import fnmatch
-import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,10 +14,13 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from deploy.repository.layout import promoted_version
 from deploy.repository.promotion import read_history
 from deploy.serve.engines import Engine
+from tests.kubernetes.schema import NEWEST, Misfit, check
 from tests.markdown import ROOT
 from tests.packaging import make_request
+from tests.release.pki import write_key
 
 FOLDER = ROOT / "examples" / "pipelines"
 SCRIPT = (FOLDER / "release.sh").read_text()
@@ -40,6 +43,18 @@ duration = 5
 min_duration = 0
 warm_up = 0.2
 timeout_ms = 2000
+
+[diff]
+max_flipped_rows = 0
+seconds_per_cell = 0.05
+
+[sign]
+builder_id = "https://ci.example.com/workflows/release"
+
+[promote]
+require = ["slo", "diff", "signature"]
+architecture = "confirmed"
+public_key = "release.pub"
 """
 
 
@@ -89,7 +104,7 @@ def test_a_pipeline_keeps_what_the_script_writes_however_it_ends(name: str) -> N
 
 def test_the_script_explains_each_variable_that_it_reads() -> None:
     head = SCRIPT.split("\nset -", maxsplit=1)[0]
-    read = set(re.findall(r"\$\{([A-Z_]+)", SCRIPT))
+    read = set(re.findall(r"\$\{?([A-Z_]+)", SCRIPT)) - {"SECONDS"}
     assert read == set(re.findall(r"^#   ([A-Z_]+)  ", head, re.MULTILINE))
 
 
@@ -106,6 +121,15 @@ def argo_template() -> dict[str, Any]:
     assert [one["name"] for one in spec["spec"]["arguments"]["artifacts"]] == ["checkpoint"]
     found: dict[str, Any] = template
     return found
+
+
+def test_the_argo_template_fits_the_schema_of_its_kind() -> None:
+    text = (FOLDER / "argo-workflow.yaml").read_text()
+    check(yaml.safe_load(text), NEWEST)
+    for right, wrong in (("retryStrategy:", "retryStrategi:"), ("image:", "imag:"), ('limit: "1"', "limit: [1]")):
+        assert right in text
+        with pytest.raises(Misfit):
+            check(yaml.safe_load(text.replace(right, wrong)), NEWEST)
 
 
 def test_the_argo_template_gives_the_script_its_checkpoint_and_keeps_its_reports() -> None:
@@ -175,8 +199,8 @@ class Release:
         return {case.get("name", ""): "".join(child.tag for child in case) for case in cases}
 
     @property
-    def promotions(self) -> list[int]:
-        return [entry.version for entry in read_history(self.folder / "models" / "tiny").entries]
+    def promoted(self) -> int | None:
+        return promoted_version(self.folder / "models" / "tiny")
 
 
 def release(folder: Path, *, p99_ms: float) -> Release:
@@ -188,7 +212,9 @@ def release(folder: Path, *, p99_ms: float) -> Release:
         "CONFIG": str(folder / "deploy.toml"),
         "MODELS": str(folder / "models"),
         "OUT": str(folder / "release"),
+        "SIGNING_KEY": str(folder / "release.key"),
     }
+    shutil.rmtree(folder / "release", ignore_errors=True)
     checkpoint = next(folder.glob("*.pt"))
     command = ["bash", str(FOLDER / "release.sh"), str(checkpoint)]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -196,16 +222,23 @@ def release(folder: Path, *, p99_ms: float) -> Release:
 
 
 @pytest.mark.engine
-def test_a_checkpoint_becomes_a_promoted_version(engine: Engine, tmp_path: Path) -> None:
+def test_a_checkpoint_becomes_a_promoted_version_and_so_does_the_next(engine: Engine, tmp_path: Path) -> None:
     make_request(tmp_path)
-    found = release(tmp_path, p99_ms=1500)
-    assert found.code == 0, found.talk
-    assert json.loads(found.read("package.json"))["published"][0]["version"] == 1
-    suite = ElementTree.fromstring(found.read("slo.xml"))[0]
+    write_key(tmp_path, "release")
+    first = release(tmp_path, p99_ms=1500)
+    assert first.code == 0, first.talk
+    assert first.steps == dict.fromkeys(("package", "serve", "slo", "sign", "promote"), "")
+    suite = ElementTree.fromstring(first.read("slo.xml"))[0]
     assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
-    assert found.steps == {"package": "", "serve": "", "slo": "", "promote": ""}
-    assert "PASS: tiny:1" in found.read("summary.md")
-    assert "<html" in found.read("report.html")
+    assert "PASS: tiny:1" in first.read("summary.md")
+    assert "<html" in first.read("report.html")
+    second = release(tmp_path, p99_ms=1500)
+    assert second.code == 0, second.talk
+    assert second.steps == dict.fromkeys(("package", "serve", "slo", "diff", "sign", "promote"), "")
+    assert second.promoted == 2
+    approval = read_history(tmp_path / "models" / "tiny").entries[-1].approval
+    assert approval is not None
+    assert {one.kind for one in approval.relied} == {"slo", "diff"}
 
 
 @pytest.mark.engine

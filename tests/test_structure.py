@@ -71,7 +71,10 @@ def test_files_that_the_document_names_exist() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], *([name, "--help"] for name in ("serve", "promote", "rollback", "sign", "package"))],
+    [
+        ["--help"],
+        *([name, "--help"] for name in ("serve", "promote", "rollback", "sign", "package", "targets", "doctor")),
+    ],
     ids=" ".join,
 )
 def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
@@ -88,3 +91,11 @@ def test_the_probe_sees_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-c", probe, json.dumps(HEAVY), "--help"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert json.loads(result.stderr.splitlines()[-1])["loaded"] == ["torch"]
+
+
+@pytest.mark.parametrize("arguments", [["targets"], ["targets", "26.08-cuda-sm90", "--json"], ["doctor", "--json"]])
+def test_looking_round_leaves_torch_to_a_child(arguments: list[str]) -> None:
+    command = [sys.executable, "-c", PROBE, json.dumps(HEAVY), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert json.loads(result.stderr.splitlines()[-1])["loaded"] == []
+    assert "26.08" in result.stdout or "C++ compiler" in result.stdout

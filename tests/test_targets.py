@@ -1,9 +1,12 @@
 """The table of releases says how each fact is known, and a target's name says where a version will run."""
 
+import json
 import re
 
 import pytest
+from click.testing import CliRunner, Result
 
+from deploy.cli.main import cli
 from deploy.errors import UsageError
 from deploy.releases import HOWS, Fact, read_releases
 from deploy.targets import LOCAL_CPU, all_targets, find_target
@@ -109,3 +112,34 @@ def test_a_wrong_name_gets_its_reason_and_the_nearest_right_ones(name: str, why:
         find_target(name)
     assert why in caught.value.found
     assert nearest in caught.value.expected
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["targets", *arguments], prog_name="deployctl", env={"COLUMNS": "120"})
+
+
+def test_the_command_lists_the_releases() -> None:
+    printed = invoke().output
+    assert all(release.triton in printed for release in TABLE.releases)
+    assert "AOTI: whether" in printed
+
+
+def test_the_command_explains_one_target_with_its_sources_and_defects() -> None:
+    printed = invoke("26.05-cpu").output
+    assert re.search(r"torch +2\.12\.0a0\+0291f960b6\.nv26\.04 +thread +published-runs", printed)
+    assert "aoti-no-batching: responses of a merged batch" in printed
+    assert "published-runs: several public repositories" in printed
+
+
+def test_the_json_holds_every_target_with_every_fact() -> None:
+    everything = json.loads(invoke("--json").output)
+    assert [target["name"] for target in everything] == list(all_targets())
+    one = json.loads(invoke("26.08-cuda-sm90", "--json").output)[0]
+    assert one == next(target for target in everything if target["name"] == "26.08-cuda-sm90")
+    assert one["facts"]["onnxruntime"]["how"] == "read"
+    assert "compatibility.md" in one["facts"]["onnxruntime"]["source"]
+    assert "batcher-use-after-free" in one["bugs"]
+
+
+def test_a_wrong_name_on_the_command_line_is_wrong_use() -> None:
+    assert isinstance(invoke("26.8-cpu").exception, UsageError)

@@ -40,7 +40,7 @@ def import_torchvision() -> ModuleType:
     import torch
 
     release = torchvision_version()
-    if not _native_ops_load():
+    if not native_ops_load():
         _declare_schemas()
     try:
         import torchvision
@@ -53,7 +53,7 @@ def import_torchvision() -> ModuleType:
     return torchvision  # type: ignore[no-any-return]
 
 
-def _native_ops_load() -> bool:
+def native_ops_load() -> bool:
     """Whether torchvision's C++ library loads; if so it is loaded, which its import would do anyway."""
     import torch
 

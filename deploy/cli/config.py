@@ -1,8 +1,9 @@
 """A command's table of a deploy.toml: its options by their long names, so that nothing is declared twice.
 
 Owns which commands have a table, which options are keys and of what type. A flag is a key where it has a `--no-` form;
-other flags, and arguments, are decisions for one run. Reading and refusing is `deploy.settings`'s. Called by the option
-`--config` (`deploy.cli.options`), and for the schema and the pages that describe the file.
+other flags, and arguments, are decisions for one run. `[promote]` alone holds a policy and no options. Reading and
+refusing is `deploy.settings`'s. Called by the option `--config` (`deploy.cli.options`), by `promote`, for the schema
+and the pages that describe the file.
 """
 
 import importlib
@@ -18,10 +19,13 @@ from deploy.cli.main import COMMANDS
 from deploy.cli.types import ParamType, Written
 from deploy.errors import UsageError
 from deploy.records import Record
+from deploy.release.policy_file import PromotionPolicy
 from deploy.settings import LocalPath, check_names, get_table, parse_table, read_toml
 
+# What a table holds that is no command's options.
+RECORDS: Mapping[str, type[Record]] = {"promote": PromotionPolicy}
 # In the order in which a release needs them.
-TABLES = ("package", "slo", "diff", "tune", "k8s")
+TABLES = ("package", "slo", "diff", "tune", "sign", "verify", "promote", "docker", "k8s")
 
 
 def read_defaults(path: Path, context: click.Context) -> dict[str, Any]:
@@ -43,16 +47,18 @@ def read_config(path: Path) -> dict[str, Record]:
     """
     found = read_toml(path)
     check_names(path, found, tables=TABLES)
-    for name, values in found.items():
-        _check_keys(path, name, values)
+    for name in found.keys() - RECORDS.keys():
+        _check_keys(path, name, found[name])
     return {name: parse_table(path, name, table_record(name), values) for name, values in found.items()}
 
 
 def table_record(name: str) -> type[Record]:
-    """The record that the table of the command `name` is read into: a field per key, none of them required.
+    """The record that the table `name` is read into: a field per key, none of them required.
 
-    The fields' defaults and descriptions are those of the options; which keys a file has is in `model_fields_set`.
+    Defaults and descriptions are those of the command's options; which keys a file has is in `model_fields_set`.
     """
+    if name in RECORDS:
+        return RECORDS[name]
     command = find_command(name)
     fields: dict[str, Any] = {
         key: (_annotation(option), Field(default=option_default(command, option), description=option.help))
@@ -94,11 +100,11 @@ def own_command(context: click.Context, arguments: Sequence[str]) -> tuple[str, 
     return ("deployctl", *(Path(word).name if Path(word).is_absolute() else word for word in words))
 
 
-def _check_keys(path: Path, name: str, values: Mapping[str, Any]) -> None:
+def _check_keys(path: Path, name: str, values: Any) -> None:
     """Raises UsageError for an option of the command that is no key, since it is a decision for one run."""
-    command = find_command(name)
+    command, said = find_command(name), set(values) if isinstance(values, dict) else set()
     for option in command.params:
-        if isinstance(option, click.Option) and (key := _key(option)) in values.keys() - table_options(command).keys():
+        if isinstance(option, click.Option) and (key := _key(option)) in said - table_options(command).keys():
             raise UsageError(
                 f"{path}: [{name}] {key} is a decision for one run, so no file holds it",
                 fix=f"take it out, and give {max(option.opts, key=len)} on the command line where it is meant",

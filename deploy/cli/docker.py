@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.cli.options import config_option
+
 if TYPE_CHECKING:
     from deploy.containers.render import Role
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--p99-ms", type=click.FloatRange(min=0, min_open=True), help="Watch that 99 % are within this bound.")
 @click.option("--slo", type=click.Path(path_type=Path), metavar="FILE", help="Watch the bounds of its table [slo].")
 @click.option("--pin", "pins", multiple=True, metavar="ROLE=sha256:HEX", help="Pin an image by its digest too.")
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def command(
     *,

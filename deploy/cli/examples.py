@@ -12,19 +12,23 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deployctl package model.pt --samples samples.npz --labels labels.txt",
         "deployctl package model.pt --config deploy.toml --dry-run",
         "deployctl package model.pt --name pets --formats onnx --max-batch 16 --slo-p99-ms 15",
+        "deployctl package model.pt --name pets --target 26.08-cuda-sm90",
     ),
     "verify": (
         "deployctl verify model_repository",
         "deployctl verify model_repository pets:2 --static",
+        "deployctl verify model_repository pets:2 --static --target 26.08-cuda-sm90",
         "deployctl verify model_repository pets --static --signature --public-key signing.pub",
     ),
     "promote": (
         "deployctl promote model_repository pets:2",
         "deployctl promote model_repository pets:2 --environment environments/production.toml",
+        "deployctl promote model_repository pets:2 --url localhost:8001",
     ),
     "rollback": (
         "deployctl rollback model_repository pets",
         "deployctl rollback model_repository pets --to 1",
+        "deployctl rollback model_repository pets --url localhost:8001",
     ),
     "diff": (
         "deployctl diff model_repository pets promoted 2 --samples samples.npz --max-flips 0.02 --max-slowdown 1.1",
@@ -58,6 +62,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deployctl tune model_repository pets --p99-ms 15",
         "deployctl tune model_repository pets --p99-ms 15 --trials 40 --dry-run",
     ),
+    "targets": (
+        "deployctl targets",
+        "deployctl targets 26.08-cuda-sm90",
+    ),
+    "doctor": ("deployctl doctor --json",),
     "docker": (
         "deployctl docker model_repository pets --target 26.08-cpu --p99-ms 15 --output serving",
         "deployctl docker model_repository --slo deploy.toml --output serving",

@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("deploy.cli.bench", "Measure a version's latency, against eager or another version."),
     "slo": ("deploy.cli.slo", "Say whether a running server keeps its latency objectives."),
     "tune": ("deploy.cli.tune", "Find the configuration that sustains the highest rate within a bound."),
+    "targets": ("deploy.cli.targets", "List where versions can run, or explain one target."),
+    "doctor": ("deploy.cli.doctor", "Say what this machine can build, serve and measure."),
     "docker": ("deploy.cli.docker", "Render images and a compose file that serve versions, with monitoring."),
     "k8s": ("deploy.cli.k8s", "Render what runs a version on Kubernetes."),
 }

@@ -6,12 +6,16 @@ Owns parsing only. `inspect` and `package` use `checkpoint_options`, a command w
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.cli.types import Shape
+from deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from deploy.release.rollout import ServerAddress
 
 
 def config_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,6 +37,49 @@ def config_option(function: Callable[..., Any]) -> Callable[..., Any]:
         help="A deploy.toml, which says what no option says.",
     )(function)
     return decorated
+
+
+_SERVER_OPTIONS = (
+    click.option("--url", metavar="HOST:PORT", help="See this server take it up; undo a promotion that it does not."),
+    click.option("--protocol", type=click.Choice(["grpc", "http"]), help="How the server is told.  [default: grpc]"),
+    click.option(
+        "--wait",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="S",
+        help="Seconds for the server to answer with it.  [default: 120]",
+    ),
+)
+
+
+def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--url`, `--protocol` and `--wait` to a command, which gets them as `server: ServerAddress | None`."""
+
+    @wraps(function)
+    def with_server(*args: Any, url: str | None, protocol: Any, wait: float | None, **given: Any) -> Any:
+        return function(*args, server=_server(url, protocol, wait), **given)
+
+    decorated: Callable[..., Any] = with_server
+    for option in reversed(_SERVER_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+def _server(url: str | None, protocol: Any, wait: float | None) -> "ServerAddress | None":
+    """Where the server is; None without one. Raises UsageError for an option that says nothing without one."""
+    if url is None:
+        if protocol or wait:
+            raise UsageError(
+                f"{'--protocol' if protocol else '--wait'} was given without a server",
+                expected="--url HOST:PORT beside it",
+                fix="add --url, or leave it out",
+            )
+        return None
+    from deploy.release.rollout import ServerAddress
+    from deploy.slo.request import parse_url
+
+    address, chosen = parse_url(url, protocol)
+    patience = {} if wait is None else {"seconds": wait}
+    return ServerAddress(address=address, protocol=chosen, **patience)
 
 
 _CHECKPOINT_OPTIONS = (

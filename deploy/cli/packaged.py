@@ -104,6 +104,7 @@ def _plan_as_dict(plan: PackagePlan, request: PackageRequest) -> dict[str, Any]:
         "inputs": {tensor.name: [tensor.dtype, *tensor.shape] for tensor in checkpoint.inputs},
         "samples": str(request.samples) if request.samples else None,
         "formats": list(plan.formats),
+        "left_out": plan.left_out,
         "target": request.target.name,
         "max_batch": request.max_batch,
         "served_by": f"{engine.kind} Triton {engine.release}" if engine else None,

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.cli.options import server_options
 from deploy.errors import UsageError
 from deploy.repository.find import parse_reference
 from deploy.repository.promotion import Promoted
 
 if TYPE_CHECKING:
     from deploy.release.promotion import PromotionResult
-    from deploy.release.rollout import ServerAddress
 
 
 @click.command("promote")
@@ -25,17 +25,10 @@ if TYPE_CHECKING:
     "--environment",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A TOML file whose [promote] says what must have passed, and how recently.",
+    help="A TOML file, such as deploy.toml, whose [promote] says what must have passed.",
 )
 @click.option("--require-native", is_flag=True, help="Only if a native tritonserver served it when it was proven.")
-@click.option("--url", metavar="HOST:PORT", help="Let this server take it up, and undo the promotion if it does not.")
-@click.option("--protocol", type=click.Choice(["grpc", "http"]), help="How the server is told.  [default: grpc]")
-@click.option(
-    "--wait",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="S",
-    help="Seconds for the server to answer with it.  [default: 120]",
-)
+@server_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def command(ctx: click.Context, /, *, repository: Path, version: str, as_json: bool, **given: Any) -> None:
@@ -50,31 +43,23 @@ def command(ctx: click.Context, /, *, repository: Path, version: str, as_json: b
         raise UsageError(f"{version!r} names no version", expected=f"NAME:N, for example {name}:2")
     from deploy.release.promotion import PromotionRequest, run_promotion
 
-    server = _server(given.pop("url"), given.pop("protocol"), given.pop("wait"))
-    result = run_promotion(PromotionRequest(repository=repository, reference=version, server=server, **given))
+    if given["environment"] is not None:
+        from deploy.cli.config import read_config
+        from deploy.settings import get_table
+
+        # A mistake in any table is refused, as by the other commands.
+        get_table(given["environment"], "promote", read_config(given["environment"]))
+    result = run_promotion(PromotionRequest(repository=repository, reference=version, **given))
+    show(result, as_json=as_json)
+    ctx.exit(result.exit_code)
+
+
+def show(result: "PromotionResult", *, as_json: bool) -> None:
+    """Print which version is promoted now, what was demanded of it, and what a server made of it."""
     if as_json:
         click.echo(json.dumps(_result_as_dict(result), indent=2))
     else:
         _show_result(result)
-    ctx.exit(result.exit_code)
-
-
-def _server(url: str | None, protocol: Any, wait: float | None) -> "ServerAddress | None":
-    """Where the server is; None without one. Raises UsageError for an option that says nothing without one."""
-    if url is None:
-        if protocol or wait:
-            raise UsageError(
-                f"{'--protocol' if protocol else '--wait'} was given without a server",
-                expected="--url HOST:PORT beside it",
-                fix="add --url, or leave it out",
-            )
-        return None
-    from deploy.release.rollout import ServerAddress
-    from deploy.slo.request import parse_url
-
-    address, chosen = parse_url(url, protocol)
-    patience = {} if wait is None else {"seconds": wait}
-    return ServerAddress(address=address, protocol=chosen, **patience)
 
 
 def _show_result(result: "PromotionResult") -> None:
@@ -84,7 +69,7 @@ def _show_result(result: "PromotionResult") -> None:
             if demand.command and not demand.judgement.passed:
                 click.echo(f"      to do: {demand.command}")
     if result.promoted:
-        show(result.promoted, as_json=False)
+        _show_promoted(result.promoted)
     elif decision:
         where = f" in {decision.environment}" if decision.environment else ""
         click.echo(f"{result.version} is not promoted{where}: {decision.judgement.reason}")
@@ -93,12 +78,12 @@ def _show_result(result: "PromotionResult") -> None:
         if rollout.undone:
             click.echo(f"{rollout.undone.version} is promoted again")
         elif not rollout.judgement.passed:
-            click.echo("the promotion stands: there is none before it to go back to")
+            click.echo("the repository says so all the same: look after the server")
 
 
 def _result_as_dict(result: "PromotionResult") -> dict[str, Any]:
     version = result.version
-    facts = as_dict(result.promoted) if result.promoted else {"name": version.name, "version": version.number}
+    facts = _as_dict(result.promoted) if result.promoted else {"name": version.name, "version": version.number}
     if decision := result.decision:
         demands = [
             {
@@ -123,11 +108,7 @@ def _result_as_dict(result: "PromotionResult") -> dict[str, Any]:
     return {**facts, "promoted": result.promoted is not None and taken, "exit_code": int(result.exit_code)}
 
 
-def show(result: Promoted, *, as_json: bool) -> None:
-    """Print which version is promoted now, and what its users should know."""
-    if as_json:
-        click.echo(json.dumps(as_dict(result), indent=2))
-        return
+def _show_promoted(result: Promoted) -> None:
     if result.previous == result.version.number:
         click.echo(f"{result.version} was promoted already")
     else:
@@ -143,7 +124,7 @@ def show(result: Promoted, *, as_json: bool) -> None:
             click.echo(f"  edited: {edit}", err=True)
 
 
-def as_dict(result: Promoted) -> dict[str, object]:
+def _as_dict(result: Promoted) -> dict[str, object]:
     """The result as it is printed with `--json`."""
     return {
         "name": result.version.name,

@@ -1,24 +1,37 @@
 """`deployctl rollback REPOSITORY NAME`: go back to the version that was promoted before.
 
-Owns no words of its own: it prints what `promote` prints. The work is `deploy.repository.promotion`'s.
+Owns no words of its own: it prints what `promote` prints. The work is `deploy.release.promotion`'s.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from deploy.cli.options import server_options
 from deploy.cli.promote import show
-from deploy.repository.promotion import rollback
+
+if TYPE_CHECKING:
+    from deploy.release.rollout import ServerAddress
 
 
 @click.command("rollback")
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.argument("name")
 @click.option("--to", type=click.IntRange(min=1), metavar="N", help="Go back further, to version N promoted earlier.")
+@server_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(*, repository: Path, name: str, to: int | None, as_json: bool) -> None:
+@click.pass_context
+def command(
+    ctx: click.Context, /, *, repository: Path, name: str, to: int | None, server: "ServerAddress | None", as_json: bool
+) -> None:
     """Make Triton serve the version of NAME that was promoted before the present one.
 
-    With the config it was proven with, compared with its digest; a config that was edited by hand is kept aside.
+    With the config it was proven with, compared with its digest; a config that was edited by hand is kept aside. It
+    stands whatever the server named by --url does; exit code 1 if that does not take it up.
     """
-    show(rollback(repository, name, to=to), as_json=as_json)
+    from deploy.release.promotion import run_rollback
+
+    result = run_rollback(repository, name, to=to, server=server)
+    show(result, as_json=as_json)
+    ctx.exit(result.exit_code)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from deploy.cli.options import config_option
 from deploy.errors import UsageError
 
 _FILE = click.Path(path_type=Path)
@@ -25,6 +26,7 @@ _FILE = click.Path(path_type=Path)
     "--chain", type=_FILE, multiple=True, metavar="FILE", help="Certificates between it and the root; repeatable."
 )
 @click.option("--builder-id", metavar="URI", help="Who built the version, for the provenance: a CI workflow's URL.")
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(*, repository: Path, reference: str, builder_id: str | None, as_json: bool, **given: Any) -> None:
     """Sign NAME (its promoted version) or NAME:N of REPOSITORY, offline, with OpenSSF model-signing.

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.cli.options import config_option
 from deploy.errors import UsageError
-from deploy.serve.engines import KINDS, EngineKind
+from deploy.serve.engines import KINDS
 
 if TYPE_CHECKING:
     from deploy.release.signatures import Trust
@@ -22,8 +23,9 @@ _FILE = click.Path(path_type=Path)
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.argument("reference", metavar="[NAME[:N]]", required=False)
 @click.option("--static", is_flag=True, help="Digests, config and target only; nothing is loaded or served.")
+@click.option("--target", "target_name", metavar="NAME", help="Ask about this target; default: each version's own.")
 @click.option("--engine", "kind", type=click.Choice(KINDS), help="The tritonserver to serve with.")
-@click.option("--signature", is_flag=True, help="Demand a signature that counts, of the key or the chain given.")
+@click.option("--signature/--no-signature", help="Demand a signature that counts, of the key or the chain given.")
 @click.option("--public-key", type=_FILE, metavar="FILE", help="Whose signature counts: that of this key.")
 @click.option(
     "--certificate-chain",
@@ -35,19 +37,10 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--identity", metavar="NAME", help="Of that root's certificates only those of this subject, e-mail, URI or host."
 )
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
-def command(
-    ctx: click.Context,
-    /,
-    *,
-    repository: Path,
-    reference: str | None,
-    static: bool,
-    kind: EngineKind | None,
-    as_json: bool,
-    **signed: Any,
-) -> None:
+def command(ctx: click.Context, /, *, repository: Path, reference: str | None, as_json: bool, **given: Any) -> None:
     """Prove versions again as they lie in REPOSITORY: all of them, or NAME (its promoted version), or NAME:N.
 
     Exit code 0 if every check passed, 1 if not. With --signature nothing is loaded unless it was signed by whom you
@@ -56,12 +49,14 @@ def command(
     from deploy.report.stages import Stages
     from deploy.report.terminal import served_table, show, verdict_lines
     from deploy.serve.engines import find_engine
+    from deploy.targets import find_target
     from deploy.verify import verify
 
-    trust = _trust(**signed)
+    static, kind, name = (given.pop(option) for option in ("static", "kind", "target_name"))
+    trust, target = _trust(**given), find_target(name) if name else None
     engine = None if static else find_engine(kind)
     with Stages(quiet=as_json) as stages:
-        result = verify(repository, reference, engine=engine, trust=trust, progress=stages)
+        result = verify(repository, reference, engine=engine, trust=trust, target=target, progress=stages)
     if as_json:
         versions = [
             {

@@ -13,7 +13,7 @@ from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
 from deploy.convert.onnx_file import write_model
 from deploy.errors import UnfinishedError
 from deploy.spec import BATCH, Spec, wire_input, wire_output
-from deploy.targets import Target
+from deploy.targets import Target, targets_like
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -94,11 +94,13 @@ def _strip(model: ir.Model) -> None:
 
 
 def _check_ceilings(model: ir.Model, target: Target) -> None:
-    if model.opset_imports[""] > target.opset or model.ir_version > target.ir_version:
+    opset, ir_version = model.opset_imports[""], model.ir_version
+    if opset > target.opset or ir_version > target.ir_version:
+        able = targets_like(target, lambda other: other.opset >= opset and other.ir_version >= ir_version)
         raise UnfinishedError(
-            f"the ONNX graph has opset {model.opset_imports['']} and IR version {model.ir_version}",
+            f"the ONNX graph has opset {opset} and IR version {ir_version}",
             expected=f"at most opset {target.opset} and IR version {target.ir_version}, what {target.name} loads",
-            fix="use --formats aoti, or another --target",
+            fix=f"use --formats aoti, or another --target ({able})",
         )
 
 

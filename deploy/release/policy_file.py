@@ -43,23 +43,27 @@ class PromotionPolicy(Record):
     `certificate_chain` with `identity`, says whose signature counts; relative paths begin at the file's folder.
     """
 
-    require: tuple[Required, ...] = ()
-    max_age_days: float | None = Field(default=None, gt=0)
-    max_evidence_age_days: float | None = Field(default=None, gt=0)
-    require_native: bool = False
-    architecture: Literal["confirmed", "unconfirmed"] = "unconfirmed"
-    allow_unsafe: bool = False
-    targets: tuple[str, ...] = ()
-    max_p99_ms: float | None = Field(default=None, gt=0)
-    min_rate: float | None = Field(default=None, gt=0)
-    max_flips: float | None = Field(default=None, gt=0, le=1)
-    max_flipped_rows: int | None = Field(default=None, ge=0)
-    max_accuracy_drop: float | None = Field(default=None, ge=0, le=1)
-    max_error: float | None = Field(default=None, gt=0)
-    max_slowdown: float | None = Field(default=None, gt=0)
-    public_key: LocalPath | None = None
-    certificate_chain: tuple[LocalPath, ...] = ()
-    identity: str | None = None
+    require: tuple[Required, ...] = Field(default=(), description="Attestations that must have passed.")
+    max_age_days: float | None = Field(default=None, gt=0, description="How old those may be.")
+    max_evidence_age_days: float | None = Field(default=None, gt=0, description="How long ago it may be packaged.")
+    require_native: bool = Field(default=False, description="Only if a native tritonserver served it when proven.")
+    architecture: Literal["confirmed", "unconfirmed"] = Field(
+        default="unconfirmed", description="The least that is known of whose model it is."
+    )
+    allow_unsafe: bool = Field(default=False, description="Let a check pass that failed and was accepted as unsafe.")
+    targets: tuple[str, ...] = Field(default=(), description="Built for one of these; any if empty.")
+    max_p99_ms: float | None = Field(default=None, gt=0, description="The SLO promised a p99 of at most so much.")
+    min_rate: float | None = Field(default=None, gt=0, description="The SLO was kept at this rate or a higher one.")
+    max_flips: float | None = Field(default=None, gt=0, le=1, description="The diff allowed no larger share of flips.")
+    max_flipped_rows: int | None = Field(default=None, ge=0, description="The diff allowed no more flipped rows.")
+    max_accuracy_drop: float | None = Field(default=None, ge=0, le=1, description="The diff allowed no larger drop.")
+    max_error: float | None = Field(default=None, gt=0, description="The diff allowed no larger error.")
+    max_slowdown: float | None = Field(default=None, gt=0, description="The bench or diff allowed no larger slowdown.")
+    public_key: LocalPath | None = Field(default=None, description="Whose signature counts: that of this key.")
+    certificate_chain: tuple[LocalPath, ...] = Field(
+        default=(), description="Whose signature counts: that of any certificate of this root."
+    )
+    identity: str | None = Field(default=None, description="Of that root's certificates only those of this subject.")
 
     @property
     def trust(self) -> Trust | None:
@@ -92,7 +96,8 @@ class Environment(Record):
 def read_environment(path: Path) -> Environment:
     """The environment that a TOML file describes.
 
-    Raises UsageError if there is no such file or table, or a key or value in it that nobody can mean.
+    The file may be a whole deploy.toml; what its other tables hold is not looked at here. Raises UsageError if there is
+    no such file or table, or a key or value in the table that nobody can mean.
     """
-    policy = read_table(path, TABLE, PromotionPolicy, tables=(TABLE,))
+    policy = read_table(path, TABLE, PromotionPolicy)
     return Environment(name=path.stem, sha256=sha256_file(path), policy=policy)

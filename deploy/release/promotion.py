@@ -1,7 +1,7 @@
 """A version is promoted where an environment's demands are met, and a server takes it up where one is named.
 
-Owns the order of the steps; demands are judged in `policy`, the server is told in `rollout`. Called by the command
-`promote`.
+Owns the order of the steps; demands are judged in `policy`, the server is told in `rollout`. Called by the commands
+`promote` and `rollback`.
 
     1. See that the server answers, before anything is promoted.
     2. Judge every demand of the environment; promote nothing where one is not met.
@@ -22,7 +22,7 @@ from deploy.release.signatures import check_signature
 from deploy.repository.find import find_version
 from deploy.repository.integrity import require_intact
 from deploy.repository.layout import Version
-from deploy.repository.promotion import Approval, Promoted, promote
+from deploy.repository.promotion import Approval, Promoted, promote, rollback
 
 # A flag alone demands what it says and no more.
 ONLY_NATIVE = PromotionPolicy(require_native=True, allow_unsafe=True)
@@ -109,6 +109,23 @@ def promote_under(
     )
     promoted = promote(version.repository, version.name, version.number, approval=approval)  # 3
     return PromotionResult(version=version, decision=decision, promoted=promoted)
+
+
+def run_rollback(
+    repository: Path, name: str, *, to: int | None = None, server: ServerAddress | None = None
+) -> PromotionResult:
+    """Go back to the version promoted before, or to the earlier one numbered `to`, and see a server take it up.
+
+    It stands whatever the server does. Raises as `deploy.repository.promotion.rollback` does, and UnfinishedError if
+    the server cannot be reached, before anything is changed.
+    """
+    if server is None:
+        promoted = rollback(repository, name, to=to)
+        return PromotionResult(version=promoted.version, decision=None, promoted=promoted)
+    with connected(server) as client:
+        promoted = rollback(repository, name, to=to)
+        rollout = roll_out(client, promoted, seconds=server.seconds, undo=False)
+    return PromotionResult(version=promoted.version, decision=None, promoted=promoted, rollout=rollout)
 
 
 def _judge_and_promote(

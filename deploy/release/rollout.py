@@ -48,14 +48,18 @@ def connected(server: ServerAddress) -> Iterator[Client]:
         yield client
 
 
-def roll_out(client: Client, promoted: Promoted, *, seconds: float) -> Rollout:
-    """Make the server answer with what was promoted; where it does not, go back to what was promoted before."""
+def roll_out(client: Client, promoted: Promoted, *, seconds: float, undo: bool = True) -> Rollout:
+    """Make the server answer with what was promoted; where it does not, go back to what was promoted before.
+
+    Without `undo` the promotion stands whatever the server does, as that of a rollback should.
+    """
     version = promoted.version
     try:
         taken_up = take_up(client, version, read_manifest(version), seconds=seconds)
     except NotTakenUp as error:
         judgement = Judgement(verdict=Verdict.FAIL, reason=error.found)
-        return Rollout(address=client.address, judgement=judgement, undone=_undo(client, promoted, seconds=seconds))
+        undone = _undo(client, promoted, seconds=seconds) if undo else None
+        return Rollout(address=client.address, judgement=judgement, undone=undone)
     how = "told to load it" if taken_up.told else "which looks by itself"
     reason = f"the server at {client.address}, {how}, answers with {version} after {taken_up.seconds:.1f} s"
     judgement = Judgement(verdict=Verdict.PASS, reason=reason)

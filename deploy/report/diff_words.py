@@ -64,8 +64,10 @@ def output_lines(answers: AnswerDifference) -> Iterator[str]:
             f"accuracy: {found.before:.2%} before, {found.after:.2%} after on {found.rows:,} labelled rows; "
             f"{found.fixed:,} fixed, {found.broken:,} broken; a drop of {found.low:+.2%} to {found.high:+.2%}"
         )
-    sources = ", ".join(f"{one.rows:,} {one.name}" for one in answers.sources)
-    yield printable(f"asked: {sources}; judged on the {answers.judged_on}")
+    real = [f"{one.counted:,} {one.name}" for one in answers.sources if one.real and one.counted]
+    seeded = sum(one.counted for one in answers.sources if not one.real)
+    asked = ", ".join([*real, *([f"{seeded:,} seeded rows"] if seeded else [])])
+    yield printable(f"asked: {asked}; judged on the {answers.judged_on}")
 
 
 FLIP_HEAD = ("sample", "output", "before", "after", "margin before", "truth")

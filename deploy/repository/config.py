@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from deploy.convert.building import not_loaded
 from deploy.convert.model import ARTIFACT_FILES, Format
 from deploy.errors import UsageError
 from deploy.files import sha256_bytes
+from deploy.repository.histograms import set_latency_buckets
 from deploy.repository.protobuf import TRITON_TYPES, format_config, parse_config, schema
 from deploy.spec import BATCH, Spec, TensorSpec, wire_input, wire_output
-from deploy.targets import Target, all_targets, shortened
+from deploy.targets import Target, targets_like
 
 LABELS_FILE = "labels.txt"
 
@@ -24,8 +26,6 @@ _THREADS: dict[Format, tuple[str, str]] = {
     "onnx": ("intra_op_thread_count", "inter_op_thread_count"),
     "aoti": ("INTRA_OP_THREAD_COUNT", "INTER_OP_THREAD_COUNT"),
 }
-# onnxruntime_backend takes BF16 tensors since this release; its PyTorch sibling takes none.
-_BF16_SINCE = (26, 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,10 @@ class WarmupTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigPlan:
-    """What a config is built from. `threads` is for one operator; `classes` are in the order of the output."""
+    """What a config is built from. `threads` is for one operator; `classes` are in the order of the output.
+
+    `slo_p99_ms` sets the buckets of the latency histogram, where the target has one.
+    """
 
     name: str
     version: int
@@ -55,6 +58,7 @@ class ConfigPlan:
     threads: int
     classes: tuple[str, ...] | None = None
     warmup: tuple[WarmupTensor, ...] = ()
+    slo_p99_ms: float | None = None
 
 
 def build_config(plan: ConfigPlan) -> str:
@@ -74,7 +78,10 @@ def build_config(plan: ConfigPlan) -> str:
     _set_tensors(config, plan)
     _set_labels(config, plan)
     _set_instances(config, plan)
+    _set_parameters(config, plan)
     _set_warmup(config, plan)
+    if plan.target.latency_histograms:
+        set_latency_buckets(config, bound_ms=plan.slo_p99_ms)
     return format_config(config)
 
 
@@ -109,26 +116,23 @@ def renumbered(text: str, version: int) -> str:
 def check_format(format_: Format, target: Target) -> None:
     """Raises UsageError if the target's Triton cannot load the format, naming the targets that can."""
     if format_ == "aoti" and not target.aoti.loads:
-        able = [name for name, other in all_targets().items() if other.aoti.loads and other.device == target.device]
-        raise UsageError(
-            f"target {target.name} cannot load an AOTInductor artifact",
-            expected=f"one of the targets {shortened(able)}",
-            fix="choose one of them with --target, or package with --formats onnx",
-        )
+        raise not_loaded(target)
 
 
 def _check_dtype(tensor: TensorSpec, plan: ConfigPlan) -> None:
-    if tensor.dtype != "bfloat16":
+    if tensor.dtype != "bfloat16" or exchanges_bfloat16(plan.format, plan.target):
         return
-    release = plan.target.triton
-    too_old = release is not None and tuple(int(part) for part in release.split(".")) < _BF16_SINCE
-    if plan.format == "aoti" or too_old:
-        where = "Triton's PyTorch backend" if plan.format == "aoti" else f"target {plan.target.name}"
-        raise UsageError(
-            f"tensor {tensor.name!r} is bfloat16, which {where} cannot exchange with clients",
-            expected="float32 or float16 inputs and outputs",
-            fix="wrap the model so that it casts at its edges, or package with --precision fp32",
-        )
+    able = targets_like(plan.target, lambda other: exchanges_bfloat16(plan.format, other))
+    raise UsageError(
+        f"tensor {tensor.name!r} is bfloat16, which target {plan.target.name} cannot exchange with clients",
+        expected=f"float32 or float16 inputs and outputs, or one of the targets {able}",
+        fix="wrap the model so that it casts at its edges",
+    )
+
+
+def exchanges_bfloat16(format_: Format, target: Target) -> bool:
+    """Whether the target's backend for the format takes and gives bfloat16 tensors, as far as is known."""
+    return target.aoti.bfloat16 if format_ == "aoti" else bool(target.onnx_bfloat16)
 
 
 def _set_tensors(config: Any, plan: ConfigPlan) -> None:
@@ -185,6 +189,16 @@ def _set_instances(config: Any, plan: ConfigPlan) -> None:
         group.gpus.append(0)
     else:
         group.kind = kinds.KIND_CPU
+    if plan.target.device == "cuda" and plan.format == "onnx":
+        # ONNX Runtime rounds fp32 products to TF32 on these GPUs unless told not to; what was proven is fp32.
+        cuda = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="cuda")
+        cuda.parameters["use_tf32"] = "0"
+
+
+def _set_parameters(config: Any, plan: ConfigPlan) -> None:
+    """The threads, where the release heeds them: some read an archive's parameters wrongly or not at all."""
+    if plan.format == "aoti" and plan.target.aoti.parameters is False:
+        return
     within, between = _THREADS[plan.format]
     config.parameters[within].string_value = str(plan.threads)
     config.parameters[between].string_value = "1"

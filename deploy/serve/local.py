@@ -54,9 +54,25 @@ def adapt(version: Version, config: Any) -> Any:
     if adapted.platform == "torch_aoti":
         # Core 2.51 knows the word not yet, and takes the backend's name alone.
         adapted.platform = ""
+    _move_to_cpu(adapted)
+    # Core 2.51 has no such histogram, and refuses a config that names it.
+    adapted.ClearField("model_metrics")
     for name, digest in _digests(version):
         adapted.parameters[DIGEST_PARAMETER + name].string_value = digest
     return adapted
+
+
+def _move_to_cpu(config: Any) -> None:
+    """Its instances on CPU, which is all that this engine's backends run on, whatever the target has."""
+    kinds = schema().ModelInstanceGroup
+    for group in config.instance_group:
+        if group.kind == kinds.KIND_GPU:
+            group.kind = kinds.KIND_CPU
+            group.ClearField("gpus")
+    if config.optimization.HasField("execution_accelerators"):
+        config.optimization.ClearField("execution_accelerators")
+        if not config.optimization.ByteSize():
+            config.ClearField("optimization")
 
 
 def config_difference(version: Version, engine: Engine) -> tuple[str, ...]:
@@ -75,7 +91,12 @@ def _differences(before: Any, after: Any) -> Iterator[str]:
         if field.name == "parameters":
             yield from (f"parameters: {name} added" for name in sorted(set(new) - set(old)))
         else:
-            yield f"{field.name}: {old or 'unset'} -> {new or 'unset'}"
+            yield f"{field.name}: {_in_one_line(old)} -> {_in_one_line(new)}"
+
+
+def _in_one_line(value: Any) -> str:
+    """A field's value as it stands in a config, `unset` where it has none."""
+    return " ".join(str(value).split()) or "unset" if value else "unset"
 
 
 def _digests(version: Version) -> Iterator[tuple[str, str]]:

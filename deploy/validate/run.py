@@ -177,11 +177,20 @@ def prove_artifact(checkpoint: Checkpoint, artifact: Artifact, baseline: Baselin
     """The evidence for one artifact, with the place where it goes wrong if it does."""
     with _worker(f"parity of {artifact.format}", plan) as worker:
         evidence = judge(baseline, _answers(worker, artifact, baseline.question, plan.threads), format=artifact.format)
+    evidence = evidence.model_copy(update={"judgement": _where_proven(evidence.judgement, plan.target)})
     if evidence.judgement.passed or plan.search_seconds <= 0:
         return evidence
     return evidence.model_copy(
         update={"place": _find_place(checkpoint, artifact, baseline, evidence=evidence, plan=plan)}
     )
+
+
+def _where_proven(judgement: Judgement, target: Target) -> Judgement:
+    """The judgement, with a word on the device where the target's is another: this proof runs on CPU."""
+    if target.device == "cpu":
+        return judgement
+    reason = f"{judgement.reason}; proven on CPU, the target runs on {target.device}"
+    return judgement.model_copy(update={"reason": reason})
 
 
 def _answers(worker: Worker, artifact: Artifact, question: Question, threads: int) -> Iterator[Answer]:

@@ -11,6 +11,7 @@
 #   MODELS   the folder in which the version is made and proven (model_repository)
 #   OUT      where the reports go: summary.md, steps.xml and slo.xml as JUnit, report.html, a .json per step (release)
 #   SLO_URL  HOST:PORT of a staging server that serves the version; where it is not set, one is started here
+#   SIGNING_KEY  the file of the key that signs; where it is not set, nothing is signed
 set -euo pipefail
 
 checkpoint=${1:?usage: release.sh CHECKPOINT}
@@ -70,9 +71,11 @@ finish() {
     fi
     printf '<testsuites><testsuite name="release" failures="%s" errors="%s">%s</testsuite></testsuites>\n' \
         "$failed" "$broken" "$cases" >"$out/steps.xml"
-    if [ -f "$out/slo.md" ]; then
-        { echo && cat "$out/slo.md"; } >>"$out/summary.md"
-    fi
+    for part in slo diff; do
+        if [ -f "$out/$part.md" ]; then
+            { echo && cat "$out/$part.md"; } >>"$out/summary.md"
+        fi
+    done
 }
 
 mkdir -p "$out"
@@ -88,4 +91,15 @@ version=$name:$number
 step slo deployctl slo "$version" --config "$config" --repository "$models" --json \
     --url "${SLO_URL:-$(field "$out/server.json" grpc)}" --junit "$out/slo.xml" --markdown "$out/slo.md" >"$out/slo.json"
 
-step promote deployctl promote "$models" "$version" --json >"$out/promote.json"
+# The first version of a model has nothing to be compared with.
+if [ "$(field "$out/package.json" published 0 promoted)" != True ]; then
+    step diff deployctl diff "$models" "$name" promoted "$number" --config "$config" --json \
+        --markdown "$out/diff.md" >"$out/diff.json"
+fi
+
+if [ -n "${SIGNING_KEY:-}" ]; then
+    step sign deployctl sign "$models" "$version" --config "$config" --key "$SIGNING_KEY" --json \
+        >"$out/sign.json"
+fi
+
+step promote deployctl promote "$models" "$version" --environment "$config" --json >"$out/promote.json"

@@ -161,6 +161,8 @@ def test_a_warm_up_sample_that_changed_is_refused(tmp_path: Path) -> None:
     publish_sample(tmp_path / "models", PETS, **onnx())
     (sample,) = (tmp_path / "models/pets/warmup").iterdir()
     sample.write_bytes(b"other")
+    assert f"{sample.name} is not the sample of that digest" in refused(tmp_path, "--target", "26.08-cpu")
+    sample.unlink()
     assert "is missing or has changed" in refused(tmp_path, "--target", "26.08-cpu")
 
 

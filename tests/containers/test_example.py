@@ -276,7 +276,7 @@ def test_a_real_server_serves_what_the_image_holds(built: tuple[Path, str], engi
     ]
     check = [word.replace(":8000/", f":{ports.http}/") for word in health_check(dockerfile)]
     assert subprocess.run(check, check=False, capture_output=True).returncode != 0
-    with started(engine, moved, tmp_path, port=ports.http):
+    with started(engine, moved, tmp_path, ports=ports):
         assert subprocess.run(check, check=False).returncode == 0
 
 

@@ -1,9 +1,11 @@
 """Both formats of tiny models, made as the command makes them, opened and run."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,8 @@ from deploy.convert.run import Conversion, convert
 from deploy.errors import MissingError, UnfinishedError
 from deploy.processes import Worker, run_alone
 from deploy.progress import Silent
+from deploy.repository.onnx_header import read_onnx_header
+from deploy.repository.preflight import read_archive_metadata
 from deploy.validate.executables import AotiModel, OnnxModel
 from tests.convert.helpers import Read, plan, target
 from tests.models import IMAGE, ConvNet, TwoTowers
@@ -116,6 +120,16 @@ def test_onnx_tensors_have_wire_names_and_a_named_batch(towers: Conversion) -> N
         "OUTPUT__1": ["batch", 4],
         "OUTPUT__2": ["batch", 4],
     }
+
+
+def test_both_artifacts_tell_of_themselves_without_being_loaded(towers: Conversion) -> None:
+    artifact = towers.artifacts["onnx"]
+    header = read_onnx_header(artifact.path)
+    assert (header.opset, header.ir_version) == (int(artifact.details["opset"]), int(artifact.details["ir_version"]))
+    facts = read_archive_metadata(towers.artifacts["aoti"].path)
+    assert facts["AOTI_DEVICE_KEY"] == "cpu"
+    assert (facts["AOTI_PLATFORM"], facts["AOTI_MACHINE"]) == (sys.platform, platform.machine())
+    assert facts["AOTI_CPU_ISA"] == "AVX2"
 
 
 def test_aoti_call_is_one_tuple_of_tensors_and_a_flat_list(towers: Conversion) -> None:

@@ -120,6 +120,13 @@ class Prometheus:
         (found,) = self.values(expression)
         return found
 
+    def wait_for(self, expression: str, *, seconds: float) -> None:
+        """Return once a query has a series: Prometheus finds its targets only seconds after its start."""
+        deadline = time.monotonic() + seconds
+        while not self.values(expression):
+            assert time.monotonic() < deadline, f"{expression} has no series after {seconds:g} s"
+            time.sleep(0.1)
+
     def firing(self) -> set[Alert]:
         """Name and burn factor (empty for those without) of each alert that fires."""
         alerts = self.ask("alerts")["alerts"]

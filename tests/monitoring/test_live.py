@@ -84,7 +84,7 @@ def story(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             quantiles=quantiles,
         )
     )
-    with started(engine, line, folder, port=ports.http) as server:
+    with started(engine, line, folder, ports=ports) as server:
         objective = Objective(model=MODEL, bound_ms=BOUND_FACTOR * alone_ms(ports.http), quantile=0.99)
         rules = rules_file(rule_groups((MODEL,), (objective,), options=OPTIONS))
         with prometheus(folder, rules, target=f"127.0.0.1:{ports.metrics}") as watcher:
@@ -99,6 +99,7 @@ def alone_ms(port: int) -> float:
 
 def told(watcher: Prometheus, objective: Objective, port: int, *, stop: Callable[[], None]) -> Story:
     story = Story()
+    watcher.wait_for(f"{queries.up(OPTIONS.scope)} == 1", seconds=PATIENCE)
     with load(port, MODEL, clients=1):
         time.sleep(QUIET_SECONDS)
         story.note("calm", watcher, watcher.firing())

@@ -20,6 +20,10 @@ from deploy.repository.integrity import require_intact
 from deploy.repository.layout import Version
 from deploy.serve.engines import Engine
 from deploy.serve.serving import serving
+from deploy.slo.records import Bound
+from deploy.tune.bed import Bed, BedPlan
+from deploy.tune.request import TuneRequest
+from deploy.tune.run import tune
 from tests.repository.samples import Sample, put
 from tests.tune.beds import put_version
 
@@ -56,8 +60,10 @@ COMMANDS = {
         "--repository", "{repository}",
     ),
     "promote": ("promote", "{repository}", "pets:1"),
+    "diff": ("diff", "{repository}", "pets", "1", "2", "--no-latency"),
+    "docker": ("docker", "{repository}", "pets:1", "--output", "{repository}/../rendered", "--target", "26.08-cpu"),
+    "k8s": ("k8s", "{repository}", "pets:1", "--output", "{repository}/../rendered", "--image", "registry.example/i:1"),
     "promote under a policy": ("promote", "{repository}", "pets:1", "--require-native"),
-    "diff": ("diff", "{repository}", "pets", "1", "promoted"),
 }  # fmt: skip
 SERVES = ("serve", "verify", "tune")
 
@@ -83,7 +89,9 @@ def place(tmp_path: Path) -> Place:
     program.parent.mkdir()
     program.write_text(RECORDER.format(mark=tmp_path / "started"))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    return Place(version=put_version(tmp_path / "models"), mark=tmp_path / "started", programs=program.parent)
+    version = put_version(tmp_path / "models")
+    put_version(tmp_path / "models")
+    return Place(version=version, mark=tmp_path / "started", programs=program.parent)
 
 
 @pytest.mark.parametrize("name", SERVES)
@@ -127,6 +135,11 @@ def test_verify_says_no_to_an_archive_that_is_none(tmp_path: Path) -> None:
     assert "model.pt2 has changed" in " ".join(result.stdout.split())
 
 
+def servers() -> set[int]:
+    """The tritonservers that this process has started, among them those of other tests' fixtures."""
+    return {one.pid for one in psutil.Process().children(recursive=True) if one.name() == "tritonserver"}
+
+
 @pytest.mark.engine
 def test_a_file_changed_while_the_server_starts_ends_the_server(engine: Engine, tmp_path: Path) -> None:
     version = put_version(tmp_path / "models")
@@ -134,12 +147,13 @@ def test_a_file_changed_while_the_server_starts_ends_the_server(engine: Engine, 
     labels = version.folder / "labels.txt"
     late.write_text(f'#!/bin/sh\necho eel >> "{labels}"\nexec "{engine.executable}" "$@"\n')
     late.chmod(late.stat().st_mode | stat.S_IXUSR)
+    others = servers()
     with (
         pytest.raises(UsageError, match=r"labels\.txt has changed"),
         serving([version], engine=replace(engine, executable=late)),
     ):
         pytest.fail("the server was handed on")
-    assert not [one for one in psutil.Process().children(recursive=True) if one.name() == "tritonserver"]
+    assert servers() <= others
 
 
 def refused(place: Place, name: str, reason: str) -> None:
@@ -156,6 +170,23 @@ def refused(place: Place, name: str, reason: str) -> None:
     assert not place.mark.exists()
     after = sorted(str(path) for path in place.version.repository.rglob("*"))
     assert [path for path in after if not path.endswith(("attestations", ".lock"))] == before
+
+
+def test_a_search_looks_before_it_makes_its_bed_and_the_bed_before_its_server(place: Place) -> None:
+    engine = Engine(kind="native", release="none", server_version="none", executable=place.programs / "tritonserver")
+    bound = Bound(kind="latency", q=0.99, limit=100.0)
+    place.version.config.write_text("")
+    request = TuneRequest(repository=place.version.repository, reference="pets:1", bound=bound, engine=engine)
+
+    def never(plan: BedPlan) -> Bed:
+        pytest.fail("a test bed was made")
+
+    with pytest.raises(UsageError, match=r"config\.pbtxt has changed"):
+        tune(request, make_bed=never)
+    plan = BedPlan(version=place.version, engine=engine, bound=bound, probe_seconds=1.0)
+    with pytest.raises(UsageError, match=r"config\.pbtxt has changed"), Bed(plan):
+        pytest.fail("a server was started")
+    assert not place.mark.exists()
 
 
 def test_rollback_refuses_too(tmp_path: Path) -> None:

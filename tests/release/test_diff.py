@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from click.testing import CliRunner, Result
 
 from deploy.cli.diff import command
 from deploy.errors import ExitCode, MissingError, UnfinishedError, UsageError
-from deploy.evidence import Verdict
+from deploy.evidence import Judgement, Verdict
 from deploy.release.diff import DiffRequest, DiffResult, Race, diff
-from deploy.release.gates import Limits
+from deploy.release.gates import Limits, judge_gates, overall
 from deploy.repository.attest import attestations
 from deploy.repository.find import find_version
 from deploy.repository.manifest import Manifest
@@ -71,6 +72,17 @@ def compare(folder: Path, old: object, new: object, **given: object) -> DiffResu
     return diff(DiffRequest(repository=folder / "models", name="pets", old=str(old), new=str(new), **asked))  # type: ignore[arg-type]
 
 
+@cache
+def once(folder: Path, old: int, new: int, *, samples: str | None = None) -> DiffEvidence:
+    """The comparison without limits, which several tests look at."""
+    return compare(folder, old, new, samples=folder / samples if samples else None).evidence
+
+
+def judged(evidence: DiffEvidence, limits: Limits) -> Judgement:
+    """What limits would have made of it."""
+    return overall(judge_gates(limits, answers=evidence.answers, size=evidence.size, slowdown=None))
+
+
 def decisions(linear: Linear, pixels: np.ndarray) -> np.ndarray:
     found: np.ndarray = linear.outputs(pixels).argmax(1)
     return found
@@ -89,7 +101,7 @@ def test_two_builds_of_the_same_weights_differ_in_nothing(folder: Path) -> None:
 
 
 def test_the_flips_are_those_that_numpy_finds(folder: Path) -> None:
-    evidence = compare(folder, 1, 3, samples=folder / "labelled.npz").evidence
+    evidence = once(folder, 1, 3, samples="labelled.npz")
     pixels, truth = (np.load(folder / "labelled.npz")[name] for name in ("image", "labels"))
     answers = evidence.answers
     assert answers is not None
@@ -112,7 +124,7 @@ def test_the_flips_are_those_that_numpy_finds(folder: Path) -> None:
 
 
 def test_errors_and_accuracy_are_those_that_numpy_finds(folder: Path) -> None:
-    answers = compare(folder, 1, 3, samples=folder / "labelled.npz").evidence.answers
+    answers = once(folder, 1, 3, samples="labelled.npz").answers
     assert answers is not None
     assert answers.accuracy is not None
     pixels = np.load(folder / "labelled.npz")["image"]
@@ -125,7 +137,7 @@ def test_errors_and_accuracy_are_those_that_numpy_finds(folder: Path) -> None:
 
 
 def test_a_row_that_two_sources_hold_counts_once(folder: Path) -> None:
-    answers = compare(folder, 1, 3).evidence.answers
+    answers = once(folder, 1, 3).answers
     assert answers is not None
     counted = {source.name: source.counted for source in answers.sources}
     assert counted["real rows in the evidence of pets:1"] == 8
@@ -164,10 +176,9 @@ def test_without_real_rows_the_seeded_ones_are_judged_and_that_is_said(tmp_path:
     ids=str,
 )
 def test_a_limit_fires(folder: Path, limits: Limits, verdict: Verdict, words: str) -> None:
-    evidence = compare(folder, 1, 3, samples=folder / "labelled.npz", limits=limits).evidence
-    assert evidence.judgement.verdict is verdict
-    assert words in evidence.judgement.reason
-    assert evidence.exit_code is (ExitCode.OK if verdict is Verdict.PASS else ExitCode.NO)
+    judgement = judged(once(folder, 1, 3, samples="labelled.npz"), limits)
+    assert judgement.verdict is verdict
+    assert words in judgement.reason
 
 
 def test_accuracy_that_falls_fails_and_few_samples_decide_nothing(folder: Path) -> None:
@@ -175,9 +186,9 @@ def test_accuracy_that_falls_fails_and_few_samples_decide_nothing(folder: Path) 
     assert (back.judgement.verdict, back.exit_code) == (Verdict.FAIL, ExitCode.NO)
     few = compare(folder, 1, 2, limits=Limits(max_flips=0.05)).evidence
     assert (few.judgement.verdict, few.exit_code) == (Verdict.UNDECIDED, ExitCode.NO)
-    unlabelled = compare(folder, 1, 3, limits=Limits(max_accuracy_drop=0.5)).evidence
-    assert unlabelled.judgement.verdict is Verdict.UNDECIDED
-    assert "labels" in unlabelled.judgement.reason
+    unlabelled = judged(once(folder, 1, 3), Limits(max_accuracy_drop=0.5))
+    assert unlabelled.verdict is Verdict.UNDECIDED
+    assert "labels" in unlabelled.reason
 
 
 def test_what_is_nan_in_one_version_only_is_a_flip_and_fails_the_error(tmp_path: Path) -> None:

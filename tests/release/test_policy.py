@@ -246,6 +246,11 @@ def test_only_what_somebody_trusted_signed_is_promoted(signed: SignedModel, keys
     refused = run(signed.repository, "pets:2", "--environment", environment(tmp_path, text.format("other")))
     assert (refused.exit_code, promoted_version(signed.model)) == (ExitCode.NO, 1)
     assert "FAIL  signature" in refused.stdout
+    config = signed.model / "config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 4", 1))
+    edited = run(signed.repository, "pets:2", "--environment", environment(tmp_path, text.format("release")))
+    assert (edited.exit_code, "is not the config of version 1" in edited.stdout) == (ExitCode.NO, True)
+    assert run(signed.repository, "pets:1").exit_code == ExitCode.OK
     done = run(signed.repository, "pets:2", "--environment", environment(tmp_path, text.format("release")))
     assert (done.exit_code, promoted_version(signed.model)) == (ExitCode.OK, 2)
     approval = read_history(signed.model).entries[-1].approval

@@ -1,16 +1,18 @@
 """A real tritonserver under load while versions are swapped: nothing is lost, and the counts would show it."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from benchmarks.swap import swap_under_load
+from benchmarks.swap import RESULTS, TABLE, swap_under_load, table
 from benchmarks.swap_load import Answer, Question, Tally
 from benchmarks.swap_mistakes import MISTAKES
 from benchmarks.swap_world import NAME, served_world
 from deploy.cli import promote as command
+from deploy.cli import rollback
 from deploy.errors import ExitCode, UnfinishedError
 from deploy.repository.layout import promoted_version
 from deploy.repository.promotion import read_history
@@ -18,6 +20,7 @@ from deploy.serve.client import Client, ModelAddress
 from deploy.serve.engines import Engine
 from deploy.serve.ports import WantedPorts, choose_ports
 from deploy.serve.server import ModelControl
+from tests.markdown import ROOT
 from tests.release.versions import put_linear
 from tests.serve.tiny import Linear
 
@@ -39,9 +42,9 @@ def test_versions_are_swapped_under_load_with_nothing_lost(mode: ModelControl, e
 def test_what_must_not_be_done_is_seen_by_the_same_counts(engine: Engine, tmp_path: Path) -> None:
     deeds = {mistake.name: mistake for mistake in MISTAKES}
     with served_world(tmp_path / "artifact", "explicit", engine) as world:
-        assert deeds["artifact-explicit"].measure(world, clients=1)["wrong"] > 0
-    with served_world(tmp_path / "delete", "poll", engine) as world:
-        assert deeds["delete"].measure(world, clients=1)["failed"] > 0
+        assert deeds["artifact-explicit"].measure(world, clients=1, after=0.5)["wrong"] > 0
+    with served_world(tmp_path / "rename", "poll", engine) as world:
+        assert deeds["rename"].measure(world, clients=1, after=0.5)["failed"] > 0
 
 
 def promote_at(repository: Path, number: int, url: str, *more: str) -> Result:
@@ -69,7 +72,12 @@ def test_promotion_with_a_server_waits_for_it_and_is_undone_where_it_cannot_load
             rows = world.question.rows[:1]
             answer = client.infer(ModelAddress(name=NAME, version=2, outputs=("OUTPUT__0",)), {"INPUT__0": rows})
         np.testing.assert_allclose(answer["OUTPUT__0"], Linear(seed=2).outputs(rows), rtol=1e-4)
+        back = CliRunner().invoke(
+            rollback.command, [str(repository), NAME, "--url", world.address("http"), "--protocol", "http"]
+        )
+        assert (back.exit_code, "answers with pets:1" in back.stdout) == (ExitCode.OK, True), back.output
         actions = [(entry.action, entry.version) for entry in read_history(repository / NAME).entries]
+        assert actions.pop() == ("rollback", 1)
         assert actions[1:] == [("promote", 2), *[("promote", 3), ("rollback", 2), ("promote", 4), ("rollback", 2)]]
 
 
@@ -99,3 +107,16 @@ def test_versions_that_answer_alike_cannot_be_told_apart_and_are_refused() -> No
     rows, same = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
     with pytest.raises(AssertionError, match="must differ for every row"):
         Question(model="pets", rows=rows, expected={1: same, 2: same})
+
+
+def test_the_committed_results_are_those_of_the_page_and_lost_nothing() -> None:
+    record = json.loads(RESULTS.read_text())
+    assert TABLE.read_text() == table(record)
+    assert {(row["mode"], row["protocol"]) for row in record["rows"]} == {
+        (mode, protocol) for mode in ("explicit", "poll") for protocol in ("grpc", "http")
+    }
+    for row in record["rows"]:
+        assert (row["failed"], row["wrong"], row["late"], row["swaps"]) == (0, 0, 0, 30)
+    page = (ROOT / "docs" / "promotion.md").read_text()
+    for mode in ("explicit", "poll"):
+        assert f"{sum(row['sent'] for row in record['rows'] if row['mode'] == mode):,}" in page

@@ -25,6 +25,8 @@ from deploy.spec import BATCH, Dim, Spec, TensorSpec
 from deploy.targets import find_target
 
 CLASSES = ("cat", "dog", "eel")
+# The head of an ONNX model, which is all that is read without loading: IR version 10, a producer, opset 20.
+WEIGHTS = b"\x08\x0a" + b"\x12\x07weights" + b"\x42\x02\x10\x14"
 PASS = Judgement(verdict=Verdict.PASS, reason="within the budget")
 FAIL = Judgement(verdict=Verdict.FAIL, reason="output scores is off by 3")
 UNDECIDED = Judgement(verdict=Verdict.UNDECIDED, reason="inferred, behaviour unconfirmed")
@@ -52,7 +54,7 @@ class Sample:
     format: Format = "onnx"
     spec: Spec = SPEC
     classes: tuple[str, ...] | None = CLASSES
-    weights: bytes = b"weights"
+    weights: bytes = WEIGHTS
     parity: Judgement = PASS
     unsafe_accepted: tuple[str, ...] = ()
 

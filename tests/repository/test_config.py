@@ -8,6 +8,7 @@ import pytest
 
 from deploy.errors import UsageError
 from deploy.repository.config import ConfigPlan, build_config, renumbered, warmup_tensors
+from deploy.repository.histograms import LADDER_MS, LATENCY_HISTOGRAM, latency_buckets
 from deploy.repository.lint import lint
 from deploy.repository.protobuf import TRITON_TYPES, parse_config
 from deploy.spec import BATCH, DTYPES, Dim, Spec, TensorSpec
@@ -131,6 +132,50 @@ def test_bfloat16_is_refused_where_it_cannot_travel(format_: Any, target: str) -
 def test_bfloat16_travels_through_a_new_onnx_backend() -> None:
     spec = classifier(dtype="bfloat16")
     assert built(plain(spec, target=find_target("26.08-cpu"))).input[0].data_type == 14
+
+
+def test_on_a_gpu_there_is_one_instance_in_full_precision() -> None:
+    config = built(replace(Sample().plan(), target=find_target("26.08-cuda-sm90")))
+    assert [(group.count, group.kind, list(group.gpus)) for group in config.instance_group] == [(1, 1, [0])]
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert [(entry.name, dict(entry.parameters)) for entry in accelerators] == [("cuda", {"use_tf32": "0"})]
+    assert not built(Sample().plan()).HasField("optimization")
+
+
+@pytest.mark.parametrize(("target", "heeded"), [("26.03-cpu", False), ("26.05-cpu", False), ("26.06-cpu", True)])
+def test_parameters_that_a_release_reads_wrongly_are_left_out(target: str, heeded: bool) -> None:
+    aoti = built(replace(Sample(format="aoti").plan(), target=find_target(target)))
+    assert set(aoti.parameters) == ({"INTRA_OP_THREAD_COUNT", "INTER_OP_THREAD_COUNT"} if heeded else set())
+    assert (aoti.max_batch_size > 0) is heeded
+    assert len(built(replace(Sample().plan(), target=find_target(target))).parameters) == 2
+
+
+def buckets(config: Any) -> dict[str, list[float]]:
+    return {
+        control.metric_identifier.family: list(control.histogram_options.buckets)
+        for control in config.model_metrics.metric_control
+    }
+
+
+def test_the_latency_histogram_is_finest_round_the_bound() -> None:
+    plan = replace(Sample().plan(), target=find_target("26.08-cpu"))
+    around = buckets(built(replace(plan, slo_p99_ms=15.0)))[LATENCY_HISTOGRAM]
+    assert around == sorted(set(around))
+    assert {13.5, 15.0, 16.5} <= set(around)
+    assert buckets(built(plan)) == {LATENCY_HISTOGRAM: list(LADDER_MS)}
+
+
+@pytest.mark.parametrize("bound", [0.003, 0.7, 33.3, 1e6])
+def test_any_bound_gives_buckets_that_ascend_with_itself_among_them(bound: float) -> None:
+    found = latency_buckets(bound)
+    assert list(found) == sorted(set(found))
+    assert bound in found
+    assert found[0] > 0
+
+
+@pytest.mark.parametrize("target", ["local-cpu", "24.10-cpu", "26.01-cpu"])
+def test_a_release_that_is_not_known_to_have_the_histogram_gets_no_buckets(target: str) -> None:
+    assert not built(replace(Sample().plan(), target=find_target(target), slo_p99_ms=15.0)).HasField("model_metrics")
 
 
 def test_labels_that_no_output_decides_between_are_refused() -> None:

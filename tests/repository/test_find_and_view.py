@@ -11,7 +11,7 @@ from deploy.repository.layout import Version
 from deploy.repository.protobuf import parse_config
 from deploy.repository.stage import open_stage
 from deploy.repository.view import make_view
-from tests.repository.samples import PETS, Sample, put
+from tests.repository.samples import PETS, WEIGHTS, Sample, put
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_view_of_a_stage_shows_what_is_not_published(tmp_path: Path) -> None:
     with open_stage(tmp_path / "models", "pets") as stage:
         PETS.populate(stage)
         view = make_view(stage.folder / "view", [stage.version])
-        assert (view / "pets/1/model.onnx").read_bytes() == b"weights"
+        assert (view / "pets/1/model.onnx").read_bytes() == WEIGHTS
         assert (view / "pets/warmup").is_dir()
         assert list((tmp_path / "models").iterdir()) == []
 

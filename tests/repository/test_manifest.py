@@ -17,7 +17,7 @@ from deploy.repository.manifest import (
     verify_files,
     version_digest,
 )
-from tests.repository.samples import FAIL, PASS, UNDECIDED, Sample, classifier, put
+from tests.repository.samples import FAIL, PASS, UNDECIDED, WEIGHTS, Sample, classifier, put
 
 FIRST_MANIFEST = Path(__file__).with_name("first_manifest.json")
 
@@ -47,7 +47,10 @@ def test_a_manifest_of_before_targets_had_a_gpu_is_still_read() -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "one bit": (lambda f: (f / "model.onnx").write_bytes(b"weighTs"), "model.onnx has changed"),
+    "one bit": (
+        lambda f: (f / "model.onnx").write_bytes(WEIGHTS.replace(b"weights", b"weighTs")),
+        "model.onnx has changed",
+    ),
     "longer": (lambda f: (f / "labels.txt").write_text("more\n" * 9), "labels.txt has changed"),
     "gone": (lambda f: (f / "evidence/parity.json").unlink(), "evidence/parity.json is missing"),
     "new": (lambda f: (f / "extra.so").write_bytes(b""), "extra.so is not in the manifest"),

@@ -18,7 +18,7 @@ from deploy.repository.manifest import Manifest, verify_files
 from deploy.repository.protobuf import parse_config
 from deploy.repository.publish import PublishOptions, publish
 from deploy.repository.stage import open_stage, remove_stale_stages, stage_root
-from tests.repository.samples import FAIL, PETS, Sample, leftovers, put, state
+from tests.repository.samples import FAIL, PETS, WEIGHTS, Sample, leftovers, put, state
 
 LATER = ("stage-made", "artifact-added", "config-added", "warmup-added", "numbered", "sealed", "synced")
 
@@ -131,7 +131,7 @@ def test_a_config_that_triton_would_reject_is_not_published(tmp_path: Path) -> N
 def test_a_failed_stage_is_kept_where_the_user_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         put(tmp_path / "models", Sample(parity=FAIL), keep_failed=tmp_path / "kept")
-    assert (tmp_path / "kept/models/pets/1/model.onnx").read_bytes() == b"weights"
+    assert (tmp_path / "kept/models/pets/1/model.onnx").read_bytes() == WEIGHTS
     assert (tmp_path / "kept/models/pets/1/evidence/parity.json").exists()
     assert leftovers(tmp_path / "models") == ["kept"]
 

@@ -44,7 +44,7 @@ def test_a_real_server_starts_with_the_line_of_production(engine: Engine, tmp_pa
     view = served_view(tmp_path / "view", [version], engine)
     ports = choose_ports("127.0.0.1", WantedPorts())
     options = replace(SUMMARIES, repository=str(view), host="127.0.0.1", ports=ports)
-    with started(engine, production_flags(options), tmp_path, port=ports.http):
+    with started(engine, production_flags(options), tmp_path, ports=ports):
         exported = metrics(ports.metrics)
     # The warm-up was counted, and the summaries hold the quantiles that were asked for and no others.
     assert 'nv_inference_request_success{model="pets",version="1"}' in exported
@@ -60,7 +60,7 @@ def test_a_model_that_does_not_load_ends_the_server(engine: Engine, tmp_path: Pa
     flags = production_flags(Production(repository=str(view), host="127.0.0.1", ports=ports))
     with (
         pytest.raises(AssertionError, match="failed to load 'pets'"),
-        started(engine, flags, tmp_path, port=ports.http),
+        started(engine, flags, tmp_path, ports=ports),
     ):
         pass
 

@@ -1,0 +1,172 @@
+"""Whether a target can run a version, from what lies on disk: nothing of the version is loaded.
+
+Owns what is held against what: the archive's own metadata or the ONNX header, the torch that compiled, and the forms
+of the config. What no Triton accepts is in `lint`. Called by verify. Neither torch nor ONNX Runtime is imported.
+"""
+
+import json
+import platform
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from deploy.convert.model import ARTIFACT_FILES, Format
+from deploy.errors import UsageError
+from deploy.repository.config import exchanges_bfloat16
+from deploy.repository.layout import Version
+from deploy.repository.manifest import Manifest
+from deploy.repository.onnx_header import OnnxHeader, read_onnx_header
+from deploy.repository.protobuf import parse_config, schema
+from deploy.targets import CpuIsa, Target, all_targets, same_torch, shortened
+from deploy.validate.machine import installed_versions
+
+# The images of Triton that the targets name, and the engine here, are for this platform.
+_PLATFORM, _MACHINES = "linux", ("x86_64", "AMD64")
+_AVX2_ISAS = ("AVX2", "INVALID_VEC_ISA", "")
+_ORDINAL = re.compile(r"(INPUT|OUTPUT)__\d+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What was read of a version. `archive` is the AOTInductor archive's metadata, `header` the ONNX model's.
+
+    `torch` is the version that compiled an archive; `cpu_isa` what it was compiled for.
+    """
+
+    format: Format
+    config: Any
+    torch: str | None
+    cpu_isa: CpuIsa
+    archive: dict[str, str]
+    header: OnnxHeader | None
+
+
+def read_subject(version: Version, manifest: Manifest) -> Subject:
+    """What there is to hold against a target. Raises UsageError if the artifact is not what its name says."""
+    path = version.folder / ARTIFACT_FILES[manifest.format]
+    return Subject(
+        format=manifest.format,
+        config=parse_config(version.config.read_text()),
+        torch=manifest.artifact.get("torch"),
+        cpu_isa=manifest.target.cpu_isa,
+        archive=read_archive_metadata(path) if manifest.format == "aoti" else {},
+        header=read_onnx_header(path) if manifest.format == "onnx" else None,
+    )
+
+
+def read_archive_metadata(path: Path) -> dict[str, str]:
+    """What an AOTInductor archive says of itself: device, platform, machine, ISA, compute capability.
+
+    Read out of the zip without running any of it. Raises UsageError if the file is no such archive.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next((name for name in archive.namelist() if name.endswith("wrapper_metadata.json")), None)
+            found = json.loads(archive.read(name)) if name else None
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        raise UsageError(f"{path} is no AOTInductor archive: {error}", expected="what deployctl packaged") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} holds no metadata", expected="an archive that AOTInductor wrote")
+    return {str(key): str(value) for key, value in found.items()}
+
+
+def preflight(subject: Subject, target: Target) -> list[str]:
+    """Why the target cannot run it, one sentence each with what was found and what the target wants; empty if it can.
+
+    After the reasons stands which targets can, those nearest to the one asked about first.
+    """
+    found = list(_misfits(subject, target))
+    if not found:
+        return []
+    able = [other for other in all_targets().values() if not any(_misfits(subject, other))]
+    names = [other.name for other in sorted(able, key=partial(_distance, target))]
+    return [*found, f"targets that can run it: {shortened(names) or 'none that is known'}"]
+
+
+def _distance(target: Target, other: Target) -> tuple[bool, int]:
+    """How far another target is from one: the same device first, then the releases by their distance in time."""
+    months = [12 * int(one.triton[:2]) + int(one.triton[3:]) if one.triton else 0 for one in (target, other)]
+    return other.device != target.device, abs(months[0] - months[1])
+
+
+def _misfits(subject: Subject, target: Target) -> Iterator[str]:
+    yield from _onnx_misfits(subject.header, target) if subject.header else _archive_misfits(subject, target)
+    yield from _config_misfits(subject, target)
+
+
+def _onnx_misfits(header: OnnxHeader, target: Target) -> Iterator[str]:
+    ceilings = (("opset", header.opset, target.opset), ("IR version", header.ir_version, target.ir_version))
+    for name, found, ceiling in ceilings:
+        if found > ceiling:
+            yield f"the model has {name} {found}, and the ONNX Runtime of {target.name} loads up to {ceiling}"
+
+
+def _archive_misfits(subject: Subject, target: Target) -> Iterator[str]:
+    if not target.aoti.loads:
+        yield f"it is an AOTInductor archive, and {target.name} loads none"
+        return
+    yield from _torch_misfits(subject, target)
+    facts = subject.archive
+    device = facts.get("AOTI_DEVICE_KEY", "")
+    if device != target.device:
+        yield f"the archive is compiled for {device or 'an unnamed device'}, and {target.name} has {target.device}"
+    elif target.device == "cuda":
+        yield from _capability_misfits(facts.get("AOTI_COMPUTE_CAPABILITY", ""), target)
+    else:
+        yield from _cpu_misfits(subject, target)
+
+
+def _torch_misfits(subject: Subject, target: Target) -> Iterator[str]:
+    """Machine code against one build of torch is not known to run on another; a target without a release has ours."""
+    runs = installed_versions(["torch"]).get("torch") if target.triton is None else target.torch
+    if runs is None and target.triton is not None:
+        yield f"it was compiled by torch {subject.torch}, and which torch {target.name} runs is not known"
+    elif runs is not None and not same_torch(subject.torch or "", runs):
+        yield f"it was compiled by torch {subject.torch}, and {target.name} runs torch {runs}"
+
+
+def _capability_misfits(found: str, target: Target) -> Iterator[str]:
+    if re.sub(r"\D", "", found) != str(target.sm):
+        yield f"its kernels are for compute capability {found or 'unknown'}, and {target.name} has {target.sm}"
+
+
+def _cpu_misfits(subject: Subject, target: Target) -> Iterator[str]:
+    system, machine = subject.archive.get("AOTI_PLATFORM"), subject.archive.get("AOTI_MACHINE")
+    if system not in (None, _PLATFORM):
+        yield f"the archive is compiled for {system}, and {target.name} is {_PLATFORM}"
+    wanted = (platform.machine(),) if target.triton is None else _MACHINES
+    if machine is not None and machine not in wanted:
+        yield f"the archive is compiled for {machine}, and {target.name} is {wanted[0]}"
+    isa = subject.archive.get("AOTI_CPU_ISA", "")
+    if target.cpu_isa == "avx2" and (subject.cpu_isa != "avx2" or isa.upper() not in _AVX2_ISAS):
+        what = isa if subject.cpu_isa == "avx2" else f"the building machine's own CPU ({isa or 'unnamed'})"
+        yield f"its machine code is for {what}, and {target.name} is only sure to have AVX2"
+
+
+def _config_misfits(subject: Subject, target: Target) -> Iterator[str]:
+    config, kinds = subject.config, schema().ModelInstanceGroup
+    aoti = config.platform == "torch_aoti"
+    if aoti and config.max_batch_size > 0 and not target.aoti.batches:
+        yield f"its max_batch_size is {config.max_batch_size}, and {target.name} merges archives' requests wrongly"
+    for group in config.instance_group:
+        if group.kind == kinds.KIND_GPU and target.device == "cpu":
+            yield f"its instances are KIND_GPU, and {target.name} has no GPU"
+        if group.kind == kinds.KIND_CPU and target.device == "cuda":
+            yield f"its instances are KIND_CPU, so that {target.name} would leave the GPU idle"
+    # The engine here reads an adapted config, in which there are none.
+    if config.HasField("model_metrics") and target.latency_histograms is False and target.triton is not None:
+        yield f"its config has model_metrics, which {target.name} has not"
+    yield from _tensor_misfits(config, target)
+
+
+def _tensor_misfits(config: Any, target: Target) -> Iterator[str]:
+    aoti = config.platform == "torch_aoti"
+    for tensor in (*config.input, *config.output):
+        if aoti and not target.aoti.call_names and not _ORDINAL.fullmatch(tensor.name):
+            yield f"tensor {tensor.name} goes by its place in the call, and {target.name} knows ordinals only"
+        if tensor.data_type == schema().TYPE_BF16 and not exchanges_bfloat16("aoti" if aoti else "onnx", target):
+            yield f"tensor {tensor.name} is BF16, which {target.name} cannot exchange"
