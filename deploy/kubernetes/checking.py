@@ -5,7 +5,7 @@ Owns its pod. Called by render for a Job of its own, and by canary as the measur
 
 from deploy.errors import UsageError
 from deploy.kubernetes.base import metadata
-from deploy.kubernetes.delivery import COMPONENTS, models_volume, pull_container
+from deploy.kubernetes.delivery import COMPONENTS, models_mount, models_volume, pull_container
 from deploy.kubernetes.plan import MODELS, Plan
 from deploy.kubernetes.pod import LOCKED, RESTRICTED, TMP, Object
 from deploy.kubernetes.request import Source
@@ -81,12 +81,12 @@ def _percentile(quantile: float) -> str:
 
 
 def _pod(plan: Plan, source: Source, service: str) -> Object:
-    models: Object = {"name": "models", "mountPath": MODELS}
-    mounts = [models, {"name": "tmp", "mountPath": TMP}]
     volumes: list[Object] = [{"name": "tmp", "emptyDir": {}}]
     if source.way == "store":
+        models = {**models_mount(source), "readOnly": False}
         volumes.append(models_volume(plan, source))
     else:
+        models = {"name": "models", "mountPath": MODELS}
         volumes += [{**models_volume(plan, source), "name": "source"}, {"name": "models", "emptyDir": {}}]
     return {
         "restartPolicy": "Never",
@@ -104,7 +104,7 @@ def _pod(plan: Plan, source: Source, service: str) -> Object:
                 "env": [{"name": "HOME", "value": TMP}],
                 "resources": _RESOURCES,
                 "securityContext": LOCKED,
-                "volumeMounts": mounts,
+                "volumeMounts": [models, {"name": "tmp", "mountPath": TMP}],
             }
         ],
         "volumes": volumes,

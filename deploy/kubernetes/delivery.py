@@ -14,6 +14,7 @@ PULL = "pull-models"
 COMPONENTS: dict[Way, str] = {"image": "models-from-image", "claim": "models-from-claim", "store": "models-from-store"}
 """What the component of each way is called."""
 
+_PULLED, _INSIDE = "/pulled", "models"
 # Where a JSON patch adds: to the end of a list, or to its beginning.
 _POD = "/spec/template/spec"
 
@@ -28,7 +29,7 @@ def component(plan: Plan, source: Source) -> list[Object]:
 
 def deployment_patch(plan: Plan, source: Source) -> list[Object]:
     """The operations that mount the repository in both containers, and pull it before either where it is pulled."""
-    mount = models_mount(source, writable=False)
+    mount = models_mount(source)
     patch = [
         _add(f"{_POD}/volumes/-", models_volume(plan, source)),
         # Mounted before the config, which lies inside.
@@ -49,15 +50,10 @@ def models_volume(plan: Plan, source: Source) -> Object:
     return {"name": "models", "emptyDir": {"sizeLimit": quantity(plan.sizes.models)}}
 
 
-def models_mount(source: Source, *, writable: bool) -> Object:
-    """Where the repository is mounted; read-only but for whoever pulls it."""
-    path = source.claim[1] if source.way == "claim" else ""
-    return {
-        "name": "models",
-        "mountPath": MODELS,
-        **({"subPath": path} if path else {}),
-        **({} if writable else {"readOnly": True}),
-    }
+def models_mount(source: Source) -> Object:
+    """Where the repository is mounted to be read, at its place inside the volume."""
+    inside = {"image": "", "claim": source.place.partition("/")[2], "store": _INSIDE}[source.way]
+    return {"name": "models", "mountPath": MODELS, **({"subPath": inside} if inside else {}), "readOnly": True}
 
 
 def pull_container(plan: Plan, source: Source) -> Object:
@@ -71,13 +67,14 @@ def pull_container(plan: Plan, source: Source) -> Object:
         "env": [{"name": "HOME", "value": TMP}],
         "resources": resources(plan),
         "securityContext": LOCKED,
-        "volumeMounts": [models_mount(source, writable=True), {"name": "tmp", "mountPath": TMP}],
+        # The repository is a folder inside: pulling ends with a rename from beside it, which a mount point cannot take.
+        "volumeMounts": [{"name": "models", "mountPath": _PULLED}, {"name": "tmp", "mountPath": TMP}],
     }
 
 
 def pull_arguments(plan: Plan, source: Source) -> list[str]:
-    """The command line of the pull, without the program."""
-    return ["pull", source.place, str(plan.version), MODELS]
+    """The command line of the pull, without the program: this very version, and no other under its number."""
+    return ["pull", source.place, str(plan.version), f"{_PULLED}/{_INSIDE}", "--digest", plan.model.digest]
 
 
 def _add(path: str, value: Object) -> Object:

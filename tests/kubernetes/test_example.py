@@ -16,6 +16,7 @@ from tests.kubernetes.agreement import disagreements, one
 from tests.kubernetes.conftest import Build, BuildFailed, Objects
 from tests.kubernetes.example import EXAMPLES, OUTPUT, example
 from tests.kubernetes.schema import IMAGE_VOLUMES_SINCE, NEWEST, OLDEST, Misfit, check
+from tests.markdown import ROOT, coded, table
 
 VERSIONS = (OLDEST, IMAGE_VOLUMES_SINCE, NEWEST)
 SHARED = {"overlays/autoscale", "overlays/autoscale-keda", "overlays/canary"}
@@ -39,6 +40,15 @@ def test_the_folder_is_what_is_rendered(name: str) -> None:
     there = {path.relative_to(OUTPUT / name).as_posix(): path.read_text() for path in (OUTPUT / name).rglob("*.yaml")}
     assert there == example(name).files
     assert (OUTPUT / name / RECORD_FILE).is_file()
+
+
+def test_the_page_names_the_folders_that_there_are() -> None:
+    page = ROOT / "docs" / "kubernetes.md"
+    named = {word for row in table(page, "What is in the folder") for word in coded(row[0])} - {
+        "components/models-from-*"
+    }
+    rendered = {Path(path).parent.as_posix() for name in EXAMPLES for path in example(name).files}
+    assert named == {folder for folder in rendered if "models-from" not in folder}
 
 
 def test_every_overlay_is_built(built: dict[str, Objects]) -> None:
