@@ -71,7 +71,10 @@ def test_files_that_the_document_names_exist() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], *([name, "--help"] for name in ("serve", "promote", "rollback", "sign", "package"))],
+    [
+        ["--help"],
+        *([name, "--help"] for name in ("serve", "promote", "rollback", "sign", "publish", "pull", "package")),
+    ],
     ids=" ".join,
 )
 def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
