@@ -12,7 +12,7 @@ WANTED := $(shell cat requirements/lock.txt pyproject.toml | sha256sum | cut -c1
 STAMP := $(VENV)/installed-$(WANTED)
 
 .DEFAULT_GOAL := help
-.PHONY: help check setup engine browser prometheus kubectl demo lint test test-all clean
+.PHONY: help check setup engine browser prometheus registry kubectl demo lint test test-all clean
 
 help:  ## List these targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,6 +39,9 @@ browser:  ## Find a Chromium for the report's tests, or install Debian's.
 prometheus:  ## Find Prometheus and promtool for the tests of the alerts, or install Debian's.
 	bash scripts/install_prometheus.sh
 
+registry:  ## Find the OCI registry that tests publish to, or install Debian's.
+	bash scripts/install_registry.sh
+
 kubectl: setup  ## Find a kubectl whose kustomize builds the manifests, or fetch a pinned one into the user's cache.
 	$(BIN)/python scripts/install_kubectl.py
 
@@ -50,10 +53,10 @@ lint: setup  ## Style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint engine browser prometheus kubectl  ## Lint, types, and every test that is not slow.
+test: lint engine browser prometheus registry kubectl  ## Lint, types, and every test that is not slow.
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: lint engine browser prometheus kubectl  ## Lint, types, and every test.
+test-all: lint engine browser prometheus registry kubectl  ## Lint, types, and every test.
 	$(BIN)/python -m pytest
 
 clean:  ## Remove what these targets made; the engine stays in the user's cache.

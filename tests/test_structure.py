@@ -73,7 +73,10 @@ def test_files_that_the_document_names_exist() -> None:
     "arguments",
     [
         ["--help"],
-        *([name, "--help"] for name in ("serve", "promote", "rollback", "sign", "package", "targets", "doctor")),
+        *(
+            [name, "--help"]
+            for name in ("serve", "promote", "rollback", "sign", "publish", "pull", "package", "targets", "doctor")
+        ),
     ],
     ids=" ".join,
 )

@@ -39,6 +39,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deployctl sign model_repository pets:2 --key locked.key --password-env SIGNING_PASSWORD",
         "deployctl sign model_repository pets:2 --key release.key --certificate release.pem --chain between.pem",
     ),
+    "publish": (
+        "deployctl publish model_repository pets:2 s3://models/production",
+        "deployctl publish model_repository pets /mnt/models --renumber --promote",
+    ),
+    "pull": ("deployctl pull s3://models/production pets:2 model_repository",),
     "report": ("deployctl report model_repository pets:2 --output pets.html",),
     "engine install": (
         "deployctl engine install",

@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "rollback": ("deploy.cli.rollback", "Go back to the version that was promoted before."),
     "diff": ("deploy.cli.diff", "Say what would change if one version took another's traffic."),
     "sign": ("deploy.cli.sign", "Sign a version, with its provenance and bill of materials."),
+    "publish": ("deploy.cli.publish", "Send a version to another repository: a folder, object store or registry."),
+    "pull": ("deploy.cli.pull", "Bring a version of another repository here."),
     "report": ("deploy.cli.report", "Write a version's evidence and attestations to one HTML file."),
     "engine": ("deploy.cli.engine", "Install or list the tritonservers that this machine can run."),
     "serve": ("deploy.cli.serve", "Run a real tritonserver on a repository until ctrl-C."),

@@ -85,6 +85,33 @@ def publish(
     )
 
 
+def publish_sealed(stage: Stage) -> bool:
+    """Make a staged version visible that has its number and its manifest already: it comes from elsewhere.
+
+    Gives back whether it came as the first of its model, and so with its promotion. Raises FileExistsError if its
+    number is taken. The caller has compared its files with the manifest.
+    """
+    model = stage.repository / stage.name
+    version = Version(repository=stage.repository, name=stage.name, number=stage.version.number)
+    with disk_errors_explained(f"publishing {version}"):
+        _let_read(stage.version.model_folder)
+        first = not model.exists() and _appeared_first(stage, model)
+        if not first:
+            _publish_version(stage, model)
+    stage.published = version
+    stage.step("published")
+    return first
+
+
+def _appeared_first(stage: Stage, model: Path) -> bool:
+    """Whether the whole model could be made visible: not if another process made one of that name meanwhile."""
+    try:
+        _publish_model(stage, model)
+    except FileExistsError:
+        return False
+    return True
+
+
 def _refuse_unproven(manifest: Manifest) -> None:
     blockers = manifest.blockers()
     if blockers:

@@ -1,0 +1,1 @@
+"""Versions travel between repositories: folders, object stores and OCI registries."""
