@@ -43,6 +43,7 @@ def run(line: str, folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.engine
+@pytest.mark.timeout(1800)
 def test_the_first_fifteen_minutes(engine: Engine, tmp_path: Path) -> None:
     lines = [line for line in commands(PAGE) if line.startswith("deployctl ")]
     package = next(line for line in lines if "package" in line)

@@ -1,6 +1,7 @@
 """The example pipelines are valid and agree with the script they call; the script releases and refuses for real."""
 
 import fnmatch
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,6 @@ import pytest
 import yaml
 
 from deploy.repository.layout import promoted_version
-from deploy.repository.promotion import read_history
 from deploy.serve.engines import Engine
 from tests.kubernetes.schema import NEWEST, Misfit, check
 from tests.markdown import ROOT
@@ -35,11 +35,12 @@ samples = "samples.npz"
 labels = "labels.txt"
 formats = ["onnx"]
 max_batch = 4
+seconds_per_cell = 0.05
 
 [slo]
-rate = 200
-p99_ms = {p99_ms}
-duration = 5
+rate = 300
+p99_ms = 1500
+duration = 3
 min_duration = 0
 warm_up = 0.2
 timeout_ms = 2000
@@ -199,22 +200,27 @@ class Release:
         return {case.get("name", ""): "".join(child.tag for child in case) for case in cases}
 
     @property
-    def promoted(self) -> int | None:
-        return promoted_version(self.folder / "models" / "tiny")
+    def in_production(self) -> tuple[list[str], int | None]:
+        """The versions that production has, and the one that it serves."""
+        folder = self.folder / "production" / "tiny"
+        return sorted(path.name for path in folder.iterdir() if path.name.isdigit()), promoted_version(folder)
 
 
-def release(folder: Path, *, p99_ms: float) -> Release:
-    """Run the script as a pipeline does, on the tiny net."""
-    (folder / "deploy.toml").write_text(CONFIG.format(p99_ms=p99_ms))
+def release(folder: Path, *, first: bool) -> Release:
+    """Run the script as a pipeline does, on the tiny net, in a fresh workspace."""
+    (folder / "deploy.toml").write_text(CONFIG)
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "CONFIG": str(folder / "deploy.toml"),
         "MODELS": str(folder / "models"),
+        "PRODUCTION": str(folder / "production"),
         "OUT": str(folder / "release"),
         "SIGNING_KEY": str(folder / "release.key"),
+        "FIRST": "1" if first else "",
     }
-    shutil.rmtree(folder / "release", ignore_errors=True)
+    for name in ("release", "models"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     checkpoint = next(folder.glob("*.pt"))
     command = ["bash", str(FOLDER / "release.sh"), str(checkpoint)]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -222,40 +228,37 @@ def release(folder: Path, *, p99_ms: float) -> Release:
 
 
 @pytest.mark.engine
-def test_a_checkpoint_becomes_a_promoted_version_and_so_does_the_next(engine: Engine, tmp_path: Path) -> None:
+def test_a_checkpoint_reaches_production_and_one_that_decides_otherwise_does_not(
+    engine: Engine, tmp_path: Path
+) -> None:
     make_request(tmp_path)
     write_key(tmp_path, "release")
-    first = release(tmp_path, p99_ms=1500)
+    first = release(tmp_path, first=True)
     assert first.code == 0, first.talk
-    assert first.steps == dict.fromkeys(("package", "serve", "slo", "sign", "promote"), "")
+    assert first.steps == dict.fromkeys(("package", "serve", "slo", "sign", "promote", "publish"), "")
     suite = ElementTree.fromstring(first.read("slo.xml"))[0]
     assert (suite.get("failures"), suite.get("errors")) == ("0", "0")
     assert "PASS: tiny:1" in first.read("summary.md")
     assert "<html" in first.read("report.html")
-    second = release(tmp_path, p99_ms=1500)
-    assert second.code == 0, second.talk
-    assert second.steps == dict.fromkeys(("package", "serve", "slo", "diff", "sign", "promote"), "")
-    assert second.promoted == 2
-    approval = read_history(tmp_path / "models" / "tiny").entries[-1].approval
-    assert approval is not None
-    assert {one.kind for one in approval.relied} == {"slo", "diff"}
+    demands = {one["name"]: one["verdict"] for one in json.loads(first.read("promote.json"))["demands"]}
+    assert {"architecture", "slo", "diff", "signature"} <= demands.keys()
+    assert set(demands.values()) == {"pass"}
+    assert first.in_production == (["1"], 1)
 
-
-@pytest.mark.engine
-def test_a_gate_that_says_no_ends_the_release_with_1_and_promotes_nothing(engine: Engine, tmp_path: Path) -> None:
-    make_request(tmp_path)
-    found = release(tmp_path, p99_ms=0.01)
-    assert found.code == 1, found.talk
-    assert "the release stopped at slo with exit code 1" in found.talk
-    assert "| slo | 1 |" in found.read("summary.md")
-    assert found.steps == {"package": "", "serve": "", "slo": "failure"}
+    make_request(tmp_path, seed=1)
+    other = release(tmp_path, first=False)
+    assert other.code == 1, other.talk
+    assert other.steps == {**dict.fromkeys(("pull", "base", "package", "serve", "slo"), ""), "diff": "failure"}
+    assert "the release stopped at diff with exit code 1" in other.talk
+    assert "| diff | 1 |" in other.read("summary.md")
+    assert other.in_production == (["1"], 1)
 
 
 def test_what_cannot_be_read_ends_the_release_with_2(tmp_path: Path) -> None:
     (tmp_path / "broken.pt").write_text("no checkpoint")
     (tmp_path / "samples.npz").touch()
     (tmp_path / "labels.txt").touch()
-    found = release(tmp_path, p99_ms=15)
+    found = release(tmp_path, first=True)
     assert found.code == 2, found.talk
     assert "the release stopped at package with exit code 2" in found.talk
     assert found.steps == {"package": "error"}

@@ -70,6 +70,13 @@ class _Formats(Written):
 @click.option(
     "--slo-p99-ms", type=click.FloatRange(min=0, min_open=True), help="Publish only if p99 at batch 1 meets this."
 )
+@click.option(
+    "--seconds-per-cell",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.5,
+    show_default=True,
+    help="Time for each format at each batch size.",
+)
 @click.option("--thorough/--no-thorough", help="Measure latency at every power of two up to --max-batch.")
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Conversions side by side; default: what cores and memory allow."
@@ -132,7 +139,10 @@ def _request(ctx: click.Context, checkpoint: CheckpointRequest, given: dict[str,
         by_name=formats is not None,
         accept_parity_failure=given.pop("unsafe_accept_parity_failure"),
         resources=Resources(
-            jobs=given.pop("jobs"), seconds=given.pop("timeout"), memory=int(memory * _GB) if memory else None
+            jobs=given.pop("jobs"),
+            seconds=given.pop("timeout"),
+            memory=int(memory * _GB) if memory else None,
+            seconds_per_cell=given.pop("seconds_per_cell"),
         ),
         command=own_command(ctx, sys.argv[1:]),
         **given,

@@ -5,9 +5,11 @@
 #
 # Each step is one deployctl command. The first that does not end with 0 ends the release with its exit code: 1 is a "no"
 # (running it again changes nothing: the model or the limits must change), 2 wrong use, 3 something is missing on this
-# machine, 4 work that could not be finished and may be tried again.
+# machine, 4 work that could not be finished and may be tried again. Nothing reaches production before the last step.
 #
-#   CONFIG   the team's deploy.toml: what to build, which promises to keep (deploy.toml)
+#   PRODUCTION  the repository that production serves: a folder, s3://, gs://, az:// or oci://
+#   FIRST    set to 1 for the first release of a model, when there is nothing in production to compare it with
+#   CONFIG   the team's deploy.toml: the model's name, its promises, what production demands (deploy.toml)
 #   MODELS   the folder in which the version is made and proven (model_repository)
 #   OUT      where the reports go: summary.md, steps.xml and slo.xml as JUnit, report.html, a .json per step (release)
 #   SLO_URL  HOST:PORT of a staging server that serves the version; where it is not set, one is started here
@@ -15,9 +17,11 @@
 set -euo pipefail
 
 checkpoint=${1:?usage: release.sh CHECKPOINT}
+production=${PRODUCTION:?the repository that production serves}
 config=${CONFIG:-deploy.toml}
 models=${MODELS:-model_repository}
 out=${OUT:-release}
+model=$(python3 -c 'import sys, tomllib; print(tomllib.load(open(sys.argv[1], "rb"))["package"]["name"])' "$config")
 version=
 server=
 cases=
@@ -82,18 +86,22 @@ mkdir -p "$out"
 printf '# Release of %s\n\n| step | exit code |\n| --- | --- |\n' "$(basename "$checkpoint")" >"$out/summary.md"
 trap finish EXIT
 
+if [ -z "${FIRST:-}" ]; then
+    step pull deployctl pull "$production" "$model" "$models" --json >"$out/pull.json"
+    # What production serves is what the new version is compared with, and what it is promoted instead of.
+    step base deployctl promote "$models" "$model:$(field "$out/pull.json" number)" --json >"$out/base.json"
+fi
+
 step package deployctl package "$checkpoint" --config "$config" --repository "$models" --json >"$out/package.json"
-name=$(field "$out/package.json" published 0 name)
 number=$(field "$out/package.json" published 0 version)
-version=$name:$number
+version=$model:$number
 
 [ -n "${SLO_URL:-}" ] || step serve start_server
 step slo deployctl slo "$version" --config "$config" --repository "$models" --json \
     --url "${SLO_URL:-$(field "$out/server.json" grpc)}" --junit "$out/slo.xml" --markdown "$out/slo.md" >"$out/slo.json"
 
-# The first version of a model has nothing to be compared with.
-if [ "$(field "$out/package.json" published 0 promoted)" != True ]; then
-    step diff deployctl diff "$models" "$name" promoted "$number" --config "$config" --json \
+if [ -z "${FIRST:-}" ]; then
+    step diff deployctl diff "$models" "$model" promoted "$number" --config "$config" --json \
         --markdown "$out/diff.md" >"$out/diff.json"
 fi
 
@@ -102,4 +110,6 @@ if [ -n "${SIGNING_KEY:-}" ]; then
         >"$out/sign.json"
 fi
 
+# Whether it meets what production demands is decided here, and only then is it sent.
 step promote deployctl promote "$models" "$version" --environment "$config" --json >"$out/promote.json"
+step publish deployctl publish "$models" "$version" "$production" --promote --json >"$out/publish.json"
