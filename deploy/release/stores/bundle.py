@@ -52,9 +52,9 @@ def make_bundle(version: Version) -> Bundle:
     manifest = verify_files(version.folder)
     if (manifest.name, manifest.version) != (version.name, version.number):
         raise UsageError(f"{version.manifest} belongs to {manifest.name}:{manifest.version}")
+    parts = (*_samples(version), *version_parts(manifest))
     require_clean(version.config.read_text(), folder=version.model_folder)
     digest = sha256_file(version.manifest)
-    parts = (*_samples(version), *version_parts(manifest))
     return Bundle(
         version=version, manifest=manifest, digest=digest, parts=parts, attested=tuple(_attested(version, digest))
     )
@@ -81,7 +81,8 @@ def renumber(bundle: Bundle, number: int, folder: Path) -> Bundle:
     old = bundle.version
     if number == old.number:
         return bundle
-    new = Version(repository=folder, name=old.name, number=number)
+    # A folder for each number: another one may have been tried before and taken by somebody meanwhile.
+    new = Version(repository=folder / str(number), name=old.name, number=number)
     with disk_errors_explained("renumbering the version"):
         for name in sample_names(old.config.read_text()):
             link_or_copy(old.model_folder / WARMUP_FOLDER / name, new.model_folder / WARMUP_FOLDER / name)

@@ -40,23 +40,14 @@ class Registry:
 
     def upload(self, source: Path, digest: str) -> None:
         """Send a file as a blob, streamed; the registry compares it with the digest."""
-        begun = self._ask("POST", "blobs/uploads/", fine=(202,))
-        place = urljoin(begun.url, begun.headers["Location"])
-        place += ("&" if "?" in place else "?") + urlencode({"digest": digest})
         with source.open("rb") as stream:
-            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(source.stat().st_size)}
             # An empty stream would be sent in chunks, which not every registry takes.
-            data = stream if source.stat().st_size else b""
-            self._ask("PUT", place, fine=(201,), data=data, headers=headers)
+            self._send(stream if source.stat().st_size else b"", digest)
 
     def upload_bytes(self, data: bytes, digest: str) -> None:
         """Send a small blob, unless it is there."""
-        if self.blob_exists(digest):
-            return
-        begun = self._ask("POST", "blobs/uploads/", fine=(202,))
-        place = urljoin(begun.url, begun.headers["Location"])
-        place += ("&" if "?" in place else "?") + urlencode({"digest": digest})
-        self._ask("PUT", place, fine=(201,), data=data, headers={"Content-Type": "application/octet-stream"})
+        if not self.blob_exists(digest):
+            self._send(data, digest)
 
     def download(self, digest: str, destination: Path) -> None:
         """Write a blob to a file, in chunks. Checks nothing."""
@@ -99,6 +90,13 @@ class Registry:
                 return tuple(found)
             address = urljoin(response.url, following)
 
+    def _send(self, data: Any, digest: str) -> None:
+        """Begin an upload, and end it with the whole blob; what is cut off between leaves no blob."""
+        begun = self._ask("POST", "blobs/uploads/", fine=(202,))
+        place = urljoin(begun.url, begun.headers["Location"])
+        place += ("&" if "?" in place else "?") + urlencode({"digest": digest})
+        self._ask("PUT", place, fine=(201,), data=data, headers={"Content-Type": "application/octet-stream"})
+
     def _ask(self, method: str, address: str, *, fine: tuple[int, ...], **options: Any) -> Any:
         base = f"{self.client.prefix}://{self.client.hostname}/v2/{self.path}/"
         # ORAS repeats a request for minutes, whatever went wrong; ours are repeated by the session.
@@ -133,7 +131,7 @@ def _open(location: Location, name: str, thread: int) -> Registry:
     insecure = host.partition(":")[0] in _LOOPBACK
     oras.logger.setup_logger(quiet=True)
     plain = _bound(oras.provider.Registry(hostname=host, insecure=insecure))
-    with errors_explained(location):
+    with errors_explained(location), plain.session:
         challenge = plain.session.get(f"{plain.prefix}://{host}/v2/").headers.get("Www-Authenticate", "")
     backend = "basic" if challenge.startswith("Basic") else "token"
     client = _bound(oras.provider.Registry(hostname=host, insecure=insecure, auth_backend=backend))

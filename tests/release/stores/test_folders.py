@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import UsageError
+from deploy.release.stores.bundle import make_bundle, renumber, renumbered_digest
 from deploy.release.stores.publish import PublishRequest, run_publish
 from deploy.release.stores.pull import PullRequest, run_pull
 from deploy.repository.find import find_version
@@ -85,6 +86,13 @@ def test_a_taken_number_is_refused_and_renumbering_is_the_way_out(tmp_path: Path
     # Asked again, it finds itself.
     assert publish(tmp_path / "from", tmp_path / "to", renumber=True) == "2 same waits"
     assert version_numbers(tmp_path / "to/pets") == (1, 2)
+
+
+def test_numbers_taken_one_after_the_other_are_passed_by(tmp_path: Path) -> None:
+    bundle = make_bundle(put(tmp_path / "from").version)
+    for number in (2, 3):
+        assert renumber(bundle, number, tmp_path / "scratch").digest == renumbered_digest(bundle, number)
+    assert verify_files(tmp_path / "from/pets/1").version == 1
 
 
 def test_another_contract_is_refused(tmp_path: Path) -> None:
