@@ -125,6 +125,7 @@ def _pods(objects: Objects) -> Iterator[str]:
                 yield from _config_map(objects, volume, containers)
         for container in containers:
             yield from _locked(container)
+            yield from _pulling(container)
 
 
 def _config_map(objects: Objects, volume: Object, containers: Objects) -> Iterator[str]:
@@ -141,6 +142,15 @@ def _config_map(objects: Objects, volume: Object, containers: Objects) -> Iterat
                 for file in re.findall(rf"{re.escape(mount['mountPath'])}/(\S+)", word):
                     if file not in data:
                         yield f"{container['name']} runs {file}, which {name} lacks"
+
+
+def _pulling(container: Object) -> Iterator[str]:
+    """Pulling ends with a rename from beside the repository, which cannot be a mount point then."""
+    words = container.get("args", ())
+    if words[:1] == ["pull"]:
+        mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
+        if not any(words[3].startswith(f"{mount}/") for mount in mounts):
+            yield f"{container['name']} pulls to {words[3]}, which is not inside of a volume"
 
 
 def _locked(container: Object) -> Iterator[str]:

@@ -202,6 +202,7 @@ BROKEN: list[tuple[str, Callable[[Objects], object], str]] = [
     ("cpu", lambda o: _pod(o)["metadata"]["annotations"].update({"deployctl/version": "digits:2"}), "not annotated"),
     ("cpu", lambda o: _pod(o)["spec"]["initContainers"].reverse(), "between the check"),
     ("cpu", lambda o: _pod(o)["spec"]["initContainers"][1]["command"].__setitem__(-1, "2"), "is checked"),
+    ("cpu", lambda o: _pod(o)["spec"]["initContainers"][0]["args"].__setitem__(3, "/pulled"), "not inside of a volume"),
     ("autoscale", lambda o: one(o, "Deployment")["spec"].update(replicas=2), "both say"),
     ("autoscale", lambda o: one(o, HPA)["spec"]["scaleTargetRef"].update(name="x"), "scales x"),
     ("autoscale", lambda o: one(o, HPA)["spec"]["metrics"][0]["pods"]["metric"].update(name="x"), "reads x"),

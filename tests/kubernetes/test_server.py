@@ -1,6 +1,7 @@
 """The rendered command line starts a real tritonserver, and it answers what the probes ask."""
 
 import http.client
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ OBJECTIVE = Objective(model="pets", bound_ms=15.0, quantile=0.99)
 
 
 def get(port: int, path: str) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    connection.request("GET", path)
-    return connection.getresponse().status
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        connection.request("GET", path)
+        with connection.getresponse() as response:
+            return response.status
 
 
 def moved(arguments: list[str], repository: Path, ports: Ports) -> list[str]:
