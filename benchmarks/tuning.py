@@ -46,8 +46,8 @@ from deploy.validate.machine import default_threads, describe_cpus
 from tests.fixtures import save_state_dict, seeded_module
 
 RESULTS = Path(__file__).parent / "results"
-TRIALS, ROUNDS, SEEDS, TOP = 12, 5, 20, 8
-PROBE_SECONDS = 1.2
+TRIALS, ROUNDS, SEEDS, TOP = 12, 5, 20, 6
+PROBE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

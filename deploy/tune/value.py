@@ -16,9 +16,9 @@ _MOST_RATES = 14
 # A first step above a rate that passed; each further one is twice as large.
 _FIRST_STEP = 1.1
 _FACTOR = 64.0
-# Where a setting that missed the best rate is probed next, as shares of it: near below if it was a near miss.
-_NEAR, _FAR = (0.87, 0.6), (0.6, 0.3)
-_NEAR_MISS = 2.0
+# Where a setting that missed the best rate may be probed next, as shares of it, and how far below that the last time.
+_NEAREST, _FARTHEST, _UNKNOWN = 0.93, 0.3, 0.6
+_LOWER = 0.65
 _UNPROVEN = 0.5
 # From this share over the bound on, no hiccup of the machine can have been the reason.
 _HOPELESS = 0.5
@@ -28,7 +28,7 @@ _HOPELESS = 0.5
 class Goal:
     """Where a search for a rate begins: at `best`, the best rate so far, or at `start` before there is one.
 
-    `limit_ms` is the bound itself, to tell a near miss from a hopeless one.
+    `limit_ms` is the bound itself, to tell from a missed one how far the setting is from keeping it.
     """
 
     start: float
@@ -68,7 +68,7 @@ class Value:
 def measure(probe_at: ProbeAt, goal: Goal) -> Value:
     """The highest rate that is kept, within 5 %, for a setting that reaches the best one; less work for any other.
 
-    A setting that misses the best rate gets at most two more probes below it, so that the sampler learns how far it is.
+    A setting that misses the best rate is tried at most twice more below it, so that the sampler learns how far it is.
     """
     value = Value()
     if goal.best is not None:
@@ -91,15 +91,25 @@ def measure(probe_at: ProbeAt, goal: Goal) -> Value:
 def _graded(value: Value, probe_at: ProbeAt, goal: Goal) -> Value:
     assert goal.best is not None
     value.ended_early = True
-    p99 = value.probes[-1].p99
-    near = p99 is not None and p99 <= _NEAR_MISS * goal.limit_ms
-    shares = _NEAR if near else _FAR
-    for share in shares:
-        if value.kept(probe_at, share * goal.best):
-            value.score = share * goal.best
+    share = _sustained(value.probes[-1], goal.limit_ms)
+    for lower in (share, share * _LOWER):
+        if value.kept(probe_at, lower * goal.best):
+            value.score = lower * goal.best
             return value
-    value.score = shares[-1] * _UNPROVEN * goal.best
+    value.score = share * _LOWER * _UNPROVEN * goal.best
     return value
+
+
+def _sustained(probe: Probe, limit_ms: float) -> float:
+    """Which share of a rate that was too high a server sustains, by how late its answers were at the end.
+
+    Under a load beyond its capacity the queue grows evenly: after `t` seconds at a rate `r` a server of capacity `c` is
+    `t (1 - c / r)` behind. One step of the resolution below that, the bound is likely kept.
+    """
+    if probe.p99 is None or not probe.queries:
+        return _UNKNOWN
+    behind = max(0.0, probe.p99 - limit_ms) / 1000 / (probe.queries / probe.rate)
+    return min(_NEAREST, max(_FARTHEST, (1.0 - behind) / RESOLUTION))
 
 
 def _descend(value: Value, probe_at: ProbeAt, start: float) -> tuple[float | None, float | None]:

@@ -55,7 +55,7 @@ def test_a_real_server_serves_with_the_rendered_line_and_config(target: str, eng
     config = local.adapt(version, parse_config(data["config.pbtxt"])) if engine.kind == "local" else None
     (view / "pets" / CONFIG_FILE).write_text(format_config(config) if config else data["config.pbtxt"])
     ports = choose_ports("127.0.0.1", WantedPorts())
-    with started(engine, moved(server["args"], view, ports), tmp_path, port=ports.http):
+    with started(engine, moved(server["args"], view, ports), tmp_path, ports=ports):
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert get(ports.http, path_of(server, probe)) == http.client.OK
         # A server without this version is no server of this Deployment.

@@ -62,9 +62,18 @@ def test_a_hopeless_setting_gets_three_probes_and_a_graded_score() -> None:
     assert scores[-1] < scores[1], "the sampler learns how hopeless it is"
 
 
+@pytest.mark.parametrize("most", [85.0, 70.0, 55.0])
+def test_how_late_the_answers_were_says_where_to_probe_next(most: float) -> None:
+    # Rate 100 for one second: the queue is (1 - most / 100) s behind at its end.
+    server = Server(most, slope=1000.0 * most / 100.0)
+    value = measure(server.probe, Goal(start=10.0, best=100.0, limit_ms=10.0))
+    assert value.rate == pytest.approx(most / RESOLUTION)
+    assert len(server.rates) == 2
+
+
 def test_a_near_miss_is_probed_near_the_best() -> None:
     near = Server(95.0, slope=100.0)
-    assert measure(near.probe, Goal(start=10.0, best=100.0, limit_ms=15.0)).rate == pytest.approx(87.0)
+    assert measure(near.probe, Goal(start=10.0, best=100.0, limit_ms=15.0)).rate == pytest.approx(93.0)
 
 
 @pytest.mark.parametrize("hiccup", range(1, 9))
