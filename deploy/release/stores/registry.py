@@ -101,6 +101,8 @@ class Registry:
         base = f"{self.client.prefix}://{self.client.hostname}/v2/{self.path}/"
         # ORAS repeats a request for minutes, whatever went wrong; ours are repeated by the session.
         ask_once = unwrap(type(self.client).do_request)
+        # Said at once, since the body of a request that is refused first is spent.
+        options["headers"] = {**self.client.auth.get_auth_header(), **options.get("headers", {})}
         with errors_explained(self.location):
             response = ask_once(self.client, urljoin(base, address), method, **options)
             if response.status_code == 401 and getattr(self.client.auth, "token", None):
@@ -137,6 +139,8 @@ def _open(location: Location, name: str, thread: int) -> Registry:
     client = _bound(oras.provider.Registry(hostname=host, insecure=insecure, auth_backend=backend))
     with errors_explained(location):
         client.auth.load_configs(client.get_container(f"{host}/{path}/{name}"))
+    if backend == "basic" and not hasattr(client.auth, "_basic_auth"):
+        raise _refused(401, location)
     return Registry(location=location, path=f"{path}/{name}", client=client)
 
 
