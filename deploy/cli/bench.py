@@ -62,6 +62,7 @@ def _request(given: dict[str, Any]) -> "BenchRequest":
     """The options as the library takes them. Raises UsageError if two do not go together."""
     from deploy.bench import BenchRequest
     from deploy.checkpoint.model import CheckpointRequest
+    from deploy.cli.config import own_command
     from deploy.validate.machine import default_threads
 
     path, factory, trust = given.pop("checkpoint"), given.pop("factory"), given.pop("trust_pickle")
@@ -76,8 +77,7 @@ def _request(given: dict[str, Any]) -> "BenchRequest":
         eager=eager,
         attest=not given.pop("no_attest"),
         threads=given.pop("threads") or default_threads(),
-        # The folders of absolute paths say nothing to others.
-        command=("deployctl", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])),
+        command=own_command(click.get_current_context(), sys.argv[1:]),
         **given,
     )
 
