@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Finds the browser in which tests open report.html, or installs Debian's chromium where this user may.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/from_debian.sh"
 
 for name in chromium chromium-browser google-chrome google-chrome-stable chrome; do
     if found=$(command -v "$name"); then
@@ -9,14 +10,7 @@ for name in chromium chromium-browser google-chrome google-chrome-stable chrome;
     fi
 done
 
-as_root=()
-if [ "$(id -u)" -ne 0 ]; then
-    as_root=(sudo -n)
-fi
-if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; then
-    export DEBIAN_FRONTEND=noninteractive
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" apt-get install -y -qq --no-install-recommends chromium >/dev/null
+if from_debian chromium; then
     echo "browser: $(command -v chromium)"
     exit 0
 fi

@@ -1,24 +1,15 @@
 #!/usr/bin/env bash
 # Finds the Prometheus and promtool that tests check rules and queries with, or installs Debian's where this user may.
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/from_debian.sh"
 
 if found=$(command -v prometheus) && command -v promtool >/dev/null; then
     echo "prometheus: $found"
     exit 0
 fi
 
-as_root=()
-if [ "$(id -u)" -ne 0 ]; then
-    as_root=(sudo -n)
-fi
-if command -v apt-get >/dev/null && "${as_root[@]}" true 2>/dev/null; then
-    export DEBIAN_FRONTEND=noninteractive
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" apt-get install -y -qq --no-install-recommends prometheus >/dev/null
-    # The package starts a service of its own, which nobody here needs.
-    if [ -d /run/systemd/system ]; then
-        "${as_root[@]}" systemctl disable --now --quiet prometheus prometheus-node-exporter || true
-    fi
+# The package starts services of its own, which nobody here needs.
+if from_debian prometheus prometheus prometheus-node-exporter; then
     echo "prometheus: $(command -v prometheus)"
     exit 0
 fi
