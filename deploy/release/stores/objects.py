@@ -208,6 +208,7 @@ class ObjectStore:
             try:
                 self._put(bundle, part, mode="create")
             except FileExistsError:
+                # Another publisher of the same version sent it since the look above; attestations are never replaced.
                 continue
             sent.append(part)
         return sent
