@@ -211,8 +211,9 @@ def _remove_local_paths(source: Path) -> None:
 
 
 def _version(compiler: str) -> str:
-    printed = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    return printed.splitlines()[0]
+    """The first line of what it says of itself; empty where it says nothing."""
+    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    return next(iter(done.stdout.splitlines()), "")
 
 
 def _cpu_flags() -> str:
