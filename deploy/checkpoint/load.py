@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.checkpoint.formats import read_stored
+from deploy.checkpoint.library import understand_library
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
+from deploy.checkpoint.pretrained_folder import is_pretrained_folder
 from deploy.checkpoint.sniff import recognise
 from deploy.checkpoint.tensors import check_finite, check_usable, dtype_name, main_dtype
+from deploy.checkpoint.timm_models import TIMM, build_timm
 from deploy.checkpoint.training import training_facts
-from deploy.checkpoint.understand import FACTORY, Contents, Understood, understand_factory, understand_zoo
+from deploy.checkpoint.understand import FACTORY, Contents, Understood, understand_factory
 from deploy.checkpoint.weights import find_weights
 from deploy.checkpoint.zoo import find_architecture
 from deploy.errors import UsageError
@@ -40,6 +43,10 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
     """
     if request.arch and request.factory:
         raise UsageError("--arch and --factory were both given", expected="one of them")
+    if is_pretrained_folder(request.path):
+        from deploy.checkpoint.pretrained import read_pretrained
+
+        return read_pretrained(request, request.path, name=model_name(request.path))
     # 1. Refused before anything large is read; then the digest is taken while torch is imported.
     recognise(request.path)
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -47,7 +54,7 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
         # 2.
         contents = _read_contents(request)
         # 3.
-        understood = understand_factory(request, contents) if request.factory else understand_zoo(request, contents)
+        understood = understand_factory(request, contents) if request.factory else understand_library(request, contents)
         # 4.
         check_finite(understood.tensors)
         # 5.
@@ -65,6 +72,11 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None) -> "nn.Module
     from deploy.checkpoint.build import assign_weights, build_architecture
     from deploy.checkpoint.factory import call_factory
 
+    if checkpoint.how == "config":
+        from deploy.checkpoint.pretrained import build_pretrained
+
+        module = build_pretrained(checkpoint)
+        return module.to(getattr(torch, dtype)) if dtype else module
     stored = read_stored(checkpoint.path, trust_pickle=checkpoint.trust_pickle)
     tensors = find_weights(stored.content, checkpoint.weights).tensors
     for prefix in checkpoint.removed_prefixes:
@@ -72,6 +84,8 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None) -> "nn.Module
     if checkpoint.how == "factory":
         reference = checkpoint.architecture.removeprefix(FACTORY)
         module = call_factory(reference, checkpoint.options, filled=tensors)
+    elif checkpoint.architecture.startswith(TIMM):
+        module = build_timm(checkpoint.architecture, checkpoint.options, filled=tensors)
     else:
         entry = find_architecture(checkpoint.architecture)
         module = build_architecture(entry, checkpoint.options)
