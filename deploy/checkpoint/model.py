@@ -47,12 +47,12 @@ class Checkpoint(Record):
     `architecture` is `torchvision/<builder>` or `factory/<package.module:function>`; `how` says whether it was
     inferred from the weights, asked for by name, or built by the user's factory. `options` are the builder's keyword
     arguments (`num_classes` and so on), with `in_channels` where it is not 3. Input shapes begin with the dynamic dim
-    `batch`. `size` is the file's, in bytes; `found_under` the dotted path to the weights in it, None for the top.
+    `batch`. `size` is that of all files, in bytes; `found_under` the dotted path to the weights, None for the top.
     """
 
     path: Path
     digest: str
-    format: Literal["torch", "safetensors"]
+    format: Literal["torch", "safetensors", "distributed"]
     name: str
     architecture: str
     how: Literal["inferred", "asked", "factory"]
