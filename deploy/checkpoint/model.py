@@ -52,13 +52,13 @@ class Checkpoint(Record):
     so on), with `in_channels` where it is not 3. Inputs have the names of the forward's parameters, where those are
     known; their shapes begin with the dynamic dim `batch`, and `dims` bounds every other dynamic dim in them. The
     parameters in `absent` are given None. `decisions` has the decision axis by output name, where the shape alone would
-    not tell. `size` is the file's, in bytes; `found_under` the dotted path to the weights in it, None for the top.
+    not tell. `size` is that of all files, in bytes; `found_under` the dotted path to the weights, None for the top.
     `kept` are the files that a version keeps of a checkpoint that is a folder, relative to it: its tokenizer.
     """
 
     path: Path
     digest: str
-    format: Literal["torch", "safetensors"]
+    format: Literal["torch", "safetensors", "distributed"]
     name: str
     architecture: str
     how: Literal["inferred", "asked", "factory", "config"]

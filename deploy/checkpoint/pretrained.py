@@ -185,6 +185,13 @@ def _unknown(folder: PretrainedFolder, name: str, release: str) -> UsageError:
 def _class_name(folder: PretrainedFolder) -> str:
     """The one class that config.json names. Raises UsageError if it names none or several."""
     names = folder.config.get("architectures")
+    timm = folder.config.get("architecture")
+    if isinstance(timm, str) and not names:
+        raise UsageError(
+            f"{folder.path} is a folder of timm: its {CONFIG} names the architecture {timm!r}",
+            expected="the file of its weights",
+            fix=f"give that file: {folder.weights[0]} --arch timm/{timm}",
+        )
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise UsageError(
             f"{folder.path / CONFIG} names {'no' if not names else f'{names} as its'} architecture",

@@ -58,10 +58,10 @@ def understand_timm(
     Where none fits, or timm is not installed, `otherwise` is raised with what that would change. Raises UsageError if
     several fit, or the one asked for does not.
     """
-    *_, (removed, tensors) = strip_prefixes(contents.found.tensors)
-    shapes = _shapes(tensors)
     if otherwise is not None and timm_version() is None:
         raise _with_fix(otherwise, f"install timm, whose architectures are then tried too: {_INSTALL}") from otherwise
+    removed, tensors = _unwrapped(contents)
+    shapes = _shapes(tensors)
     match, hint = _match(request, contents, shapes, otherwise)
     options, size = _sized(match, request, contents.facts)
     name = _asked(request) or match.entry.name
@@ -117,6 +117,13 @@ def timm_look_alikes(request: CheckpointRequest, understood: Understood) -> tupl
         f"timm has architectures with the same tensors: {_listed(names)}; if timm trained it, say which one: "
         f"--arch {TIMM}{names[0]}",
     )
+
+
+def _unwrapped(contents: Contents) -> tuple[tuple[str, ...], dict[str, "Tensor"]]:
+    """The tensors without the prefixes of wrappers: in the first form whose names timm knows, else in the last."""
+    known = {digest for entry in load_index().values() for digest in (entry.names, entry.headless)}
+    forms = list(strip_prefixes(contents.found.tensors))
+    return next((form for form in forms if digest_names(_shapes(form[1])) in known), forms[-1])
 
 
 def _match(

@@ -52,6 +52,13 @@ def test_channels_and_image_size_are_read_from_the_tensors(tmp_path: Path) -> No
         assert build_module(checkpoint)(torch.randn(1, 1, 96, 96)).shape == (1, 4)
 
 
+def test_wrappers_prefixes_are_taken_off_and_no_others(tmp_path: Path) -> None:
+    state = fine_tuned("test_efficientnet", num_classes=3).state_dict()
+    checkpoint = read(tmp_path, {f"module.model.{name}": tensor for name, tensor in state.items()})
+    assert (checkpoint.architecture, checkpoint.removed_prefixes) == ("timm/test_efficientnet", ("module.", "model."))
+    assert build_module(checkpoint).state_dict().keys() == state.keys()
+
+
 def test_a_network_without_a_head_gives_features(tmp_path: Path) -> None:
     checkpoint = read(tmp_path, fine_tuned("test_efficientnet", num_classes=0).state_dict())
     assert (checkpoint.options["num_classes"], checkpoint.num_classes) == (0, None)
