@@ -17,6 +17,10 @@ _NEAREST = 3
 _FACTORY = "give your own architecture, or a builder with a changed head, as --factory package.module:function"
 
 
+class UnknownArchitectureError(UsageError):
+    """No builder of torchvision has these tensors."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """How found tensors differ from expected ones."""
@@ -153,7 +157,7 @@ def _ambiguous(exact: list[Match]) -> UsageError:
     )
 
 
-def _unknown(matches: Iterable[Match]) -> UsageError:
+def _unknown(matches: Iterable[Match]) -> UnknownArchitectureError:
     nearest = sorted(matches, key=lambda match: match.likeness, reverse=True)[:_NEAREST]
     blocks = [
         f"{match.architecture.name}: {match.agreeing} of {match.total} tensors agree; "
@@ -161,7 +165,7 @@ def _unknown(matches: Iterable[Match]) -> UsageError:
         for match in nearest
         if match.agreeing
     ]
-    return UsageError(
+    return UnknownArchitectureError(
         "the weights fit no torchvision classification builder",
         expected="nearest:\n    " + "\n    ".join(blocks) if blocks else "a torchvision classifier; no tensor agrees",
         fix=_FACTORY,

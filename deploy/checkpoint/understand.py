@@ -5,7 +5,7 @@ Called by load.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from deploy.checkpoint.architecture import PREFIX, Shapes
@@ -25,7 +25,7 @@ from deploy.checkpoint.training import TrainingFacts
 from deploy.checkpoint.weights import Found, strip_prefixes
 from deploy.checkpoint.zoo import find_architecture, load_zoo
 from deploy.errors import UsageError
-from deploy.spec import TensorSpec
+from deploy.spec import Dim, TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,12 +45,18 @@ class Contents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Understood:
-    """The answer. `tensors` are the weights that the module takes, under its own names."""
+    """The answer. `tensors` are the weights that the module takes, under its own names.
+
+    `dims`, `absent` and `decisions` are the `Checkpoint`'s.
+    """
 
     architecture: str
     how: Literal["inferred", "asked", "factory"]
     options: dict[str, Any]
     inputs: tuple[TensorSpec, ...]
+    dims: tuple[Dim, ...] = ()
+    absent: tuple[str, ...] = ()
+    decisions: dict[str, int | None] = field(default_factory=dict)
     num_classes: int | None
     parameters: int
     preprocessing: Preprocessing
@@ -62,7 +68,7 @@ class Understood:
 def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood:
     """The torchvision builder that fits, inferred or asked for. Raises UsageError if there is not exactly one."""
     *_, (removed, tensors) = strip_prefixes(contents.found.tensors)
-    match = _match(request, _shapes(tensors))
+    match = _match(request, _shapes(tensors), contents.facts.arch)
     entry = match.architecture
     shape = image_shape(match, request, contents.facts)
     options = dict(match.options)
@@ -85,9 +91,12 @@ def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood
     )
 
 
-def _match(request: CheckpointRequest, shapes: Shapes) -> Match:
+def _match(request: CheckpointRequest, shapes: Shapes, told: str | None) -> Match:
+    """`told` is the name in the file itself: it decides where several fit, and counts for nothing where it does not."""
     if request.arch is None:
-        return identify(shapes, load_zoo())
+        zoo = load_zoo()
+        named = match_architecture(zoo[told], shapes) if told in zoo else None
+        return named if named and not named.difference else identify(shapes, zoo)
     match = match_architecture(find_architecture(request.arch), shapes)
     require_match(match)
     return match
@@ -131,7 +140,7 @@ def _fitting_module(
     difference = None
     forms = list(strip_prefixes(contents.found.tensors))
     names = {name for _, tensors in forms for name in tensors}
-    for options in keyword_choices(reference, _guess_classes(contents)):
+    for options in keyword_choices(reference, _guess_classes(contents), settings=contents.facts.settings):
         module = call_factory(reference, options, filled=names)
         expected = _shapes(module.state_dict())
         for removed, tensors in forms:
