@@ -90,6 +90,14 @@ class Spec(Record):
         """The largest batch the program takes; 1 for a static program."""
         return self.batch.maximum if self.batch else 1
 
+    def with_decisions(self, num_classes: int | None) -> Self:
+        """The same contract with each output's decision axis, for a model of so many classes, None where unknown."""
+        outputs = [
+            output.model_copy(update={"decision_axis": decision_axis(output.dtype, output.shape, num_classes)})
+            for output in self.outputs
+        ]
+        return self.model_copy(update={"outputs": tuple(outputs)})
+
     def check_inputs(self, arrays: Sequence[np.ndarray]) -> None:
         """Raises UsageError if the arrays do not fit the inputs in number, dtype or shape."""
         if len(arrays) != len(self.inputs):
@@ -122,6 +130,21 @@ def wire_input(index: int) -> str:
 def wire_output(index: int) -> str:
     """The tensor name that both formats give output `index`."""
     return f"OUTPUT__{index}"
+
+
+def decision_axis(dtype: str, shape: Sequence[int | str], num_classes: int | None) -> int | None:
+    """The axis along which a consumer of an output takes an argmax; None where it takes none.
+
+    It is axis 1 of a matrix, and of an output with more axes the one that has an entry per class: axis 1 of a
+    segmentation, the last one of a detector's scores or of a sequence's labels.
+    """
+    if "float" not in dtype or len(shape) < 2:
+        return None
+    if len(shape) == 2:
+        return 1 if shape[1] != 1 else None
+    if num_classes is None or num_classes < 2:
+        return None
+    return next((axis for axis in (1, len(shape) - 1) if shape[axis] == num_classes), None)
 
 
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:

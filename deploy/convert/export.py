@@ -46,7 +46,7 @@ def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path) -> P
     example = seeded_inputs(inputs, batch=_SAMPLE_BATCH)
     names = _names_from_a_call(module, example)
     exported = _export(positional(module), example, max_batch=max_batch)
-    spec = _spec(exported, inputs, names, max_batch=max_batch)
+    spec = _spec(exported, inputs, names, max_batch=max_batch).with_decisions(checkpoint.num_classes)
     path = folder / PROGRAM_FILE
     torch.export.save(exported, path)
     _made_here.clear()
@@ -151,9 +151,7 @@ def _output(name: str, value: Tensor, batch: Any) -> TensorSpec:
             expected=f"[{BATCH!r}, sizes ...]: the batch first, and nowhere else",
             fix="return one row per sample from the model's forward, or use --max-batch 1",
         )
-    decides = value.is_floating_point() and len(shape) == 2 and shape[1] != 1
-    dtype = str(value.dtype).removeprefix("torch.")
-    return TensorSpec(name=name, dtype=dtype, shape=shape, decision_axis=1 if decides else None)
+    return TensorSpec(name=name, dtype=str(value.dtype).removeprefix("torch."), shape=shape)
 
 
 def _size(name: str, size: Any, batch: Any) -> int | str:
