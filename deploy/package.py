@@ -22,7 +22,7 @@ from deploy.checkpoint.load import read_checkpoint
 from deploy.choose import Choice, Rules, choose
 from deploy.convert.aoti import require_compiler
 from deploy.convert.building import aoti_obstacle
-from deploy.convert.export import program_inputs
+from deploy.convert.export import program_dims, program_inputs
 from deploy.convert.model import Artifact, Format
 from deploy.convert.run import Conversion, ConversionPlan, convert
 from deploy.errors import UnfinishedError, UsageError
@@ -36,7 +36,7 @@ from deploy.repository.publish import PublishOptions
 from deploy.repository.stage import Stage, Step, open_stage
 from deploy.request import Inputs, Outcome, PackagePlan, PackageRequest, PackageResult
 from deploy.serve.engines import Engine, find_engine
-from deploy.spec import BATCH, Dim, Spec
+from deploy.spec import Spec
 from deploy.validate.behaviour import check_labels, read_labels
 from deploy.validate.contenders import Surroundings, inputs_by_batch, open_contenders
 from deploy.validate.latency import LatencyPlan, measure
@@ -94,7 +94,7 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
     name = check_name(request.name or checkpoint.name)
     labels = read_labels(request.labels) if request.labels else None
     classes = check_labels(labels, checkpoint)
-    samples = load_samples(request.samples, checkpoint.inputs) if request.samples else None
+    samples = load_samples(request.samples, checkpoint.inputs, checkpoint.dims) if request.samples else None
     for left in _left_out(request).values():
         progress.note(f"NO AOTInductor artifact, {', '.join(_formats(request))} only: {left}")
     if request.target.device != "cpu":
@@ -160,8 +160,9 @@ class _Promise:
 
 def _promise(request: PackageRequest, inputs: Inputs, bound: Manifest) -> _Promise:
     tensors = program_inputs(inputs.checkpoint.inputs, max_batch=request.max_batch)
-    batch = Dim(name=BATCH, minimum=1, maximum=request.max_batch)
-    spec = Spec(inputs=tensors, outputs=bound.spec.outputs, dims=(batch,))
+    own = program_dims(inputs.checkpoint, max_batch=request.max_batch)
+    kept = (dim for dim in bound.spec.dims if dim.name not in {dim.name for dim in own})
+    spec = Spec(inputs=tensors, outputs=bound.spec.outputs, dims=(*own, *kept))
     return _Promise(format=bound.format, spec=spec, classes=inputs.classes)
 
 
@@ -197,6 +198,8 @@ class _Run:
         )
         conversion = convert(self.inputs.checkpoint, plan, self.progress)
         self.work.step("converted")
+        for note in conversion.program.notes:
+            self.progress.note(note)
         for name, failure in conversion.failures.items():
             self.progress.note(f"{name} was lost: {failure.message}")
         if conversion.failures and (self.request.by_name or not conversion.artifacts):

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from deploy.records import Record
-from deploy.spec import TensorSpec
+from deploy.spec import Dim, TensorSpec
 
 WeightsChoice = Literal["ema", "raw"]
 
@@ -48,8 +50,11 @@ class Checkpoint(Record):
 
     `architecture` is `torchvision/<builder>` or `factory/<package.module:function>`; `how` says whether it was
     inferred from the weights, asked for by name, or built by the user's factory. `options` are the builder's keyword
-    arguments (`num_classes` and so on), with `in_channels` where it is not 3. Input shapes begin with the dynamic dim
-    `batch`. `size` is the file's, in bytes; `found_under` the dotted path to the weights in it, None for the top.
+    arguments (`num_classes` and so on), with `in_channels` where it is not 3. Inputs have the names of
+    the forward's parameters, where those are known; their shapes begin with the dynamic dim `batch`, and `dims` bounds
+    every other dynamic dim in them. The parameters in `absent` are given None. `decisions` has
+    the decision axis by output name, where the shape alone would not tell. `size` is the file's, in bytes;
+    `found_under` the dotted path to the weights in it, None for the top.
     """
 
     path: Path
@@ -60,6 +65,9 @@ class Checkpoint(Record):
     how: Literal["inferred", "asked", "factory"]
     options: dict[str, Any]
     inputs: tuple[TensorSpec, ...]
+    dims: tuple[Dim, ...] = ()
+    absent: tuple[str, ...] = ()
+    decisions: dict[str, int | None] = Field(default_factory=dict)
     dtype: str
     parameters: int
     size: int

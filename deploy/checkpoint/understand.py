@@ -5,7 +5,7 @@ Called by load.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from deploy.checkpoint.architecture import PREFIX, Shapes
@@ -26,7 +26,7 @@ from deploy.checkpoint.training import TrainingFacts
 from deploy.checkpoint.weights import Found, strip_prefixes
 from deploy.checkpoint.zoo import find_architecture, load_zoo
 from deploy.errors import UsageError
-from deploy.spec import TensorSpec
+from deploy.spec import Dim, TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -46,12 +46,18 @@ class Contents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Understood:
-    """The answer. `tensors` are the weights that the module takes, under its own names."""
+    """The answer. `tensors` are the weights that the module takes, under its own names.
+
+    `dims`, `absent` and `decisions` are the `Checkpoint`'s.
+    """
 
     architecture: str
     how: Literal["inferred", "asked", "factory"]
     options: dict[str, Any]
     inputs: tuple[TensorSpec, ...]
+    dims: tuple[Dim, ...] = ()
+    absent: tuple[str, ...] = ()
+    decisions: dict[str, int | None] = field(default_factory=dict)
     num_classes: int | None
     parameters: int
     preprocessing: Preprocessing

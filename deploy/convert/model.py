@@ -16,13 +16,17 @@ ARTIFACT_FILES: dict[Format, str] = {"aoti": "model.pt2", "onnx": "model.onnx"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text."""
+    """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text.
+
+    `notes` say what is served otherwise than the model has it.
+    """
 
     path: Path
     spec: Spec
     digest: str
     seconds: float
     peak_memory: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from deploy.convert.export import load_program
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
 from deploy.convert.onnx_file import write_model
 from deploy.errors import UnfinishedError
-from deploy.spec import BATCH, Spec, wire_input, wire_output
+from deploy.spec import Spec, wire_input, wire_output
 from deploy.targets import Target, targets_like
 
 if TYPE_CHECKING:
@@ -62,19 +62,34 @@ def _reason(error: BaseException) -> str:
 
 
 def _rename(model: ir.Model, spec: Spec) -> None:
-    """Give the tensors the names both formats share, and their batch dimension its own."""
+    """Give the tensors the names both formats share, and their dynamic dims those of the spec."""
     import onnx_ir as ir
 
     graph = model.graph
     assert len(graph.inputs) == len(spec.inputs) and len(graph.outputs) == len(spec.outputs)
     for index, value in enumerate(graph.inputs):
         value.name = wire_input(index)
+    _separate_outputs(graph)
     for index, value in enumerate(graph.outputs):
         value.name = wire_output(index)
-    if spec.batch is None:
+    if not spec.dims:
         return
     for value, tensor in zip((*graph.inputs, *graph.outputs), (*spec.inputs, *spec.outputs), strict=True):
-        value.shape = ir.Shape([BATCH if size == BATCH else size for size in tensor.shape])
+        value.shape = ir.Shape(tensor.shape)
+
+
+def _separate_outputs(graph: ir.Graph) -> None:
+    """Give each output a value of its own: one that is an input, a constant or another output has a name already."""
+    import onnx_ir as ir
+
+    taken = {id(value) for value in (*graph.inputs, *graph.initializers.values())}
+    for index, value in enumerate(graph.outputs):
+        if id(value) in taken:
+            copy = ir.node("Identity", inputs=[value])
+            copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
+            graph.append(copy)
+            graph.outputs[index] = copy.outputs[0]
+        taken.add(id(value))
 
 
 def _strip(model: ir.Model) -> None:
