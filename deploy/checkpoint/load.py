@@ -71,6 +71,7 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None) -> "nn.Module
 
     from deploy.checkpoint.build import assign_weights, build_architecture
     from deploy.checkpoint.factory import call_factory
+    from deploy.checkpoint.servable import servable
 
     if checkpoint.how == "config":
         from deploy.checkpoint.pretrained import build_pretrained
@@ -89,7 +90,9 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None) -> "nn.Module
         module = build_architecture(entry, checkpoint.options)
         tensors = {name: tensor for name, tensor in tensors.items() if name not in entry.auxiliary}
     module = assign_weights(module, tensors)
-    return module.to(getattr(torch, dtype)) if dtype else module
+    if dtype:
+        module = module.to(getattr(torch, dtype))
+    return module if checkpoint.how == "factory" else servable(module)
 
 
 def model_name(path: Path) -> str:

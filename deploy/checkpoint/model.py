@@ -28,13 +28,15 @@ class CheckpointRequest:
 
 
 class Preprocessing(Record):
-    """What turned an image into the input tensor during training. Lengths are pixels; None means unknown.
+    """What turned an image into the input tensor during training. Lengths are pixels; None means unknown, or no step.
+
+    `resize` is the shorter side, or height and width.
 
     `source` says where this is known from: the builder's default weights, the checkpoint, or nowhere (`unknown`).
     """
 
     source: str
-    resize: int | None = None
+    resize: int | tuple[int, int] | None = None
     crop: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
