@@ -18,7 +18,7 @@ from deploy.records import Record
 BATCH = "batch"
 
 DTYPES = (
-    "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bfloat16",
+    "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bfloat16", "string",
 )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from typing import Literal
 from deploy.spec import Spec
 
 Format = Literal["aoti", "onnx"]
+# Beside them what a repository may hold: models of Triton's python backend, and ensembles of others.
+PublishedFormat = Literal["aoti", "onnx", "python", "ensemble"]
 FORMATS: tuple[Format, ...] = ("aoti", "onnx")
 ARTIFACT_FILES: dict[Format, str] = {"aoti": "model.pt2", "onnx": "model.onnx"}
 

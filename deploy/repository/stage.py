@@ -64,6 +64,11 @@ class Stage:
                 link_or_copy(artifact.folder / name, folder / name)
         self.step("artifact-added")
 
+    def add_file(self, name: str, data: bytes) -> None:
+        """Write a file of the version itself, such as the `model.py` of Triton's python backend."""
+        with disk_errors_explained("staging a file"):
+            (self.version.folder / name).write_bytes(data)
+
     def add_config(self, text: str, *, classes: Sequence[str] | None = None) -> None:
         """Write the version's config, and its labels one per line in the order of the output."""
         with disk_errors_explained("staging the configuration"):
