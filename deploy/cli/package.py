@@ -64,6 +64,21 @@ class _Formats(Written):
 @click.option(
     "--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="The largest batch; 1: static."
 )
+@click.option(
+    "--ensemble",
+    type=click.Choice(["image"]),
+    help="Publish an ensemble too, NAME_image: JPEG or PNG bytes in, labels and scores out.",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Real JPEG and PNG files to prove the ensemble with.",
+)
+@click.option(
+    "--exif-orientation/--no-exif-orientation",
+    help="With --ensemble image: training turned photographs as their EXIF says; torchvision's loaders do not.",
+)
 @click.option("--target", default=LOCAL_CPU, show_default=True, help="Where it will run: a Triton release and device.")
 @click.option(
     "--cpu-isa", type=click.Choice(["avx2", "native"]), default="avx2", show_default=True, help="What AOTI may use."
