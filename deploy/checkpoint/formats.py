@@ -35,6 +35,8 @@ def read_stored(path: Path, *, trust_pickle: bool = False) -> Stored:
         return _read_safetensors(path)
     if kind is Kind.SHARDED:
         return Stored(format="distributed", content=_read_folder(path, trust_pickle=trust_pickle))
+    if kind is Kind.PROGRAM:
+        raise UsageError(f"{path} is a torch.export program rather than weights", expected=WANTED)
     content = _read_torch(path, zipped=kind is Kind.TORCH_ZIP, trust_pickle=trust_pickle)
     return Stored(format="torch", content=_require_mapping(path, content))
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.checkpoint.formats import read_stored
+from deploy.checkpoint.inputs import UNKNOWN
 from deploy.checkpoint.library import understand_library
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.checkpoint.pretrained_folder import is_pretrained_folder
-from deploy.checkpoint.sniff import recognise
+from deploy.checkpoint.program import PROGRAM, load_exported, program_module, read_program
+from deploy.checkpoint.sniff import Kind, recognise
 from deploy.checkpoint.tensors import check_finite, check_usable, dtype_name, main_dtype
 from deploy.checkpoint.timm_models import TIMM, build_timm
 from deploy.checkpoint.training import training_facts
@@ -27,7 +29,7 @@ from deploy.files import sha256_path, size_of
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_SUFFIXES = re.compile(r"(\.(pt|pth|ckpt|bin|safetensors|tar))+$", re.IGNORECASE)
+_SUFFIXES = re.compile(r"(\.(pt|pt2|pth|ckpt|bin|safetensors|tar))+$", re.IGNORECASE)
 
 
 def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
@@ -48,7 +50,9 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
 
         return read_pretrained(request, request.path, name=model_name(request.path))
     # 1. Refused before anything large is read; then the digest is taken while torch is imported.
-    recognise(request.path)
+    kind = recognise(request.path)
+    if kind is Kind.PROGRAM:
+        return _read_program(request)
     with ThreadPoolExecutor(max_workers=1) as pool:
         digest = pool.submit(sha256_path, request.path)
         # 2.
@@ -73,6 +77,8 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None) -> "nn.Module
     from deploy.checkpoint.factory import call_factory
     from deploy.checkpoint.servable import servable
 
+    if checkpoint.how == "program":
+        return program_module(load_exported(checkpoint.path, trust_pickle=checkpoint.trust_pickle), dtype)
     if checkpoint.how == "config":
         from deploy.checkpoint.pretrained import build_pretrained
 
@@ -107,6 +113,43 @@ def _read_contents(request: CheckpointRequest) -> Contents:
     check_usable(found.tensors)
     facts = training_facts(stored.content, stored.metadata)
     return Contents(stored=stored, found=found, facts=facts, dtype=main_dtype(found.tensors))
+
+
+def _read_program(request: CheckpointRequest) -> Checkpoint:
+    """The Checkpoint of an exported program. Raises UsageError if the request says what the program itself says."""
+    given = {"--arch": request.arch, "--factory": request.factory, "--input-shape": request.input_shapes}
+    said = next((option for option, value in given.items() if value), None)
+    if said:
+        raise UsageError(
+            f"{said} was given with a torch.export program, {request.path}",
+            expected="nothing of the kind: a program brings its own graph and shapes",
+            fix=f"leave out {said}",
+        )
+    program = read_program(request.path, trust_pickle=request.trust_pickle)
+    check_usable(program.tensors)
+    check_finite(program.tensors)
+    return Checkpoint(
+        path=request.path.absolute(),
+        digest=sha256_path(request.path),
+        format="program",
+        name=model_name(request.path),
+        architecture=PROGRAM + program.name,
+        how="program",
+        options=program.options,
+        inputs=program.inputs,
+        dims=program.dims,
+        dtype=main_dtype(program.tensors),
+        parameters=sum(parameter.numel() for parameter in program.exported.parameters()),
+        size=size_of(request.path),
+        classes=None,
+        num_classes=None,
+        preprocessing=UNKNOWN,
+        found_under=None,
+        weights=None,
+        removed_prefixes=(),
+        trust_pickle=request.trust_pickle,
+        notes=program.notes,
+    )
 
 
 def _put_down(request: CheckpointRequest, contents: Contents, understood: Understood, digest: str) -> Checkpoint:

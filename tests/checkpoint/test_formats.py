@@ -106,7 +106,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "list": (lambda path: torch.save([torch.ones(2)], path), ["a list of 1 items"]),
     "number": (lambda path: torch.save(3, path), ["holds an object of type int"]),
     "torchscript": (put_torchscript, ["TorchScript archive", "torch.jit.load", "state_dict()"]),
-    "exported program": (put_exported, ["torch.export", ".pt2", "exported from"]),
+    "exported program": (put_exported, ["torch.export program rather than weights"]),
     "onnx": (put_onnx, ["ONNX model", "exported from"]),
     "plain pickle": (lambda path: path.write_bytes(pickle.dumps({"a": 1})), ["PyTorch did not write"]),
     "whole module": (lambda path: torch.save(Tiny(), path), ["whole pickled module", "Tiny", "state_dict()"]),
