@@ -14,6 +14,7 @@ from deploy.checkpoint.formats import read_stored
 from deploy.checkpoint.inputs import UNKNOWN
 from deploy.checkpoint.library import understand_library
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
+from deploy.checkpoint.preprocess import settle
 from deploy.checkpoint.pretrained_folder import is_pretrained_folder
 from deploy.checkpoint.program import PROGRAM, load_exported, program_module, read_program
 from deploy.checkpoint.sniff import Kind, recognise
@@ -37,7 +38,7 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
 
     1. Tell what the file is.
     2. Find the weights in it.
-    3. Find their architecture, input and preprocessing.
+    3. Find their architecture, input and preprocessing; settle what was asked of the latter.
     4. Check every value.
     5. Put down what was found.
 
@@ -59,17 +60,19 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
         contents = _read_contents(request)
         # 3.
         understood = understand_factory(request, contents) if request.factory else understand_library(request, contents)
+        understood = settle(understood, request.preprocessing)
         # 4.
         check_finite(understood.tensors)
         # 5.
         return _put_down(request, contents, understood, digest.result())
 
 
-def build_module(checkpoint: Checkpoint, dtype: str | None = None) -> "nn.Module":
+def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False) -> "nn.Module":
     """The module with the checkpoint's weights, in eval mode, without gradients.
 
     Its tensors are the memory-mapped file's own unless `dtype` (such as `float64`) converts the floating ones.
-    Raises UsageError if the file is no longer what the Checkpoint says.
+    Fused preprocessing is part of it: in the operations that are exported, or `as_in_training`, by torchvision's own
+    transforms. Raises UsageError if the file is no longer what the Checkpoint says.
     """
     import torch
 
@@ -96,9 +99,13 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None) -> "nn.Module
         module = build_architecture(entry, checkpoint.options)
         tensors = {name: tensor for name, tensor in tensors.items() if name not in entry.auxiliary}
     module = assign_weights(module, tensors)
-    if dtype:
-        module = module.to(getattr(torch, dtype))
-    return module if checkpoint.how == "factory" else servable(module)
+    if checkpoint.how != "factory":
+        module = servable(module)
+    if checkpoint.preprocessing.fused:
+        from deploy.checkpoint.fusing import as_trained, fuse
+
+        module = (as_trained if as_in_training else fuse)(module, checkpoint.preprocessing)
+    return module.to(getattr(torch, dtype)) if dtype else module
 
 
 def model_name(path: Path) -> str:

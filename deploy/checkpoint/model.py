@@ -3,7 +3,7 @@
 Owns no reading and no torch; both values travel to child processes and into the manifest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,30 @@ from deploy.records import Record
 from deploy.spec import Dim, TensorSpec
 
 WeightsChoice = Literal["ema", "raw"]
+FusedStep = Literal["resize", "crop", "scale", "normalize"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessingRequest:
+    """What the user said about the preprocessing of training; None leaves it to the checkpoint. Lengths are pixels.
+
+    `resize` is the shorter edge, or (height, width). `fuse` puts the preprocessing into the graph, which then takes
+    uint8 images: of the network's own size, or of `image_size` (height, width), to be resized and cropped inside.
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    resize: int | tuple[int, int] | None = None
+    crop: int | None = None
+    interpolation: str | None = None
+    fuse: bool = False
+    image_size: tuple[int, int] | None = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The facts of training that were given, by the names they have in `Preprocessing`."""
+        facts = {one.name: getattr(self, one.name) for one in fields(self) if one.name in Preprocessing.model_fields}
+        return {name: value for name, value in facts.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +49,7 @@ class CheckpointRequest:
     weights: WeightsChoice | None = None
     input_shapes: tuple[tuple[int, ...], ...] = ()
     trust_pickle: bool = False
+    preprocessing: PreprocessingRequest = field(default_factory=PreprocessingRequest)
 
 
 class Preprocessing(Record):
@@ -32,7 +57,9 @@ class Preprocessing(Record):
 
     `resize` is the shorter side, or height and width.
 
-    `source` says where this is known from: the builder's default weights, the checkpoint, or nowhere (`unknown`).
+    `source` says where this is known from: the builder's default weights, the checkpoint, the command, or nowhere
+    (`unknown`). `resize` is the shorter edge, or (height, width). `fused` names the steps that happen inside the graph,
+    in their order: a client that did them too would do them twice.
     """
 
     source: str
@@ -43,6 +70,7 @@ class Preprocessing(Record):
     layout: str | None = None
     value_range: tuple[float, float] | None = None
     interpolation: str | None = None
+    fused: tuple[FusedStep, ...] = ()
 
 
 class Checkpoint(Record):
