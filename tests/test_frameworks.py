@@ -62,6 +62,16 @@ def test_it_is_served_and_computes_what_training_did(
     assert manifest.classes == classes
 
 
+@pytest.mark.slow
+@pytest.mark.engine
+def test_an_adapter_that_peft_saved_is_served_as_peft_computes_it(engine: Engine, tmp_path: Path) -> None:
+    result = run(ask(trained("lora", tmp_path), base=tmp_path / "base.pt"))
+    assert result.exit_code is ExitCode.OK, result.outcome.judgement.reason
+    manifest = verify_files(result.outcome.published[0].version.folder)
+    assert manifest.verdicts.architecture.verdict is Verdict.PASS  # the samples are of PEFT's own, unmerged model
+    assert any("base.pt" in note for note in manifest.checkpoint.notes)
+
+
 def finetune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What the example said, started as its own text says; it gets two processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

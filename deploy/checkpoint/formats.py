@@ -86,6 +86,12 @@ def _failed(path: Path, error: Exception) -> UsageError:
 def _refused_pickle(path: Path, names: list[str]) -> UsageError:
     if any(name.startswith("torch.nn.modules.") for name in names):
         return _whole_module(path, next(name for name in (*_not_torch(names), *names)))
+    if quantized := next((name for name in names if name.startswith("torchao.")), None):
+        return UsageError(
+            f"{path} holds weights that torchao has quantized ({quantized})",
+            expected="float weights: quantized ones are not converted yet",
+            fix="save the state_dict before quantize_ converts it, or after dequantizing each tensor of torchao's",
+        )
     if not names:
         return UsageError(
             f"{path} is a pickle with instructions that are not needed for weights",

@@ -44,6 +44,7 @@ class CheckpointRequest:
     """What the user said about a checkpoint. `input_shapes` are without the batch dim, one per input."""
 
     path: Path
+    base: Path | None = None
     arch: str | None = None
     factory: str | None = None
     weights: WeightsChoice | None = None
@@ -83,11 +84,12 @@ class Checkpoint(Record):
     forward's parameters, where those are known; their shapes begin with the dynamic dim `batch`, and `dims` bounds
     every other dynamic dim in them. The parameters in `absent` are given None. `decisions` has the decision axis by
     output name, where the shape alone would not tell. `size` is that of all files, in bytes; `found_under` the dotted
-    path to the weights, None for the top. `kept` are the files that a version keeps of a checkpoint that is a folder,
-    relative to it: its tokenizer.
+    path to the weights, None for the top. `base` is the checkpoint that an adapter at `path` changes; `digest` is then
+    of both. `kept` are the files that a version keeps of a checkpoint that is a folder, relative to it: its tokenizer.
     """
 
     path: Path
+    base: Path | None = None
     digest: str
     format: Literal["torch", "safetensors", "distributed", "program"]
     name: str

@@ -85,6 +85,7 @@ def _server(url: str | None, protocol: Any, wait: float | None) -> "ServerAddres
 
 _CHECKPOINT_OPTIONS = (
     click.argument("ckpt", type=click.Path(path_type=Path)),
+    click.option("--base", type=click.Path(path_type=Path), metavar="CKPT", help="What a LoRA adapter was trained on."),
     click.option("--arch", metavar="NAME", help="The torchvision builder or timm/NAME, where weights do not say."),
     click.option("--factory", metavar="PKG.MOD:FUNC", help="A function that gives your own architecture's module."),
     click.option("--weights", type=click.Choice(["ema", "raw"]), help="Which weights, where the file has both."),
@@ -99,6 +100,7 @@ _CHECKPOINT_OPTIONS = (
     click.option("--trust-pickle", is_flag=True, help="Unpickle any type: runs code from the file."),
 )
 
+_OF_THE_REQUEST = ("base", "arch", "factory", "weights", "input_shapes", "trust_pickle")
 _PREPROCESSING_OPTIONS = (
     click.option(
         "--fuse-preprocess/--no-fuse-preprocess",
@@ -130,7 +132,7 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def with_request(*, ckpt: Path, **given: Any) -> Any:
-        named = {name: given.pop(name) for name in ("arch", "factory", "weights", "input_shapes", "trust_pickle")}
+        named = {name: given.pop(name) for name in _OF_THE_REQUEST}
         preprocessing = PreprocessingRequest(**{one.name: given.pop(one.name) for one in fields(PreprocessingRequest)})
         return function(request=CheckpointRequest(path=ckpt, preprocessing=preprocessing, **named), **given)
 

@@ -13,7 +13,7 @@ import torch
 from torch.export import Dim
 
 from deploy.checkpoint.load import build_module, read_checkpoint
-from deploy.checkpoint.model import Checkpoint, CheckpointRequest
+from deploy.checkpoint.model import Checkpoint, CheckpointRequest, PreprocessingRequest
 from deploy.checkpoint.program import check_batch
 from deploy.checkpoint.vetting import GRAPH
 from deploy.convert.export import export_program
@@ -104,12 +104,14 @@ def test_keyword_inputs(tmp_path: Path) -> None:
     assert len(spec.outputs) == 3
 
 
-@pytest.mark.parametrize("option", ["--arch", "--factory", "--input-shape"])
+@pytest.mark.parametrize("option", ["--arch", "--factory", "--input-shape", "--weights", "--fuse-preprocess"])
 def test_what_the_program_says_itself_is_not_asked(option: str, saved: Path) -> None:
     about: dict[str, dict[str, Any]] = {
         "--arch": {"arch": "resnet18"},
         "--factory": {"factory": "a:b"},
         "--input-shape": {"input_shapes": ((3,),)},
+        "--weights": {"weights": "raw"},
+        "--fuse-preprocess": {"preprocessing": PreprocessingRequest(fuse=True)},
     }
     assert f"leave out {option}" in refusal(saved, **about[option])
 
