@@ -7,17 +7,21 @@ from pathlib import Path
 
 import digits
 import pytest
+import torch
+from torch.export import Dim
 
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.errors import ExitCode
 from deploy.evidence import Verdict
+from deploy.files import sha256_file
 from deploy.repository.manifest import verify_files
 from deploy.request import PackageRequest, Resources
 from deploy.serve.engines import Engine
 from deploy.targets import find_target
+from tests.checkpoint.programs import save, save_program
 from tests.markdown import ROOT
 from tests.models import IMAGE
-from tests.packaging import run
+from tests.packaging import lively, run, save_samples
 from tests.trainers import CLASS_NAMES, trained
 
 
@@ -58,6 +62,16 @@ def test_it_is_served_and_computes_what_training_did(
     assert manifest.classes == classes
 
 
+@pytest.mark.slow
+@pytest.mark.engine
+def test_an_adapter_that_peft_saved_is_served_as_peft_computes_it(engine: Engine, tmp_path: Path) -> None:
+    result = run(ask(trained("lora", tmp_path), base=tmp_path / "base.pt"))
+    assert result.exit_code is ExitCode.OK, result.outcome.judgement.reason
+    manifest = verify_files(result.outcome.published[0].version.folder)
+    assert manifest.verdicts.architecture.verdict is Verdict.PASS  # the samples are of PEFT's own, unmerged model
+    assert any("base.pt" in note for note in manifest.checkpoint.notes)
+
+
 def finetune(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What the example said, started as its own text says; it gets two processes."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -85,3 +99,33 @@ def test_the_distributed_example_says_how_it_is_started() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.strip().endswith("torchrun --nproc-per-node 2 examples/finetune_ddp.py")
+
+
+@pytest.mark.engine
+def test_an_exported_program_is_served(engine: Engine, tmp_path: Path) -> None:
+    module = save_program(tmp_path / "net.pt2")
+    save_samples(tmp_path / "samples.npz", module)
+    result = run(ask(tmp_path / "net.pt2", factory=None, input_shapes=()))
+    assert result.exit_code is ExitCode.OK, result.outcome.judgement.reason
+    version = result.outcome.published[0].version
+    manifest = verify_files(version.folder)
+    assert (manifest.checkpoint.how, manifest.checkpoint.sha256) == ("program", sha256_file(tmp_path / "net.pt2"))
+    assert manifest.verdicts.served is not None
+    assert manifest.verdicts.served.passed
+    assert {evidence.reference for evidence in result.parity} == {"float64"}
+    assert manifest.verdicts.architecture.verdict is Verdict.PASS
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_program_with_dynamic_sizes_is_served_in_both_formats(engine: Engine, tmp_path: Path) -> None:
+    shapes = ({0: Dim("n", max=16), 2: Dim("h", min=16, max=40), 3: Dim("w", min=16, max=48)},)
+    save(tmp_path / "net.pt2", lively(0), (torch.randn(4, *IMAGE),), dynamic_shapes=shapes)
+    asked = ask(tmp_path / "net.pt2", factory=None, input_shapes=())
+    result = run(replace(asked, samples=None), formats=("aoti", "onnx"), by_name=False, all_formats=True)
+    assert result.exit_code is ExitCode.OK, result.outcome.judgement.reason
+    for published in result.outcome.published:
+        manifest = verify_files(published.version.folder)
+        assert manifest.verdicts.served is not None
+        assert manifest.verdicts.served.passed
+        assert manifest.spec.inputs[0].shape == ("batch", 3, "image_2", "image_3")

@@ -99,6 +99,25 @@ def fsdp(folder: Path) -> None:
     leave()
 
 
+def lora(folder: Path) -> None:
+    """Low-rank changes of a convolution, and a head trained whole, that PEFT saved beside the base they belong to."""
+    from tests.lit import import_torchvision
+
+    import_torchvision()
+    from peft import LoraConfig, get_peft_model
+
+    net = lively(0)
+    torch.save(net.state_dict(), folder / "base.pt")
+    config = LoraConfig(r=3, lora_alpha=5, target_modules=["features.3"], modules_to_save=["head"])
+    model = get_peft_model(net, config)  # type: ignore[arg-type]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+    for seed in range(1, 6):
+        step(model, optimizer, seed=seed)
+    model.eval()
+    model.save_pretrained(folder / CHECKPOINT)
+    save_samples(folder / "samples.npz", model)
+
+
 def large(folder: Path, megabytes: str) -> None:
     """One large tensor, sharded over the ranks."""
     import torch.distributed as dist
@@ -128,7 +147,7 @@ def save_samples_of_all(path: Path, model: ConvNet, *, rank: int) -> None:
 
 
 TRAININGS: dict[str, Callable[..., None]] = {
-    "lightning": lightning, "wrapped": wrapped, "fsdp": fsdp, "large": large,
+    "lightning": lightning, "wrapped": wrapped, "fsdp": fsdp, "lora": lora, "large": large,
 }  # fmt: skip
 
 

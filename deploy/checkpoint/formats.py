@@ -35,6 +35,8 @@ def read_stored(path: Path, *, trust_pickle: bool = False) -> Stored:
         return _read_safetensors(path)
     if kind is Kind.SHARDED:
         return Stored(format="distributed", content=_read_folder(path, trust_pickle=trust_pickle))
+    if kind is Kind.PROGRAM:
+        raise UsageError(f"{path} is a torch.export program rather than weights", expected=WANTED)
     content = _read_torch(path, zipped=kind is Kind.TORCH_ZIP, trust_pickle=trust_pickle)
     return Stored(format="torch", content=_require_mapping(path, content))
 
@@ -84,6 +86,12 @@ def _failed(path: Path, error: Exception) -> UsageError:
 def _refused_pickle(path: Path, names: list[str]) -> UsageError:
     if any(name.startswith("torch.nn.modules.") for name in names):
         return _whole_module(path, next(name for name in (*_not_torch(names), *names)))
+    if quantized := next((name for name in names if name.startswith("torchao.")), None):
+        return UsageError(
+            f"{path} holds weights that torchao has quantized ({quantized})",
+            expected="float weights: quantized ones are not converted yet",
+            fix="save the state_dict before quantize_ converts it, or after dequantizing each tensor of torchao's",
+        )
     if not names:
         return UsageError(
             f"{path} is a pickle with instructions that are not needed for weights",

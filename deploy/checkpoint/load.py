@@ -7,15 +7,19 @@ Called by `inspect` in its own process, and by package's children. Imports torch
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy.checkpoint.adapters import digest_of, is_adapter, merge, require_base
 from deploy.checkpoint.formats import read_stored
+from deploy.checkpoint.inputs import UNKNOWN
 from deploy.checkpoint.library import understand_library
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.checkpoint.preprocess import settle
 from deploy.checkpoint.pretrained_folder import is_pretrained_folder
-from deploy.checkpoint.sniff import recognise
+from deploy.checkpoint.program import PROGRAM, load_exported, program_module, read_program
+from deploy.checkpoint.sniff import Kind, recognise
 from deploy.checkpoint.tensors import check_finite, check_usable, dtype_name, main_dtype
 from deploy.checkpoint.timm_models import TIMM, build_timm
 from deploy.checkpoint.training import training_facts
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 # ONNX Runtime has no bfloat16 kernels on a CPU, Triton's PyTorch backend exchanges none, and numpy has no such dtype.
 COMPUTED_IN = {"bfloat16": "float32"}
 
-_SUFFIXES = re.compile(r"(\.(pt|pth|ckpt|bin|safetensors|tar))+$", re.IGNORECASE)
+_SUFFIXES = re.compile(r"(\.(pt|pt2|pth|ckpt|bin|safetensors|tar))+$", re.IGNORECASE)
 
 
 def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
@@ -48,14 +52,17 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
     """
     if request.arch and request.factory:
         raise UsageError("--arch and --factory were both given", expected="one of them")
+    base = require_base(request.path, request.base) if is_adapter(request.path) or request.base else None
     if is_pretrained_folder(request.path):
         from deploy.checkpoint.pretrained import read_pretrained
 
         return read_pretrained(request, request.path, name=model_name(request.path))
     # 1. Refused before anything large is read; then the digest is taken while torch is imported.
-    recognise(request.path)
+    kind = recognise(base or request.path)
+    if kind is Kind.PROGRAM and base is None:
+        return _read_program(request)
     with ThreadPoolExecutor(max_workers=1) as pool:
-        digest = pool.submit(sha256_path, request.path)
+        digest = pool.submit(digest_of, request.path, base) if base else pool.submit(sha256_path, request.path)
         # 2.
         contents = _read_contents(request)
         # 3.
@@ -81,13 +88,18 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_trai
     from deploy.checkpoint.factory import call_factory
     from deploy.checkpoint.servable import servable
 
+    if checkpoint.how == "program":
+        return program_module(load_exported(checkpoint.path, trust_pickle=checkpoint.trust_pickle), dtype)
     if checkpoint.how == "config":
         from deploy.checkpoint.pretrained import build_pretrained
 
         module = build_pretrained(checkpoint)
         return module.to(getattr(torch, dtype)) if dtype else module
-    stored = read_stored(checkpoint.path, trust_pickle=checkpoint.trust_pickle)
-    tensors = unwrap(find_weights(stored.content, checkpoint.weights).tensors, checkpoint.removed_prefixes)
+    stored = read_stored(checkpoint.base or checkpoint.path, trust_pickle=checkpoint.trust_pickle)
+    tensors = find_weights(stored.content, checkpoint.weights).tensors
+    if checkpoint.base:
+        tensors = merge(tensors, checkpoint.path)
+    tensors = unwrap(tensors, checkpoint.removed_prefixes)
     if checkpoint.how == "factory":
         reference = checkpoint.architecture.removeprefix(FACTORY)
         module = call_factory(reference, checkpoint.options, filled=tensors)
@@ -115,11 +127,58 @@ def model_name(path: Path) -> str:
 
 
 def _read_contents(request: CheckpointRequest) -> Contents:
-    stored = read_stored(request.path, trust_pickle=request.trust_pickle)
+    stored = read_stored(request.base or request.path, trust_pickle=request.trust_pickle)
     found = find_weights(stored.content, request.weights)
+    if request.base:
+        note = f"a LoRA adapter merged into {request.base.name}, whose sha256 is {sha256_path(request.base)}"
+        found = replace(found, tensors=merge(found.tensors, request.path), notes=(*found.notes, note))
     check_usable(found.tensors)
     facts = training_facts(stored.content, stored.metadata)
     return Contents(stored=stored, found=found, facts=facts, dtype=main_dtype(found.tensors))
+
+
+def _read_program(request: CheckpointRequest) -> Checkpoint:
+    """The Checkpoint of an exported program. Raises UsageError if the request says what the program itself says."""
+    given = {
+        "--arch": request.arch,
+        "--factory": request.factory,
+        "--input-shape": request.input_shapes,
+        "--weights": request.weights,
+        "--fuse-preprocess": request.preprocessing.fuse,
+        "preprocessing": request.preprocessing.said,
+    }
+    said = next((option for option, value in given.items() if value), None)
+    if said:
+        raise UsageError(
+            f"{said} was given with a torch.export program, {request.path}",
+            expected="nothing of the kind: a program brings its own graph, shapes and weights",
+            fix=f"leave out {said}",
+        )
+    program = read_program(request.path, trust_pickle=request.trust_pickle)
+    check_usable(program.tensors)
+    check_finite(program.tensors)
+    return Checkpoint(
+        path=request.path.absolute(),
+        digest=sha256_path(request.path),
+        format="program",
+        name=model_name(request.path),
+        architecture=PROGRAM + program.name,
+        how="program",
+        options=program.options,
+        inputs=program.inputs,
+        dims=program.dims,
+        dtype=main_dtype(program.tensors),
+        parameters=sum(parameter.numel() for parameter in program.exported.parameters()),
+        size=size_of(request.path),
+        classes=None,
+        num_classes=None,
+        preprocessing=UNKNOWN,
+        found_under=None,
+        weights=None,
+        removed_prefixes=(),
+        trust_pickle=request.trust_pickle,
+        notes=program.notes,
+    )
 
 
 def _put_down(request: CheckpointRequest, contents: Contents, understood: Understood, digest: str) -> Checkpoint:
@@ -139,7 +198,8 @@ def _put_down(request: CheckpointRequest, contents: Contents, understood: Unders
         decisions=understood.decisions,
         dtype=dtype,
         parameters=understood.parameters,
-        size=size_of(request.path),
+        size=size_of(request.path) + (size_of(request.base) if request.base else 0),
+        base=request.base.absolute() if request.base else None,
         classes=classes,
         num_classes=understood.num_classes,
         preprocessing=understood.preprocessing,

@@ -76,6 +76,7 @@ class CheckpointRequest:
     """What the user said about a checkpoint. `input_shapes` is short for `inputs` without names and dtypes."""
 
     path: Path
+    base: Path | None = None
     arch: str | None = None
     factory: str | None = None
     weights: WeightsChoice | None = None
@@ -116,22 +117,24 @@ class Preprocessing(Record):
 class Checkpoint(Record):
     """A checkpoint that was read, understood and found whole. `build_module` turns it into a module.
 
-    `architecture` is `torchvision/<builder>`, `timm/<name>`, `transformers/<class>` or
-    `factory/<package.module:function>`; `how` says whether it was inferred from the weights, asked for by name, built
-    by the user's factory, or named in a config.json. `options` are the builder's keyword arguments (`num_classes` and
-    so on), with `in_channels` where it is not 3. Inputs have the names of the forward's parameters, where those are
-    known; their shapes begin with the dynamic dim `batch`, and `dims` bounds every other dynamic dim in them. The
-    parameters in `absent` are given None. `decisions` has the decision axis by output name, where the shape alone would
-    not tell. `size` is that of all files, in bytes; `found_under` the dotted path to the weights, None for the top.
-    `kept` are the files that a version keeps of a checkpoint that is a folder, relative to it: its tokenizer.
+    `architecture` is `torchvision/<builder>`, `timm/<name>`, `transformers/<class>`,
+    `factory/<package.module:function>` or `program/<class>`; `how` says whether it was inferred from the weights, asked
+    for by name, built by the user's factory, named in a config.json, or a program's own. `options` are the builder's
+    keyword arguments (`num_classes` and so on), with `in_channels` where it is not 3. Inputs have the names of the
+    forward's parameters, where those are known; their shapes begin with the dynamic dim `batch`, and `dims` bounds
+    every other dynamic dim in them. The parameters in `absent` are given None. `decisions` has the decision axis by
+    output name, where the shape alone would not tell. `size` is that of all files, in bytes; `found_under` the dotted
+    path to the weights, None for the top. `base` is the checkpoint that an adapter at `path` changes; `digest` is then
+    of both. `kept` are the files that a version keeps of a checkpoint that is a folder, relative to it: its tokenizer.
     """
 
     path: Path
+    base: Path | None = None
     digest: str
-    format: Literal["torch", "safetensors", "distributed"]
+    format: Literal["torch", "safetensors", "distributed", "program"]
     name: str
     architecture: str
-    how: Literal["inferred", "asked", "factory", "config"]
+    how: Literal["inferred", "asked", "factory", "config", "program"]
     options: dict[str, Any]
     inputs: tuple[TensorSpec, ...]
     dims: tuple[Dim, ...] = ()
@@ -158,5 +161,6 @@ class Checkpoint(Record):
             "asked": "as asked for",
             "factory": "from the factory",
             "config": "as config.json says",
+            "program": "the program's own",
         }
         return f"architecture: {words[self.how]}"

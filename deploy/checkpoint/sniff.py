@@ -30,12 +30,16 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
 
 
 class Kind(Enum):
-    """The containers that weights are read from; `SHARDED` is a folder of torch.distributed.checkpoint's."""
+    """The containers that weights are read from; `SHARDED` is a folder of torch.distributed.checkpoint's.
+
+    `PROGRAM` is what torch.export.save writes: weights and the graph that computes with them.
+    """
 
     TORCH_ZIP = auto()
     TORCH_LEGACY = auto()
     SAFETENSORS = auto()
     SHARDED = auto()
+    PROGRAM = auto()
 
 
 def recognise(path: Path) -> Kind:
@@ -112,11 +116,19 @@ def _recognise_zip(path: Path) -> Kind:
             expected=WANTED,
             fix="load it where it was made with torch.jit.load and torch.save(module.state_dict(), 'weights.pt')",
         )
+    if any(entry.startswith("data/aotinductor/") for entry in entries.union(names)):
+        raise UsageError(
+            f"{path} is an AOTInductor archive (.pt2): machine code, already compiled",
+            expected=f"{WANTED}, or a program of torch.export.save",
+            fix="give the checkpoint or the exported program that it was compiled from",
+        )
+    if "models/model.json" in entries:
+        return Kind.PROGRAM
     if {"archive_format", "serialized_exported_program.json"} & entries.union(names):
         raise UsageError(
-            f"{path} is a torch.export or AOTInductor archive (.pt2), a program rather than weights",
-            expected=WANTED,
-            fix="give the checkpoint that it was exported from",
+            f"{path} is a torch.export archive (.pt2) of an old release, or of several programs",
+            expected="one program, as torch.export.save writes it since torch 2.8",
+            fix="export it again with this release, or give the checkpoint that it was exported from",
         )
     if "data.pkl" not in entries:
         what = "a NumPy archive (.npz)" if any(name.endswith(".npy") for name in names) else "a zip archive"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.model import Checkpoint
+from deploy.checkpoint.program import check_batch
 from deploy.convert.contract import read_spec
 from deploy.convert.explain import explain_export_error, user_line
 from deploy.convert.flatten import arguments_of, leaves, output_names, positional
@@ -45,6 +46,8 @@ def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path) -> P
 
     if max_batch < 1:
         raise UsageError(f"the largest batch is {max_batch}", expected="1 or more", fix="set --max-batch to 1 or more")
+    if checkpoint.how == "program":
+        check_batch(checkpoint.options, max_batch)
     inputs, dims = program_inputs(checkpoint.inputs, max_batch=max_batch), program_dims(checkpoint, max_batch=max_batch)
     module = build_module(checkpoint)
     parameters = [tensor.name for tensor in inputs]

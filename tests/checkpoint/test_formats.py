@@ -106,7 +106,7 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "list": (lambda path: torch.save([torch.ones(2)], path), ["a list of 1 items"]),
     "number": (lambda path: torch.save(3, path), ["holds an object of type int"]),
     "torchscript": (put_torchscript, ["TorchScript archive", "torch.jit.load", "state_dict()"]),
-    "exported program": (put_exported, ["torch.export", ".pt2", "exported from"]),
+    "exported program": (put_exported, ["torch.export program rather than weights"]),
     "onnx": (put_onnx, ["ONNX model", "exported from"]),
     "plain pickle": (lambda path: path.write_bytes(pickle.dumps({"a": 1})), ["PyTorch did not write"]),
     "whole module": (lambda path: torch.save(Tiny(), path), ["whole pickled module", "Tiny", "state_dict()"]),
@@ -216,6 +216,14 @@ def test_trust_pickle_explains_a_type_that_is_not_here(tmp_path: Path, monkeypat
     message = refusal(path, trust_pickle=True)
     assert "ModuleNotFoundError: No module named 'training_code'" in message
     assert "where the training code is" in message
+
+
+def test_weights_that_torchao_quantized_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, name = tmp_path / "quantized.pth", "torchao"
+    monkeypatch.setitem(sys.modules, name, module := ModuleType(name))
+    monkeypatch.setattr(module, "Int8Tensor", quantized := type("Int8Tensor", (), {"__module__": name}), False)
+    torch.save({"weight": quantized()}, path)
+    assert "torchao has quantized (torchao.Int8Tensor)" in refusal(path)
 
 
 def test_nothing_runs_without_trust(tmp_path: Path) -> None:
