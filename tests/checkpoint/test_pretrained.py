@@ -107,9 +107,10 @@ def sentence_folder(folder: Path, *, last: str = "Normalize", **pooling: Any) ->
 
 @pytest.mark.parametrize("mode", ["cls", "mean", "max", "mean_sqrt_len_tokens"])
 def test_a_sentence_is_pooled_as_sentence_transformers_does(mode: str, tmp_path: Path) -> None:
+    module: Any = build_module(read(sentence_folder(tmp_path, pooling_mode=mode)))
+    # Only now: it imports transformers and so torchvision, which must be done in our way first.
     from sentence_transformers.sentence_transformer.modules import Pooling as Theirs
 
-    module: Any = build_module(read(sentence_folder(tmp_path, pooling_mode=mode)))
     ids, mask = torch.randint(4, len(WORDS), (3, 7)), torch.ones(3, 7, dtype=torch.int64)
     mask[1, 4:], mask[2, :2] = 0, 0  # padding behind, and before
     tokens = module.transformer(input_ids=ids, attention_mask=mask).last_hidden_state

@@ -83,6 +83,13 @@ def test_collisions_are_named_and_the_file_may_choose(tmp_path: Path) -> None:
     assert "the file says that it is tf_efficientnet_b0; efficientnet_b0" in " ".join(checkpoint.notes)
 
 
+def test_the_same_names_with_other_widths_are_no_collision(tmp_path: Path) -> None:
+    state = fine_tuned("vit_tiny_patch16_224", num_classes=3).state_dict()
+    with pytest.raises(UsageError, match="deit_tiny_patch16_224") as refused:
+        read(tmp_path, state)
+    assert "vit_small_patch16_224" not in str(refused.value)
+
+
 def test_weights_that_fit_nothing_are_told_the_nearest_of_both(tmp_path: Path) -> None:
     state = fine_tuned("test_efficientnet", num_classes=3).state_dict()
     state["extra.weight"] = torch.zeros(2)
