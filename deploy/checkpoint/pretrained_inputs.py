@@ -48,6 +48,7 @@ def pretrained_inputs(folder: PretrainedFolder, network: "nn.Module", request: C
     """The inputs of the network. Raises UsageError if it takes something else than one text or one image."""
     takes = set(inspect.signature(network.forward).parameters)
     main = getattr(network, "main_input_name", None)
+    _check_said(request)
     if main == TOKENS and PIXELS not in takes:
         return _text(folder, network, request, takes)
     if main == PIXELS and TOKENS not in takes:
@@ -83,6 +84,39 @@ def decisions(architecture: str) -> dict[str, int | None]:
     return {EMBEDDING: None, "pooler_output": None, **vocabulary}
 
 
+def _check_said(request: CheckpointRequest) -> None:
+    """Raises UsageError for what was said of the inputs and the folder says itself."""
+    said = {
+        "--values": request.values,
+        "--input-shape with a name or dtype": any(one.shape is None or one.name or one.dtype for one in request.inputs),
+        "--fuse-preprocess": request.preprocessing.fuse,
+        "the preprocessing": request.preprocessing.said,
+    }
+    for option, value in said.items():
+        if value:
+            raise UsageError(
+                f"{option} was given for {request.path}, a folder of transformers",
+                expected="what config.json and preprocessor_config.json say",
+                fix="leave it out, or give the module as --factory and its weights as one file",
+            )
+
+
+def _asked_length(request: CheckpointRequest, longest: int) -> Dim | None:
+    """The bounds of a text's length as asked for by `--dynamic input_ids:1=MIN..MAX`; None where nothing was asked."""
+    if not request.dynamic:
+        return None
+    asked = request.dynamic[0]
+    bounds = asked.bounds
+    plain = len(request.dynamic) == 1 and asked.input == TOKENS and [axis for axis, _ in asked.axes] == [1]
+    if not plain or bounds is None or not 1 <= bounds[0] < bounds[1] <= longest:
+        raise UsageError(
+            f"--dynamic {asked.input} does not fit a network that takes texts of 1 to {longest} tokens",
+            expected=f"bounds of their length: --dynamic {TOKENS}:1=MIN..MAX",
+            fix=f"leave it out, or write --dynamic {TOKENS}:1=1..{longest}",
+        )
+    return Dim(name=SEQUENCE, minimum=bounds[0], maximum=bounds[1])
+
+
 def _text(
     folder: PretrainedFolder, network: "nn.Module", request: CheckpointRequest, takes: set[str]
 ) -> PretrainedInputs:
@@ -101,24 +135,30 @@ def _text(
     types = getattr(config, "type_vocab_size", 0) or 0
     if TYPES in takes and types > 1:
         inputs.append(TensorSpec(name=TYPES, dtype="int64", shape=shape, values=(0, types - 1)))
-    longest, note = _longest(folder, network)
+    dim, note = _length(folder, network, request)
     return PretrainedInputs(
         inputs=tuple(inputs),
-        dims=(Dim(name=SEQUENCE, minimum=1, maximum=longest),),
+        dims=(dim,),
         preprocessing=Preprocessing(source=f"the tokenizer of {folder.path.name}"),
         notes=note,
     )
 
 
-def _longest(folder: PretrainedFolder, network: "nn.Module") -> tuple[int, tuple[str, ...]]:
-    """The most tokens of a text, from whichever says the least: the positions, the tokenizer, what is usual."""
+def _length(folder: PretrainedFolder, network: "nn.Module", request: CheckpointRequest) -> tuple[Dim, tuple[str, ...]]:
+    """The length of a text: as asked, else from whichever says the least: positions, tokenizer, what is usual."""
     tokenizer = folder.read("tokenizer_config.json") or {}
-    asked = [_positions(network), tokenizer.get("model_max_length"), longest_text(folder)]
-    limits = [int(limit) for limit in asked if isinstance(limit, int | float) and 0 < limit < _NO_LIMIT]
+    told = [_positions(network), tokenizer.get("model_max_length"), longest_text(folder)]
+    limits = [int(limit) for limit in told if isinstance(limit, int | float) and 0 < limit < _NO_LIMIT]
     longest = min(limits, default=_USUAL_TOKENS)
+    asked = _asked_length(request, longest)
+    if asked is not None:
+        return asked, ()
+    dim = Dim(name=SEQUENCE, minimum=1, maximum=min(longest, _USUAL_TOKENS))
     if longest <= _USUAL_TOKENS:
-        return longest, ()
-    return _USUAL_TOKENS, (f"texts of up to {_USUAL_TOKENS} tokens; the network itself could take {longest}",)
+        return dim, ()
+    return dim, (
+        f"texts of up to {_USUAL_TOKENS} tokens; the network could take {longest}: --dynamic {TOKENS}:1=1..{longest}",
+    )
 
 
 def _positions(network: "nn.Module") -> int | None:
@@ -133,6 +173,12 @@ def _positions(network: "nn.Module") -> int | None:
 
 
 def _image(folder: PretrainedFolder, request: CheckpointRequest) -> PretrainedInputs:
+    if request.dynamic:
+        raise UsageError(
+            f"--dynamic was given for {request.path}, whose images have one size",
+            expected="no --dynamic",
+            fix="leave it out, or give the module as --factory and its weights as one file",
+        )
     settings = folder.read("preprocessor_config.json") or {}
     channels = int(folder.config.get("num_channels", 3))
     height, width = _size(folder, settings, request, channels)

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.architecture import Shapes
 from deploy.checkpoint.identify import Difference, compare
-from deploy.checkpoint.inputs import UNKNOWN, UNKNOWN_NOTE, input_specs, preprocessing_from
+from deploy.checkpoint.inputs import (
+    UNKNOWN,
+    UNKNOWN_NOTE,
+    check_plain,
+    input_specs,
+    preprocessing_from,
+    with_dynamic,
+)
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
 from deploy.checkpoint.tensors import check_floats
 from deploy.checkpoint.timm_entries import (
@@ -35,6 +42,7 @@ if TYPE_CHECKING:
 
 TIMM = "timm/"
 
+_IMAGE = "image"
 _COUNTER = "num_batches_tracked"
 _NEAREST = 3
 _SHOWN = 12
@@ -71,12 +79,21 @@ def understand_timm(
         raise _misfit(name, difference)
     state = module.state_dict()
     check_floats(tensors, {key for key, tensor in state.items() if tensor.is_floating_point()})
+    check_plain(request, name=_IMAGE, why=TIMM + name)
+    inputs, dims = with_dynamic(input_specs([size], [_IMAGE], contents.dtype), request.dynamic)
+    if dims and match.entry.sized:
+        raise UsageError(
+            f"{TIMM}{name} takes images of one size, for which it is built",
+            expected="no --dynamic",
+            fix="leave it out, and resize what comes in",
+        )
     preprocessing, notes = _preprocessing(name, size, contents.facts)
     return Understood(
         architecture=TIMM + name,
         how="asked" if request.arch else "inferred",
         options=options,
-        inputs=input_specs([size], ["image"], contents.dtype),
+        inputs=inputs,
+        dims=dims,
         num_classes=options["num_classes"] or None,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         preprocessing=preprocessing,

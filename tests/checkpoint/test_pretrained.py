@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deploy.checkpoint.load import build_module, read_checkpoint
-from deploy.checkpoint.model import Checkpoint, CheckpointRequest
+from deploy.checkpoint.model import (
+    Checkpoint,
+    CheckpointRequest,
+    DynamicRequest,
+    PreprocessingRequest,
+    ValuesRequest,
+)
 from deploy.checkpoint.pretrained_folder import is_pretrained_folder
 from deploy.errors import MissingError, UsageError
 from tests.pretrained import LABELS, LONGEST, WORDS, change_config, save_folder
@@ -68,7 +75,11 @@ def test_a_long_context_is_cut_and_said(tmp_path: Path) -> None:
     save_folder(tmp_path, "BertForSequenceClassification", tokenizer=False, max_position_embeddings=2048)
     checkpoint = read(tmp_path)
     assert checkpoint.dims[0].maximum == 512
-    assert "texts of up to 512 tokens; the network itself could take 2048" in checkpoint.notes
+    assert any(note.endswith("could take 2048: --dynamic input_ids:1=1..2048") for note in checkpoint.notes)
+    asked = DynamicRequest(input="input_ids", axes=((1, None),), bounds=(2, 2048))
+    assert read(tmp_path, dynamic=(asked,)).dims[0].maximum == 2048
+    with pytest.raises(UsageError, match=r"--dynamic input_ids:1=1\.\.2048"):
+        read(tmp_path, dynamic=(replace(asked, bounds=(1, 4096)),))
 
 
 def test_placeholders_for_labels_are_no_names(tmp_path: Path) -> None:
@@ -107,9 +118,10 @@ def sentence_folder(folder: Path, *, last: str = "Normalize", **pooling: Any) ->
 
 @pytest.mark.parametrize("mode", ["cls", "mean", "max", "mean_sqrt_len_tokens"])
 def test_a_sentence_is_pooled_as_sentence_transformers_does(mode: str, tmp_path: Path) -> None:
+    module: Any = build_module(read(sentence_folder(tmp_path, pooling_mode=mode)))
+    # Only now: it imports transformers and so torchvision, which must be done in our way first.
     from sentence_transformers.sentence_transformer.modules import Pooling as Theirs
 
-    module: Any = build_module(read(sentence_folder(tmp_path, pooling_mode=mode)))
     ids, mask = torch.randint(4, len(WORDS), (3, 7)), torch.ones(3, 7, dtype=torch.int64)
     mask[1, 4:], mask[2, :2] = 0, 0  # padding behind, and before
     tokens = module.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -237,7 +249,15 @@ def test_pickled_weights_are_refused_with_the_way_out(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"arch": "resnet18"}, {"factory": "m:f"}, {"trust_pickle": True}, {"input_shapes": ((3, 4),)}]
+    "options",
+    [
+        {"arch": "resnet18"},
+        {"factory": "m:f"},
+        {"trust_pickle": True},
+        {"input_shapes": ((3, 4),)},
+        {"values": (ValuesRequest(input="input_ids", range=(0, 3)),)},
+        {"preprocessing": PreprocessingRequest(fuse=True)},
+    ],
 )
 def test_options_of_other_checkpoints_are_refused(folder: Path, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="was given for"):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from deploy.checkpoint.load import build_module, read_checkpoint
-from deploy.checkpoint.model import Checkpoint, CheckpointRequest
+from deploy.checkpoint.model import Checkpoint, CheckpointRequest, DynamicRequest
 from deploy.checkpoint.timm_entries import decode, encode, import_timm, index_file, likeness, sketch, timm_version
 from deploy.checkpoint.timm_zoo import load_index
 from deploy.errors import UsageError
@@ -83,6 +83,13 @@ def test_collisions_are_named_and_the_file_may_choose(tmp_path: Path) -> None:
     assert "the file says that it is tf_efficientnet_b0; efficientnet_b0" in " ".join(checkpoint.notes)
 
 
+def test_the_same_names_with_other_widths_are_no_collision(tmp_path: Path) -> None:
+    state = fine_tuned("vit_tiny_patch16_224", num_classes=3).state_dict()
+    with pytest.raises(UsageError, match="deit_tiny_patch16_224") as refused:
+        read(tmp_path, state)
+    assert "vit_small_patch16_224" not in str(refused.value)
+
+
 def test_weights_that_fit_nothing_are_told_the_nearest_of_both(tmp_path: Path) -> None:
     state = fine_tuned("test_efficientnet", num_classes=3).state_dict()
     state["extra.weight"] = torch.zeros(2)
@@ -102,6 +109,14 @@ def test_weights_that_fit_nothing_are_told_the_nearest_of_both(tmp_path: Path) -
 def test_a_name_that_cannot_be_right_is_refused(arch: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=words):
         read(tmp_path, fine_tuned("test_efficientnet").state_dict(), arch=arch)
+
+
+def test_only_a_network_of_no_size_takes_images_of_any(tmp_path: Path) -> None:
+    asked = DynamicRequest(input="image", axes=((2, None), (3, None)), bounds=(64, 160))
+    free = read(tmp_path, fine_tuned("test_efficientnet").state_dict(), dynamic=(asked,))
+    assert free.inputs[0].shape == ("batch", 3, "height", "width")
+    with pytest.raises(UsageError, match="takes images of one size"):
+        read(tmp_path, fine_tuned("test_vit").state_dict(), arch="timm/test_vit", dynamic=(asked,))
 
 
 def test_a_shape_that_contradicts_the_weights_is_refused(tmp_path: Path) -> None:
