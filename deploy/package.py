@@ -5,8 +5,9 @@ command `package`. This process never imports torch: what needs it runs in child
 
     1. Find what this machine lacks, before any work: an engine, a compiler.
     2. Read the checkpoint, the labels and the samples; look up what the name is bound to.
-    3. Convert: one program, then each format in a child of its own.
-    4. Prove each artifact against the float64 reference, and eager against what training computed.
+    3. Convert: one program, then each format in a child of its own; compiled code of before takes the new weights.
+    4. Prove each artifact against the float64 reference, and eager against what training computed. One that fails and
+       holds code of before is compiled again first: only what was made from this checkpoint may refute it.
     5. Measure latency, artifacts and eager interleaved.
     6. Choose what deserves to be published.
     7. Stage it with its evidence, serve it from the stage in a real tritonserver, and judge the answers.
@@ -14,12 +15,13 @@ command `package`. This process never imports torch: what needs it runs in child
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from deploy.cache import artifact_store
 from deploy.checkpoint.load import read_checkpoint
 from deploy.checkpoint.model import Checkpoint
 from deploy.choose import Choice, Rules, choose
@@ -69,6 +71,9 @@ def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: 
         run = _Run(request=request, inputs=inputs, work=work, progress=progress)
         conversion = run.convert()  # 3
         proof = run.prove(conversion)  # 4
+        if suspects := run.suspects(conversion, proof):
+            conversion = run.convert_again(suspects)
+            proof = run.prove(conversion)
         latency = run.measure(conversion, proof)  # 5
         choice = run.choose(conversion, proof, latency)  # 6
         plan = run.version_plan(conversion, proof, latency=latency, engine=engine)
@@ -215,19 +220,23 @@ class _Run:
         resources = self.request.resources
         return Limits(seconds=resources.seconds, memory=resources.memory)
 
-    def convert(self) -> Conversion:
+    def convert(self, *, again: bool = False) -> Conversion:
         """Step 3. Raises UnfinishedError if no format could be built, or one that was asked for by name."""
         resources = self.request.resources
         plan = ConversionPlan(
             formats=_formats(self.request),
             max_batch=self.request.max_batch,
             target=self.request.target,
-            folder=self.work.work,
+            folder=self.work.work / "again" if again else self.work.work,
+            store=artifact_store() if resources.cache and not again else None,
             jobs=resources.jobs,
             timeout=resources.seconds,
             memory_limit=resources.memory,
         )
         conversion = convert(self.inputs.checkpoint, plan, self.progress)
+        for name, artifact in conversion.artifacts.items():
+            if artifact.reused:
+                self.progress.note(f"{name}: compiled before for the same graph, with the weights of this checkpoint")
         self.work.step("converted")
         for note in conversion.program.notes:
             self.progress.note(note)
@@ -236,6 +245,21 @@ class _Run:
         if conversion.failures and (self.request.by_name or not conversion.artifacts):
             raise _conversion_error(conversion)
         return conversion
+
+    def suspects(self, conversion: Conversion, proof: Proof) -> tuple[str, ...]:
+        """The keys of work from the cache that failed its proof here."""
+        return tuple(
+            artifact.reused
+            for name, artifact in conversion.artifacts.items()
+            if artifact.reused and not proof.evidence[name].judgement.passed
+        )
+
+    def convert_again(self, suspects: Sequence[str]) -> Conversion:
+        """Step 3 without the cache, which loses those entries."""
+        self.progress.note("what was compiled before failed its proof: all is compiled again")
+        for key in suspects:
+            artifact_store().drop(key)
+        return self.convert(again=True)
 
     def prove(self, conversion: Conversion) -> Proof:
         """Step 4."""

@@ -35,7 +35,8 @@ class Program:
 class Artifact:
     """One compiled file of one format. `files` are its relative paths in `folder`, the main one first.
 
-    `details` go into the manifest: opset, IR version, compiler, ISA, and so on.
+    `details` go into the manifest: opset, IR version, compiler, ISA, and so on. `reused` is the key of the work that
+    was taken from the cache, None where all was done now.
     """
 
     format: Format
@@ -44,6 +45,7 @@ class Artifact:
     seconds: float
     peak_memory: int
     details: dict[str, str]
+    reused: str | None = None
 
     @property
     def path(self) -> Path:

@@ -158,6 +158,7 @@ def test_answers_of_another_transform_are_no(repository: Path, engine: Engine, t
     assert "off by" in served.judgement.reason
 
 
+@pytest.mark.slow
 def test_a_later_ensemble_waits_for_its_steps(asked: PackageRequest, tmp_path: Path) -> None:
     again = replace(asked, repository=tmp_path / "repository", serve_check=False)
     for _ in range(2):
