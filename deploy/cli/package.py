@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.checkpoint.model import CheckpointRequest
+from deploy.cli.llm import llm_options
 from deploy.cli.options import checkpoint_options, config_option
 from deploy.cli.packaged import show_plan, show_result
 from deploy.cli.types import Written
@@ -122,6 +123,7 @@ class _Formats(Written):
 @click.option("--dry-run", is_flag=True, help="Read and check everything, print the plan, write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
+@llm_options
 def command(ctx: click.Context, /, *, request: CheckpointRequest, as_json: bool, dry_run: bool, **given: Any) -> None:
     """Turn CKPT into a proven, servable Triton model version.
 
