@@ -24,9 +24,13 @@ from deploy.checkpoint.weights import find_weights, left_out_notes, unwrap
 from deploy.checkpoint.zoo import find_architecture
 from deploy.errors import UsageError
 from deploy.files import sha256_path, size_of
+from deploy.spec import TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+# ONNX Runtime has no bfloat16 kernels on a CPU, Triton's PyTorch backend exchanges none, and numpy has no such dtype.
+COMPUTED_IN = {"bfloat16": "float32"}
 
 _SUFFIXES = re.compile(r"(\.(pt|pth|ckpt|bin|safetensors|tar))+$", re.IGNORECASE)
 
@@ -66,9 +70,10 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
 def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False) -> "nn.Module":
     """The module with the checkpoint's weights, in eval mode, without gradients.
 
-    Its tensors are the memory-mapped file's own unless `dtype` (such as `float64`) converts the floating ones.
-    Fused preprocessing is part of it: in the operations that are exported, or `as_in_training`, by torchvision's own
-    transforms. Raises UsageError if the file is no longer what the Checkpoint says.
+    Its tensors are the memory-mapped file's own unless `dtype` (such as `float64`) converts the floating ones; those of
+    a dtype in `COMPUTED_IN` always are. Fused preprocessing is part of it: in the operations that are exported, or
+    `as_in_training`, by torchvision's own transforms. Raises UsageError if the file is no longer what the Checkpoint
+    says.
     """
     import torch
 
@@ -80,6 +85,7 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_trai
         module = build_pretrained(checkpoint)
     else:
         module = _build_from_file(checkpoint)
+        dtype = dtype or COMPUTED_IN.get(checkpoint.dtype)
     if dtype:
         module = module.to(getattr(torch, dtype))
     if checkpoint.how not in ("config", "factory"):
@@ -134,7 +140,7 @@ def _put_down(request: CheckpointRequest, contents: Contents, understood: Unders
         architecture=understood.architecture,
         how=understood.how,
         options=understood.options,
-        inputs=understood.inputs,
+        inputs=tuple(_exchanged(tensor) for tensor in understood.inputs),
         dims=understood.dims,
         absent=understood.absent,
         decisions=understood.decisions,
@@ -168,4 +174,12 @@ def _checked_classes(
 
 def _dtype_notes(tensors: Mapping[str, "Tensor"], dtype: str) -> tuple[str, ...]:
     others = sorted({dtype_name(t) for t in tensors.values() if t.is_floating_point()} - {dtype})
-    return (f"weights of mixed dtypes: mostly {dtype}, some {', '.join(others)}",) if others else ()
+    mixed = (f"weights of mixed dtypes: mostly {dtype}, some {', '.join(others)}",) if others else ()
+    if dtype not in COMPUTED_IN:
+        return mixed
+    wider = COMPUTED_IN[dtype]
+    return (*mixed, f"the weights are {dtype}: computed and exchanged in {wider}, which holds each of their values")
+
+
+def _exchanged(tensor: TensorSpec) -> TensorSpec:
+    return tensor.model_copy(update={"dtype": COMPUTED_IN.get(tensor.dtype, tensor.dtype)})

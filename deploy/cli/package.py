@@ -5,7 +5,7 @@ Owns the options and the printed result. The work is `deploy.package`'s.
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -28,7 +28,7 @@ class _Formats(Written):
     """Formats by name: aoti,onnx or ["aoti", "onnx"]."""
 
     name = "formats"
-    annotation = tuple[Format, ...]
+    annotation = tuple[Literal["aoti", "onnx"], ...]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Format, ...]:
         """The formats in their usual order. Raises UsageError if one does not exist or stands there twice."""
