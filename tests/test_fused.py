@@ -63,6 +63,7 @@ def test_samples_that_are_normalised_already_are_refused(asked: PackageRequest) 
     assert "uint8" in error.value.expected
 
 
+@pytest.mark.slow
 def test_an_artifact_that_normalises_otherwise_fails_and_its_constant_is_named(
     asked: PackageRequest, tmp_path: Path
 ) -> None:

@@ -44,9 +44,9 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
 
     1. Tell what the file is.
     2. Find the weights in it.
-    3. Find their architecture, input and preprocessing; settle what was asked of the latter.
+    3. Find their architecture, input and preprocessing.
     4. Check every value.
-    5. Put down what was found.
+    5. Put down what was found, and what was asked of the preprocessing.
 
     Raises UsageError where one of these cannot be done.
     """
@@ -56,7 +56,8 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
     if is_pretrained_folder(request.path):
         from deploy.checkpoint.pretrained import read_pretrained
 
-        return read_pretrained(request, request.path, name=model_name(request.path))
+        checkpoint = read_pretrained(request, request.path, name=model_name(request.path))
+        return settle(checkpoint, request.preprocessing)
     # 1. Refused before anything large is read; then the digest is taken while torch is imported.
     kind = recognise(base or request.path)
     if kind is Kind.PROGRAM and base is None:
@@ -67,11 +68,10 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
         contents = _read_contents(request)
         # 3.
         understood = understand_factory(request, contents) if request.factory else understand_library(request, contents)
-        understood = settle(understood, request.preprocessing)
         # 4.
         check_finite(understood.tensors)
         # 5.
-        return _put_down(request, contents, understood, digest.result())
+        return settle(_put_down(request, contents, understood, digest.result()), request.preprocessing)
 
 
 def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False) -> "nn.Module":
@@ -84,8 +84,6 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_trai
     """
     import torch
 
-    from deploy.checkpoint.build import assign_weights, build_architecture
-    from deploy.checkpoint.factory import call_factory
     from deploy.checkpoint.servable import servable
 
     if checkpoint.how == "program":
@@ -94,7 +92,24 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_trai
         from deploy.checkpoint.pretrained import build_pretrained
 
         module = build_pretrained(checkpoint)
-        return module.to(getattr(torch, dtype)) if dtype else module
+    else:
+        module = _build_from_file(checkpoint)
+        dtype = dtype or COMPUTED_IN.get(checkpoint.dtype)
+    if dtype:
+        module = module.to(getattr(torch, dtype))
+    if checkpoint.how not in ("config", "factory"):
+        module = servable(module)
+    if checkpoint.preprocessing.fused:
+        from deploy.checkpoint.fusing import as_trained, fuse
+
+        return (as_trained if as_in_training else fuse)(module, checkpoint.preprocessing)
+    return module
+
+
+def _build_from_file(checkpoint: Checkpoint) -> "nn.Module":
+    from deploy.checkpoint.build import assign_weights, build_architecture
+    from deploy.checkpoint.factory import call_factory
+
     stored = read_stored(checkpoint.base or checkpoint.path, trust_pickle=checkpoint.trust_pickle)
     tensors = find_weights(stored.content, checkpoint.weights).tensors
     if checkpoint.base:
@@ -109,15 +124,7 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_trai
         entry = find_architecture(checkpoint.architecture)
         module = build_architecture(entry, checkpoint.options)
         tensors = {name: tensor for name, tensor in tensors.items() if name not in entry.auxiliary}
-    module = assign_weights(module, tensors)
-    if checkpoint.how != "factory":
-        module = servable(module)
-    if checkpoint.preprocessing.fused:
-        from deploy.checkpoint.fusing import as_trained, fuse
-
-        module = (as_trained if as_in_training else fuse)(module, checkpoint.preprocessing)
-    dtype = dtype or COMPUTED_IN.get(checkpoint.dtype)
-    return module.to(getattr(torch, dtype)) if dtype else module
+    return assign_weights(module, tensors)
 
 
 def model_name(path: Path) -> str:

@@ -96,8 +96,6 @@ class CheckpointRequest:
 class Preprocessing(Record):
     """What turned an image into the input tensor during training. Lengths are pixels; None means unknown, or no step.
 
-    `resize` is the shorter side, or height and width.
-
     `source` says where this is known from: the builder's default weights, the checkpoint, the command, or nowhere
     (`unknown`). `resize` is the shorter edge, or (height, width). `fused` names the steps that happen inside the graph,
     in their order: a client that did them too would do them twice.

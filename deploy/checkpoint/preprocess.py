@@ -3,12 +3,10 @@
 Owns those two rules and their refusals; the tensors' side of it is in `fusing`. Imports no torch. Called by load.
 """
 
-from dataclasses import replace
 from math import isfinite
 
 from deploy.checkpoint.inputs import UNKNOWN_NOTE
-from deploy.checkpoint.model import FusedStep, Preprocessing, PreprocessingRequest
-from deploy.checkpoint.understand import Understood
+from deploy.checkpoint.model import Checkpoint, FusedStep, Preprocessing, PreprocessingRequest
 from deploy.errors import UsageError
 from deploy.spec import BATCH, TensorSpec
 
@@ -19,20 +17,20 @@ _IN_A_GRAPH = ("bilinear", "bicubic")
 _WAY_OUT = "say what training did: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225, or mean and std in deploy.toml"
 
 
-def settle(understood: Understood, asked: PreprocessingRequest) -> Understood:
-    """What was understood, with what was asked of its preprocessing: facts put in, steps moved into the graph.
+def settle(checkpoint: Checkpoint, asked: PreprocessingRequest) -> Checkpoint:
+    """The checkpoint, with what was asked of its preprocessing: facts put in, steps moved into the graph.
 
     Raises UsageError if a fact cannot be right, or a step cannot be moved.
     """
     if asked.said:
-        understood = _with_facts(understood, asked)
+        checkpoint = _with_facts(checkpoint, asked)
     if asked.image_size is not None and not asked.fuse:
         raise UsageError(
             "--image-size was given without --fuse-preprocess",
             expected="the size of the images that the graph itself resizes and crops",
             fix="add --fuse-preprocess, or leave --image-size out",
         )
-    return _fused(understood, asked) if asked.fuse else understood
+    return _fused(checkpoint, asked) if asked.fuse else checkpoint
 
 
 def image_input(inputs: tuple[TensorSpec, ...], purpose: str) -> TensorSpec:
@@ -76,8 +74,8 @@ def known_scaling(preprocessing: Preprocessing, channels: int, purpose: str) -> 
         )
 
 
-def _with_facts(understood: Understood, asked: PreprocessingRequest) -> Understood:
-    known, said = understood.preprocessing, asked.said
+def _with_facts(checkpoint: Checkpoint, asked: PreprocessingRequest) -> Checkpoint:
+    known, said = checkpoint.preprocessing, asked.said
     names = ", ".join(said)
     source = f"asked for ({names})" + ("" if known.source == "unknown" else f", else {known.source}")
     settled = known.model_copy(update={**said, "source": source})
@@ -87,28 +85,28 @@ def _with_facts(understood: Understood, asked: PreprocessingRequest) -> Understo
             expected="a crop of at most the resized shorter edge",
             fix="correct --crop or --resize",
         )
-    notes = [note for note in understood.notes if note != UNKNOWN_NOTE]
-    return replace(understood, preprocessing=settled, notes=(*notes, f"preprocessing: {names} as asked for"))
+    notes = [note for note in checkpoint.notes if note != UNKNOWN_NOTE]
+    told = (*notes, f"preprocessing: {names} as asked for")
+    return checkpoint.model_copy(update={"preprocessing": settled, "notes": told})
 
 
-def _fused(understood: Understood, asked: PreprocessingRequest) -> Understood:
+def _fused(checkpoint: Checkpoint, asked: PreprocessingRequest) -> Checkpoint:
     purpose = "--fuse-preprocess"
-    image = image_input(understood.inputs, purpose)
+    image = image_input(checkpoint.inputs, purpose)
     channels = image.shape[1]
     assert isinstance(channels, int)
-    known_scaling(understood.preprocessing, channels, purpose)
+    known_scaling(checkpoint.preprocessing, channels, purpose)
     steps: tuple[FusedStep, ...] = ("scale", "normalize")
     size = image.shape[2:]
     if asked.image_size is not None:
         steps, size = ("resize", "crop", *steps), asked.image_size
-        check_geometry(understood.preprocessing, image, asked.image_size)
+        check_geometry(checkpoint.preprocessing, image, asked.image_size)
     pixels = TensorSpec(name=image.name, dtype="uint8", shape=(*image.shape[:2], *size), values=PIXELS)
     inside = " and ".join([*(["resized and cropped"] if asked.image_size else []), "normalised"])
-    return replace(
-        understood,
-        inputs=(pixels,),
-        preprocessing=understood.preprocessing.model_copy(update={"fused": steps}),
-        notes=(*understood.notes, f"preprocessing: fused; uint8 pixels come in and are {inside} inside the graph"),
+    note = f"preprocessing: fused; uint8 pixels come in and are {inside} inside the graph"
+    preprocessing = checkpoint.preprocessing.model_copy(update={"fused": steps})
+    return checkpoint.model_copy(
+        update={"inputs": (pixels,), "preprocessing": preprocessing, "notes": (*checkpoint.notes, note)}
     )
 
 

@@ -236,15 +236,18 @@ def _sides(value: object) -> tuple[int, int] | None:
 
 
 def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
-    resize, crop = _sides(settings.get("size")), _sides(settings.get("crop_size"))
+    size, crop = settings.get("size"), _sides(settings.get("crop_size"))
+    resize = _sides(size)
+    # A bare number is the shorter edge where a crop follows, else both edges.
+    shorter = "shortest_edge" in size if isinstance(size, Mapping) else isinstance(size, int) and crop is not None
     normalised = settings.get("do_normalize", True)
     return Preprocessing(
         source="preprocessor_config.json",
-        resize=resize[0] if resize and settings.get("do_resize", True) and resize[0] == resize[1] else None,
+        resize=(resize[0] if shorter else resize) if resize and settings.get("do_resize", True) else None,
         crop=crop[0] if crop and settings.get("do_center_crop", "crop_size" in settings) else None,
         mean=tuple(settings["image_mean"]) if normalised and settings.get("image_mean") else None,
         std=tuple(settings["image_std"]) if normalised and settings.get("image_std") else None,
         layout="NCHW, RGB",
-        value_range=(0.0, 1.0) if settings.get("do_rescale", True) else None,
+        value_range=(0.0, 1.0) if settings.get("do_rescale", True) else (0.0, 255.0),
         interpolation=_RESAMPLING.get(settings.get("resample", -1)),
     )

@@ -79,11 +79,27 @@ def part_names(name: str) -> tuple[str, str, str]:
 def plan_images(checkpoint: Checkpoint, folder: Path | None, *, exif_orientation: bool) -> ImagePlan:
     """The plan for a checkpoint, with the folder's images and the seeded ones.
 
-    Raises UsageError if a part of training's transform is not known, or the folder holds no image.
+    Raises UsageError if a part of training's transform is not known, or the folder holds no image, or one that the
+    first step refuses.
     """
     transform = image_transform(checkpoint, exif_orientation=exif_orientation)
     own = read_images(folder) if folder else ()
+    for image in own:
+        _check_usable(image, transform)
     return ImagePlan(transform=transform, images=(*own, *seeded_images(transform)))
+
+
+def _check_usable(image: NamedImage, transform: ImageTransform) -> None:
+    from deploy.ensemble.models.image import BadImage, prepare
+
+    try:
+        prepare(image.data, transform.model_dump(mode="json"))
+    except BadImage as error:
+        raise UsageError(
+            f"--images: {image.name}: {error}",
+            expected="images as clients will send them",
+            fix="leave it out: damaged ones are tried anyway",
+        ) from error
 
 
 def check_part_names(repository: Path, name: str) -> None:

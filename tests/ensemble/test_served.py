@@ -158,6 +158,7 @@ def test_answers_of_another_transform_are_no(repository: Path, engine: Engine, t
     assert "off by" in served.judgement.reason
 
 
+@pytest.mark.slow
 def test_a_later_ensemble_waits_for_its_steps(asked: PackageRequest, tmp_path: Path) -> None:
     again = replace(asked, repository=tmp_path / "repository", serve_check=False)
     for _ in range(2):
@@ -194,6 +195,14 @@ def test_a_transform_that_is_not_known_is_refused_before_any_work(
         plan_package(request)
     assert found in error.value.found
     assert fix in error.value.fix
+
+
+def test_an_image_that_cannot_be_used_is_named_before_any_work(asked: PackageRequest, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(UsageError, match=r"--images: broken.jpg: these 8 bytes are no image"):
+        plan_package(replace(asked, images=tmp_path, serve_check=False))
+    with pytest.raises(UsageError, match="is no folder"):
+        plan_package(replace(asked, images=asked.repository.parent / "repository.none", serve_check=False))
 
 
 def test_images_without_an_ensemble_are_refused(asked: PackageRequest) -> None:
