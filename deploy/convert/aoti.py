@@ -12,18 +12,31 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.convert.archive import MODEL_NAME
 from deploy.convert.export import load_program
+from deploy.convert.flex import (
+    DECOMPOSED,
+    FUSED,
+    attention_detail,
+    count_flex_attention,
+    for_a_kernel,
+    kernel_for_any_threads,
+    plain_attention,
+)
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
 from deploy.errors import DeployError, MissingError, UnfinishedError
 from deploy.targets import CpuIsa, Target
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 _AVX2_MARCH = "x86-64-v3"  # the psABI's level that has AVX2, FMA and BMI2 and nothing beyond
 _COMPILE_COMMENT = "\n// Compile cmd"
@@ -82,8 +95,10 @@ def compile_aoti(program: Program, *, target: Target, folder: Path) -> Artifact:
             # cpuid is asked all the same; what is skipped is compiling a test program per instruction set.
             settings |= {"cpp.simdlen": 256, "cpp.vec_isa_ok": True}
         with _environment(TORCHINDUCTOR_CACHE_DIR=work, PATH=search):
-            _package(_compile(program, settings), path)
+            files, attention = _compile(program, settings)
+            _package(files, path)
     details = {"torch": torch.__version__, "compiler": _version(compiler), "march": march, **_facts(path)}
+    details |= attention_detail(program, attention)
     return Artifact(format="aoti", folder=folder, files=(path.name,), seconds=0.0, peak_memory=0, details=details)
 
 
@@ -123,11 +138,23 @@ def _environment(**values: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _compile(program: Program, settings: dict[str, Any]) -> list[Any]:
+def _compile(program: Program, settings: dict[str, Any]) -> tuple[list[Any], str]:
+    """The compiled files, and which way FlexAttention went: its own kernel where AOTInductor has one for this use."""
+    exported, why = load_program(program), ""
+    if count_flex_attention(exported):
+        try:
+            with kernel_for_any_threads():
+                return _compile_exported(for_a_kernel(exported), settings), FUSED
+        except UnfinishedError as error:
+            why = f" ({error.found})"
+            print(f"FlexAttention's own kernel is not used: {error.found}", file=sys.stderr)
+    return _compile_exported(plain_attention(exported), settings), f"{DECOMPOSED}{why}"
+
+
+def _compile_exported(exported: ExportedProgram, settings: dict[str, Any]) -> list[Any]:
     from torch._inductor import aot_compile
     from torch._inductor.exc import InductorError
 
-    exported = load_program(program)
     arguments, keywords = exported.example_inputs
     try:
         files = aot_compile(exported.module(check_guards=False), arguments, keywords, options=settings)

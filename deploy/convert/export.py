@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.explain import explain_export_error, user_line
 from deploy.convert.flatten import output_names, positional
+from deploy.convert.flex import count_flex_attention, plain_attention
 from deploy.convert.model import Program
 from deploy.errors import DeployError, UnfinishedError, UsageError
 from deploy.files import sha256_bytes
@@ -48,10 +49,11 @@ def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path) -> P
     exported = _export(positional(module), example, max_batch=max_batch)
     spec = _spec(exported, inputs, names, max_batch=max_batch)
     path = folder / PROGRAM_FILE
-    torch.export.save(exported, path)
+    torch.export.save(plain_attention(exported), path)
     _made_here.clear()
     _made_here[path] = exported
-    return Program(path=path, spec=spec, digest=_digest(exported), seconds=0.0, peak_memory=0)
+    uses = count_flex_attention(exported)
+    return Program(path=path, spec=spec, digest=_digest(exported), seconds=0.0, peak_memory=0, flex_attention=uses)
 
 
 def load_program(program: Program) -> ExportedProgram:

@@ -16,13 +16,17 @@ ARTIFACT_FILES: dict[Format, str] = {"aoti": "model.pt2", "onnx": "model.onnx"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text."""
+    """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text.
+
+    `flex_attention` counts the uses of that operator, which is plain attention on disk: it cannot be saved.
+    """
 
     path: Path
     spec: Spec
     digest: str
     seconds: float
     peak_memory: int
+    flex_attention: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

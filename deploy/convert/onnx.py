@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.convert.export import load_program
+from deploy.convert.flex import DECOMPOSED, attention_detail, plain_attention
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
 from deploy.convert.onnx_file import write_model
 from deploy.errors import UnfinishedError
@@ -34,8 +35,9 @@ def export_onnx(program: Program, *, target: Target, folder: Path, inline_limit:
     _rename(model, program.spec)
     _strip(model)
     _check_ceilings(model, target)
+    details = _details(model) | attention_detail(program, DECOMPOSED)
     files = write_model(model, folder / ARTIFACT_FILES["onnx"], inline_limit=inline_limit)
-    return Artifact(format="onnx", folder=folder, files=files, seconds=0.0, peak_memory=0, details=_details(model))
+    return Artifact(format="onnx", folder=folder, files=files, seconds=0.0, peak_memory=0, details=details)
 
 
 def _translate(program: Program, *, opset: int) -> ir.Model:
@@ -43,7 +45,8 @@ def _translate(program: Program, *, opset: int) -> ir.Model:
     from torch.onnx.errors import OnnxExporterError
 
     try:
-        exported = torch.onnx.export(load_program(program), dynamo=True, opset_version=opset, verbose=False)
+        plain = plain_attention(load_program(program))
+        exported = torch.onnx.export(plain, dynamo=True, opset_version=opset, verbose=False)
     except OnnxExporterError as error:
         raise UnfinishedError(
             f"the program cannot be written as ONNX: {_reason(error)}",
