@@ -5,8 +5,9 @@ command `package`. This process never imports torch: what needs it runs in child
 
     1. Find what this machine lacks, before any work: an engine, a compiler.
     2. Read the checkpoint, the labels and the samples; look up what the name is bound to.
-    3. Convert: one program, then each format in a child of its own.
-    4. Prove each artifact against the float64 reference, and eager against what training computed.
+    3. Convert: one program, then each format in a child of its own; compiled code of before takes the new weights.
+    4. Prove each artifact against the float64 reference, and eager against what training computed. One that fails and
+       holds code of before is compiled again first: only what was made from this checkpoint may refute it.
     5. Measure latency, artifacts and eager interleaved.
     6. Choose what deserves to be published.
     7. Stage it with its evidence, serve it from the stage in a real tritonserver, and judge the answers.
@@ -14,15 +15,17 @@ command `package`. This process never imports torch: what needs it runs in child
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.cache import artifact_store
 from deploy.checkpoint.load import read_checkpoint
 from deploy.choose import Choice, Rules, choose
 from deploy.convert.aoti import require_compiler
 from deploy.convert.building import aoti_obstacle
-from deploy.convert.export import program_inputs
+from deploy.convert.export import program_dims, program_inputs
 from deploy.convert.model import Artifact, Format
 from deploy.convert.run import Conversion, ConversionPlan, convert
 from deploy.errors import UnfinishedError, UsageError
@@ -36,7 +39,7 @@ from deploy.repository.publish import PublishOptions
 from deploy.repository.stage import Stage, Step, open_stage
 from deploy.request import Inputs, Outcome, PackagePlan, PackageRequest, PackageResult
 from deploy.serve.engines import Engine, find_engine
-from deploy.spec import BATCH, Dim, Spec
+from deploy.spec import Spec
 from deploy.validate.behaviour import check_labels, read_labels
 from deploy.validate.contenders import Surroundings, inputs_by_batch, open_contenders
 from deploy.validate.latency import LatencyPlan, measure
@@ -57,6 +60,9 @@ def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: 
         run = _Run(request=request, inputs=inputs, work=work, progress=progress)
         conversion = run.convert()  # 3
         proof = run.prove(conversion)  # 4
+        if suspects := run.suspects(conversion, proof):
+            conversion = run.convert_again(suspects)
+            proof = run.prove(conversion)
         latency = run.measure(conversion, proof)  # 5
         choice = run.choose(conversion, proof, latency)  # 6
         plan = run.version_plan(conversion, proof, latency=latency, engine=engine)
@@ -94,7 +100,7 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
     name = check_name(request.name or checkpoint.name)
     labels = read_labels(request.labels) if request.labels else None
     classes = check_labels(labels, checkpoint)
-    samples = load_samples(request.samples, checkpoint.inputs) if request.samples else None
+    samples = load_samples(request.samples, checkpoint.inputs, checkpoint.dims) if request.samples else None
     for left in _left_out(request).values():
         progress.note(f"NO AOTInductor artifact, {', '.join(_formats(request))} only: {left}")
     if request.target.device != "cpu":
@@ -160,8 +166,9 @@ class _Promise:
 
 def _promise(request: PackageRequest, inputs: Inputs, bound: Manifest) -> _Promise:
     tensors = program_inputs(inputs.checkpoint.inputs, max_batch=request.max_batch)
-    batch = Dim(name=BATCH, minimum=1, maximum=request.max_batch)
-    spec = Spec(inputs=tensors, outputs=bound.spec.outputs, dims=(batch,))
+    own = program_dims(inputs.checkpoint, max_batch=request.max_batch)
+    kept = (dim for dim in bound.spec.dims if dim.name not in {dim.name for dim in own})
+    spec = Spec(inputs=tensors, outputs=bound.spec.outputs, dims=(*own, *kept))
     return _Promise(format=bound.format, spec=spec, classes=inputs.classes)
 
 
@@ -183,25 +190,46 @@ class _Run:
         resources = self.request.resources
         return Limits(seconds=resources.seconds, memory=resources.memory)
 
-    def convert(self) -> Conversion:
+    def convert(self, *, again: bool = False) -> Conversion:
         """Step 3. Raises UnfinishedError if no format could be built, or one that was asked for by name."""
         resources = self.request.resources
         plan = ConversionPlan(
             formats=_formats(self.request),
             max_batch=self.request.max_batch,
             target=self.request.target,
-            folder=self.work.work,
+            folder=self.work.work / "again" if again else self.work.work,
+            store=artifact_store() if resources.cache and not again else None,
             jobs=resources.jobs,
             timeout=resources.seconds,
             memory_limit=resources.memory,
         )
         conversion = convert(self.inputs.checkpoint, plan, self.progress)
+        for name, artifact in conversion.artifacts.items():
+            if artifact.reused:
+                self.progress.note(f"{name}: compiled before for the same graph, with the weights of this checkpoint")
         self.work.step("converted")
+        for note in conversion.program.notes:
+            self.progress.note(note)
         for name, failure in conversion.failures.items():
             self.progress.note(f"{name} was lost: {failure.message}")
         if conversion.failures and (self.request.by_name or not conversion.artifacts):
             raise _conversion_error(conversion)
         return conversion
+
+    def suspects(self, conversion: Conversion, proof: Proof) -> tuple[str, ...]:
+        """The keys of work from the cache that failed its proof here."""
+        return tuple(
+            artifact.reused
+            for name, artifact in conversion.artifacts.items()
+            if artifact.reused and not proof.evidence[name].judgement.passed
+        )
+
+    def convert_again(self, suspects: Sequence[str]) -> Conversion:
+        """Step 3 without the cache, which loses those entries."""
+        self.progress.note("what was compiled before failed its proof: all is compiled again")
+        for key in suspects:
+            artifact_store().drop(key)
+        return self.convert(again=True)
 
     def prove(self, conversion: Conversion) -> Proof:
         """Step 4."""

@@ -23,7 +23,8 @@ from deploy.validate.samples import Samples
 class Resources:
     """What the work may use. `jobs`: conversions side by side; `seconds`: per child call; `memory`: bytes per child.
 
-    `seconds_per_cell` is how long latency is measured per contender and batch size.
+    `seconds_per_cell` is how long latency is measured per contender and batch size. `cache`: compiled code of before
+    may be taken, and is kept.
     """
 
     jobs: int | None = None
@@ -31,6 +32,7 @@ class Resources:
     memory: int | None = None
     threads: int = field(default_factory=default_threads)
     seconds_per_cell: float = 2.5
+    cache: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

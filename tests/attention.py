@@ -17,6 +17,10 @@ def window_mask(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tens
     return (query >= key) & (query - key < 4)
 
 
+def wider_mask(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    return (query >= key) & (query - key < 6)
+
+
 def no_key_for_the_first(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
     return query > key
 
@@ -64,6 +68,14 @@ class SlidingWindow(Transformer):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return flex_attention(query, key, value, block_mask=self.mask)  # type: ignore[return-value]
+
+
+class WiderWindow(SlidingWindow):
+    """The same but for a number in the mask: the block mask's tensors are equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask = create_block_mask(wider_mask, None, None, _LENGTH, _LENGTH, device="cpu")
 
 
 class LearnedBias(Transformer):

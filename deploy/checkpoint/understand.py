@@ -4,8 +4,8 @@ Owns the two ways to that answer; matching, inputs and factories have files of t
 Called by load.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from deploy.checkpoint.architecture import PREFIX, Shapes
@@ -14,10 +14,11 @@ from deploy.checkpoint.identify import Match, compare, identify, match_architect
 from deploy.checkpoint.inputs import (
     UNKNOWN,
     UNKNOWN_NOTE,
-    image_shape,
+    input_shape,
     input_specs,
     preprocessing_from,
     preprocessing_of,
+    size_notes,
 )
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
 from deploy.checkpoint.tensors import check_floats
@@ -25,7 +26,7 @@ from deploy.checkpoint.training import TrainingFacts
 from deploy.checkpoint.weights import Found, strip_prefixes
 from deploy.checkpoint.zoo import find_architecture, load_zoo
 from deploy.errors import UsageError
-from deploy.spec import TensorSpec
+from deploy.spec import Dim, TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,12 +46,18 @@ class Contents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Understood:
-    """The answer. `tensors` are the weights that the module takes, under its own names."""
+    """The answer. `tensors` are the weights that the module takes, under its own names.
+
+    `dims`, `absent` and `decisions` are the `Checkpoint`'s.
+    """
 
     architecture: str
     how: Literal["inferred", "asked", "factory"]
     options: dict[str, Any]
     inputs: tuple[TensorSpec, ...]
+    dims: tuple[Dim, ...] = ()
+    absent: tuple[str, ...] = ()
+    decisions: dict[str, int | None] = field(default_factory=dict)
     num_classes: int | None
     parameters: int
     preprocessing: Preprocessing
@@ -62,12 +69,12 @@ class Understood:
 def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood:
     """The torchvision builder that fits, inferred or asked for. Raises UsageError if there is not exactly one."""
     *_, (removed, tensors) = strip_prefixes(contents.found.tensors)
-    match = _match(request, _shapes(tensors))
+    match = _match(request, _shapes(tensors), contents.facts.arch)
     entry = match.architecture
-    shape = image_shape(match, request, contents.facts)
+    shape = input_shape(match, request, contents.facts)
     options = dict(match.options)
     if entry.size_option and entry.size_option not in options:
-        options[entry.size_option] = [shape[1], shape[2]]
+        options[entry.size_option] = list(shape[1:])
     used = {name: tensor for name, tensor in tensors.items() if name not in entry.auxiliary}
     check_floats(used, {*entry.parameters, *entry.float_buffers})
     preprocessing, notes = preprocessing_of(match, shape, contents.facts)
@@ -75,27 +82,39 @@ def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood
         architecture=PREFIX + entry.name,
         how="asked" if request.arch else "inferred",
         options=options,
-        inputs=input_specs([shape], ["image"], contents.dtype),
+        inputs=input_specs([shape] * len(entry.inputs), entry.inputs, contents.dtype),
         num_classes=match.num_classes,
         parameters=sum(used[name].numel() for name in entry.parameters),
         preprocessing=preprocessing,
         tensors=used,
         removed=removed,
-        notes=notes + _auxiliary_notes(len(tensors) - len(used), entry.about),
+        notes=(
+            *notes,
+            *size_notes(match, request, contents.facts),
+            *_architecture_notes(match, left_out=len(tensors) - len(used)),
+        ),
     )
 
 
-def _match(request: CheckpointRequest, shapes: Shapes) -> Match:
+def _match(request: CheckpointRequest, shapes: Shapes, told: str | None) -> Match:
+    """`told` is the name in the file itself: it decides where several fit, and counts for nothing where it does not."""
     if request.arch is None:
-        return identify(shapes, load_zoo())
+        zoo = load_zoo()
+        named = match_architecture(zoo[told], shapes) if told in zoo else None
+        return named if named and not named.difference else identify(shapes, zoo)
     match = match_architecture(find_architecture(request.arch), shapes)
     require_match(match)
     return match
 
 
-def _auxiliary_notes(left_out: int, about: str) -> tuple[str, ...]:
-    notes = [f"{left_out} tensors of auxiliary heads, which only training uses, were left out"] if left_out else []
-    return (*notes, *([about] if about else []))
+def _architecture_notes(match: Match, *, left_out: int) -> Iterator[str]:
+    if left_out:
+        yield f"{left_out} tensors of auxiliary heads were left out"
+    if match.architecture.about:
+        yield match.architecture.about
+    for other in match.also:
+        if other.about:
+            yield f"the weights fit {other.name} too ({other.about}): --arch {other.name} takes it"
 
 
 def understand_factory(request: CheckpointRequest, contents: Contents) -> Understood:
@@ -131,7 +150,7 @@ def _fitting_module(
     difference = None
     forms = list(strip_prefixes(contents.found.tensors))
     names = {name for _, tensors in forms for name in tensors}
-    for options in keyword_choices(reference, _guess_classes(contents)):
+    for options in keyword_choices(reference, _guess_classes(contents), settings=contents.facts.settings):
         module = call_factory(reference, options, filled=names)
         expected = _shapes(module.state_dict())
         for removed, tensors in forms:

@@ -84,7 +84,7 @@ def _server(url: str | None, protocol: Any, wait: float | None) -> "ServerAddres
 
 _CHECKPOINT_OPTIONS = (
     click.argument("ckpt", type=click.Path(path_type=Path)),
-    click.option("--arch", metavar="NAME", help="The torchvision builder, where the weights do not say which."),
+    click.option("--arch", metavar="NAME", help="The torchvision builder or timm/NAME, where weights do not say."),
     click.option("--factory", metavar="PKG.MOD:FUNC", help="A function that gives your own architecture's module."),
     click.option("--weights", type=click.Choice(["ema", "raw"]), help="Which weights, where the file has both."),
     click.option(

@@ -85,6 +85,9 @@ class _Formats(Written):
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds for each child's step."
 )
 @click.option("--memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="GB for each child.")
+@click.option(
+    "--cache/--no-cache", default=True, show_default=True, help="Take and keep compiled code of the same graph."
+)
 @click.option("--promote", is_flag=True, help="Serve the new version at once; a model's first version always is.")
 @click.option("--new-contract", is_flag=True, help="Let the name change its format, tensors or labels.")
 @click.option(
@@ -143,6 +146,7 @@ def _request(ctx: click.Context, checkpoint: CheckpointRequest, given: dict[str,
             seconds=given.pop("timeout"),
             memory=int(memory * _GB) if memory else None,
             seconds_per_cell=given.pop("seconds_per_cell"),
+            cache=given.pop("cache"),
         ),
         command=own_command(ctx, sys.argv[1:]),
         **given,

@@ -18,7 +18,8 @@ ARTIFACT_FILES: dict[Format, str] = {"aoti": "model.pt2", "onnx": "model.onnx"}
 class Program:
     """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text.
 
-    `flex_attention` counts the uses of that operator, which is plain attention on disk: it cannot be saved.
+    `notes` say what is served otherwise than the model has it. `flex_attention` counts the uses of that operator, which
+    is plain attention on disk: it cannot be saved.
     """
 
     path: Path
@@ -26,6 +27,7 @@ class Program:
     digest: str
     seconds: float
     peak_memory: int
+    notes: tuple[str, ...] = ()
     flex_attention: int = 0
 
 
@@ -33,7 +35,8 @@ class Program:
 class Artifact:
     """One compiled file of one format. `files` are its relative paths in `folder`, the main one first.
 
-    `details` go into the manifest: opset, IR version, compiler, ISA, and so on.
+    `details` go into the manifest: opset, IR version, compiler, ISA, and so on. `reused` is the key of the work that
+    was taken from the cache, None where all was done now.
     """
 
     format: Format
@@ -42,6 +45,7 @@ class Artifact:
     seconds: float
     peak_memory: int
     details: dict[str, str]
+    reused: str | None = None
 
     @property
     def path(self) -> Path:

@@ -91,7 +91,7 @@ def answers(side: Side, asked: Sequence[Asked], *, threads: int, logs: Path, lim
 
 
 def _given(path: Path, spec: Spec) -> Iterator[Asked]:
-    samples = load_samples(path, spec.inputs)
+    samples = load_samples(path, spec.inputs, spec.dims)
     yield Asked(
         name=path.name,
         real=True,

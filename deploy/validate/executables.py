@@ -62,13 +62,12 @@ class EagerModel(_Timed):
     def __init__(self, checkpoint: Checkpoint, *, dtype: str | None = None, threads: int) -> None:
         import torch
 
-        from deploy.checkpoint.load import build_module
-        from deploy.convert.flatten import positional
+        from deploy.convert.flatten import flat_module
 
         started = time.perf_counter()
         torch.set_num_threads(threads)
         self._dtype = getattr(torch, dtype) if dtype else None
-        self._module = positional(build_module(checkpoint, dtype=dtype))
+        self._module = flat_module(checkpoint, dtype)
         self.load_seconds = time.perf_counter() - started
 
     def run(self, inputs: Sequence[np.ndarray]) -> Arrays:

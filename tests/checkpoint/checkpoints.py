@@ -44,8 +44,8 @@ def prefixed(state: Mapping[str, Tensor], prefix: str) -> State:
 def bound_shapes(entry: Architecture, *, classes: int, channels: int) -> dict[str, tuple[int, ...]]:
     """The shapes of an architecture's tensors after a fine-tune with other classes and input channels."""
     shapes = dict(entry.shapes)
-    for name in entry.head:
-        shapes[name] = (classes, *shapes[name][1:])
+    for name, multiple in entry.head.items():
+        shapes[name] = (classes * multiple, *shapes[name][1:])
     if entry.stem:
         rows, _, *kernel = shapes[entry.stem]
         shapes[entry.stem] = (rows, channels, *kernel)

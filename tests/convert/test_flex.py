@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch.export import Dim, ExportedProgram
 
+from deploy.convert.export import export_program
 from deploy.convert.flex import count_flex_attention, for_a_kernel, kernel_for_any_threads, plain_attention
 from deploy.convert.run import Conversion, convert
 from deploy.errors import UnfinishedError
+from deploy.processes import run_alone
 from deploy.progress import Silent
 from deploy.validate.executables import AotiModel, OnnxModel
-from tests.attention import TOKENS, Causal, Everything, LearnedBias, SlidingWindow, Transformer, lively
+from tests.attention import TOKENS, Causal, Everything, LearnedBias, SlidingWindow, Transformer, WiderWindow, lively
 from tests.convert.helpers import Read, plan
 
 pytestmark = [
@@ -98,6 +100,14 @@ def test_onnx_says_that_attention_was_decomposed(tmp_path: Path) -> None:
     assert conversion.program.flex_attention == 1
     assert conversion.artifacts["onnx"].details["flex_attention"] == "decomposed to plain attention"
     check(OnnxModel(conversion.artifacts["onnx"].path, threads=1), LearnedBias)
+
+
+def test_programs_whose_masks_alone_differ_have_digests_of_their_own(tmp_path: Path) -> None:
+    digests = {
+        run_alone("export", export_program, Read(tmp_path)(factory, TOKENS), max_batch=4, folder=tmp_path).value.digest
+        for factory in (SlidingWindow, WiderWindow)
+    }
+    assert len(digests) == 2
 
 
 @pytest.mark.slow
