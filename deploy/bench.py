@@ -106,8 +106,8 @@ class _Side:
         return f"{self.manifest.format} v{self.version.number}"
 
     def entrant(self, threads: int) -> Entrant:
-        path = self.version.folder / ARTIFACT_FILES[self.manifest.format]
-        return artifact_entrant(self.name, path, format=self.manifest.format, threads=threads)
+        path = self.version.folder / ARTIFACT_FILES[self.manifest.compiled]
+        return artifact_entrant(self.name, path, format=self.manifest.compiled, threads=threads)
 
 
 def bench(request: BenchRequest, *, progress: Progress = Silent()) -> BenchResult:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from deploy.checkpoint.formats import read_stored
 from deploy.checkpoint.library import understand_library
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
+from deploy.checkpoint.preprocess import settle
 from deploy.checkpoint.pretrained_folder import is_pretrained_folder
 from deploy.checkpoint.sniff import recognise
 from deploy.checkpoint.tensors import check_finite, check_usable, dtype_name, main_dtype
@@ -23,9 +24,13 @@ from deploy.checkpoint.weights import find_weights, left_out_notes, unwrap
 from deploy.checkpoint.zoo import find_architecture
 from deploy.errors import UsageError
 from deploy.files import sha256_path, size_of
+from deploy.spec import TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+# ONNX Runtime has no bfloat16 kernels on a CPU, Triton's PyTorch backend exchanges none, and numpy has no such dtype.
+COMPUTED_IN = {"bfloat16": "float32"}
 
 _SUFFIXES = re.compile(r"(\.(pt|pth|ckpt|bin|safetensors|tar))+$", re.IGNORECASE)
 
@@ -35,7 +40,7 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
 
     1. Tell what the file is.
     2. Find the weights in it.
-    3. Find their architecture, input and preprocessing.
+    3. Find their architecture, input and preprocessing; settle what was asked of the latter.
     4. Check every value.
     5. Put down what was found.
 
@@ -55,17 +60,20 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
         contents = _read_contents(request)
         # 3.
         understood = understand_factory(request, contents) if request.factory else understand_library(request, contents)
+        understood = settle(understood, request.preprocessing)
         # 4.
         check_finite(understood.tensors)
         # 5.
         return _put_down(request, contents, understood, digest.result())
 
 
-def build_module(checkpoint: Checkpoint, dtype: str | None = None) -> "nn.Module":
+def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False) -> "nn.Module":
     """The module with the checkpoint's weights, in eval mode, without gradients.
 
-    Its tensors are the memory-mapped file's own unless `dtype` (such as `float64`) converts the floating ones.
-    Raises UsageError if the file is no longer what the Checkpoint says.
+    Its tensors are the memory-mapped file's own unless `dtype` (such as `float64`) converts the floating ones; those of
+    a dtype in `COMPUTED_IN` always are. Fused preprocessing is part of it: in the operations that are exported, or
+    `as_in_training`, by torchvision's own transforms. Raises UsageError if the file is no longer what the Checkpoint
+    says.
     """
     import torch
 
@@ -90,9 +98,14 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None) -> "nn.Module
         module = build_architecture(entry, checkpoint.options)
         tensors = {name: tensor for name, tensor in tensors.items() if name not in entry.auxiliary}
     module = assign_weights(module, tensors)
-    if dtype:
-        module = module.to(getattr(torch, dtype))
-    return module if checkpoint.how == "factory" else servable(module)
+    if checkpoint.how != "factory":
+        module = servable(module)
+    if checkpoint.preprocessing.fused:
+        from deploy.checkpoint.fusing import as_trained, fuse
+
+        module = (as_trained if as_in_training else fuse)(module, checkpoint.preprocessing)
+    dtype = dtype or COMPUTED_IN.get(checkpoint.dtype)
+    return module.to(getattr(torch, dtype)) if dtype else module
 
 
 def model_name(path: Path) -> str:
@@ -120,7 +133,7 @@ def _put_down(request: CheckpointRequest, contents: Contents, understood: Unders
         architecture=understood.architecture,
         how=understood.how,
         options=understood.options,
-        inputs=understood.inputs,
+        inputs=tuple(_exchanged(tensor) for tensor in understood.inputs),
         dims=understood.dims,
         absent=understood.absent,
         decisions=understood.decisions,
@@ -154,4 +167,12 @@ def _checked_classes(
 
 def _dtype_notes(tensors: Mapping[str, "Tensor"], dtype: str) -> tuple[str, ...]:
     others = sorted({dtype_name(t) for t in tensors.values() if t.is_floating_point()} - {dtype})
-    return (f"weights of mixed dtypes: mostly {dtype}, some {', '.join(others)}",) if others else ()
+    mixed = (f"weights of mixed dtypes: mostly {dtype}, some {', '.join(others)}",) if others else ()
+    if dtype not in COMPUTED_IN:
+        return mixed
+    wider = COMPUTED_IN[dtype]
+    return (*mixed, f"the weights are {dtype}: computed and exchanged in {wider}, which holds each of their values")
+
+
+def _exchanged(tensor: TensorSpec) -> TensorSpec:
+    return tensor.model_copy(update={"dtype": COMPUTED_IN.get(tensor.dtype, tensor.dtype)})

@@ -3,7 +3,7 @@
 Owns no reading and no torch; both values travel to child processes and into the manifest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,18 +13,83 @@ from deploy.records import Record
 from deploy.spec import Dim, TensorSpec
 
 WeightsChoice = Literal["ema", "raw"]
+FusedStep = Literal["resize", "crop", "scale", "normalize"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessingRequest:
+    """What the user said about the preprocessing of training; None leaves it to the checkpoint. Lengths are pixels.
+
+    `resize` is the shorter edge, or (height, width). `fuse` puts the preprocessing into the graph, which then takes
+    uint8 images: of the network's own size, or of `image_size` (height, width), to be resized and cropped inside.
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    resize: int | tuple[int, int] | None = None
+    crop: int | None = None
+    interpolation: str | None = None
+    fuse: bool = False
+    image_size: tuple[int, int] | None = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The facts of training that were given, by the names they have in `Preprocessing`."""
+        facts = {one.name: getattr(self, one.name) for one in fields(self) if one.name in Preprocessing.model_fields}
+        return {name: value for name, value in facts.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputRequest:
+    """One `--input-shape [NAME=][DTYPE:]SIZES`. `shape` is without the batch; None: the parameter is given None.
+
+    Without a name it is the next parameter of the forward, without a dtype it has that of the weights.
+    """
+
+    shape: tuple[int, ...] | None
+    name: str | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicRequest:
+    """One `--dynamic NAME:AXES[=MIN..MAX]`: each axis of the whole shape, with the name of its dim where one is given.
+
+    Without bounds: from half the size that was asked for up to that size.
+    """
+
+    input: str
+    axes: tuple[tuple[int, str | None], ...]
+    bounds: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValuesRequest:
+    """One `--values NAME=LOW..HIGH`, the inclusive range of an integer input; or `NAME=mask`, with no range."""
+
+    input: str
+    range: tuple[int, int] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointRequest:
-    """What the user said about a checkpoint. `input_shapes` are without the batch dim, one per input."""
+    """What the user said about a checkpoint. `input_shapes` is short for `inputs` without names and dtypes."""
 
     path: Path
     arch: str | None = None
     factory: str | None = None
     weights: WeightsChoice | None = None
     input_shapes: tuple[tuple[int, ...], ...] = ()
+    inputs: tuple[InputRequest, ...] = ()
+    dynamic: tuple[DynamicRequest, ...] = ()
+    values: tuple[ValuesRequest, ...] = ()
     trust_pickle: bool = False
+    preprocessing: PreprocessingRequest = field(default_factory=PreprocessingRequest)
+
+    def __post_init__(self) -> None:
+        inputs = self.inputs or tuple(InputRequest(shape=shape) for shape in self.input_shapes)
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "input_shapes", tuple(one.shape for one in inputs if one.shape is not None))
 
 
 class Preprocessing(Record):
@@ -32,7 +97,9 @@ class Preprocessing(Record):
 
     `resize` is the shorter side, or height and width.
 
-    `source` says where this is known from: the builder's default weights, the checkpoint, or nowhere (`unknown`).
+    `source` says where this is known from: the builder's default weights, the checkpoint, the command, or nowhere
+    (`unknown`). `resize` is the shorter edge, or (height, width). `fused` names the steps that happen inside the graph,
+    in their order: a client that did them too would do them twice.
     """
 
     source: str
@@ -43,6 +110,7 @@ class Preprocessing(Record):
     layout: str | None = None
     value_range: tuple[float, float] | None = None
     interpolation: str | None = None
+    fused: tuple[FusedStep, ...] = ()
 
 
 class Checkpoint(Record):

@@ -5,11 +5,12 @@ Owns the options and the printed result. The work is `deploy.package`'s.
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from deploy.checkpoint.model import CheckpointRequest
+from deploy.cli.llm import llm_options
 from deploy.cli.options import checkpoint_options, config_option
 from deploy.cli.packaged import show_plan, show_result
 from deploy.cli.types import Written
@@ -27,7 +28,7 @@ class _Formats(Written):
     """Formats by name: aoti,onnx or ["aoti", "onnx"]."""
 
     name = "formats"
-    annotation = tuple[Format, ...]
+    annotation = tuple[Literal["aoti", "onnx"], ...]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Format, ...]:
         """The formats in their usual order. Raises UsageError if one does not exist or stands there twice."""
@@ -62,6 +63,21 @@ class _Formats(Written):
 @click.option("--all-formats/--no-all-formats", help="Publish each format as a model of its own: NAME_aoti, NAME_onnx.")
 @click.option(
     "--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="The largest batch; 1: static."
+)
+@click.option(
+    "--ensemble",
+    type=click.Choice(["image"]),
+    help="Publish an ensemble too, NAME_image: JPEG or PNG bytes in, labels and scores out.",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Real JPEG and PNG files to prove the ensemble with.",
+)
+@click.option(
+    "--exif-orientation/--no-exif-orientation",
+    help="With --ensemble image: training turned photographs as their EXIF says; torchvision's loaders do not.",
 )
 @click.option("--target", default=LOCAL_CPU, show_default=True, help="Where it will run: a Triton release and device.")
 @click.option(
@@ -107,6 +123,7 @@ class _Formats(Written):
 @click.option("--dry-run", is_flag=True, help="Read and check everything, print the plan, write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
+@llm_options
 def command(ctx: click.Context, /, *, request: CheckpointRequest, as_json: bool, dry_run: bool, **given: Any) -> None:
     """Turn CKPT into a proven, servable Triton model version.
 

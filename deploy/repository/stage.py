@@ -73,6 +73,11 @@ class Stage:
                 destination.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / name, destination)
 
+    def add_file(self, name: str, data: bytes) -> None:
+        """Write a file of the version itself, such as the `model.py` of Triton's python backend."""
+        with disk_errors_explained("staging a file"):
+            (self.version.folder / name).write_bytes(data)
+
     def add_config(self, text: str, *, classes: Sequence[str] | None = None) -> None:
         """Write the version's config, and its labels one per line in the order of the output."""
         with disk_errors_explained("staging the configuration"):

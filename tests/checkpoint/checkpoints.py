@@ -19,6 +19,8 @@ State = dict[str, Tensor]
 def seeded(builder: str, **options: Any) -> nn.Module:
     """A torchvision module built the ordinary way, with seeded weights and a head that is not zero."""
     torch.manual_seed(0)
+    if load_zoo()[builder].kind in ("segmentation", "detection", "two-stage detection"):
+        options["weights_backbone"] = None  # by default such a builder downloads them
     module: nn.Module = import_torchvision().models.get_model(builder, weights=None, **options)
     for name, tensor in module.state_dict().items():
         if name in load_zoo()[builder].head:

@@ -25,8 +25,9 @@ LARGE = ("resnet50", "resnext", "inception")
 def torchvision_model(builder: str, **options: Any) -> nn.Module:
     """The builder's module with seeded weights and no pre-trained backbone, in eval mode."""
     torch.manual_seed(0)
-    backbone = {"weights_backbone": None} if load_zoo()[builder].kind.endswith(("detection", "segmentation")) else {}
-    module: nn.Module = import_torchvision().models.get_model(builder, weights=None, **backbone, **options)
+    if load_zoo()[builder].kind in ("segmentation", "detection", "two-stage detection"):
+        options["weights_backbone"] = None
+    module: nn.Module = import_torchvision().models.get_model(builder, weights=None, **options)
     return module.eval()
 
 
@@ -167,7 +168,7 @@ def test_boxes_and_scores_lead_to_torchvision_s_own_detections(builder: str) -> 
             calibrate(module.get_submodule("backbone"), lambda rows: torch.randn(rows, 3, 320, 320))
         for name, parameter in module.named_parameters():
             if "classification_head" in name and parameter.dim() == 4:
-                parameter.normal_(std=(0.02 if "retinanet" in builder or "fcos" in builder else 0.3))
+                parameter.normal_(std=0.3 if builder.startswith("ssdlite") else 0.02)
         wanted = module(list(images))
         served = servable(module)(images)
     assert served["boxes"].shape[:2] == served["scores"].shape[:2]
