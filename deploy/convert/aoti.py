@@ -12,22 +12,35 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.cache import Store
 from deploy.convert.aoti_weights import put_together, take_apart
 from deploy.convert.archive import MODEL_NAME
 from deploy.convert.export import load_program
+from deploy.convert.flex import (
+    DECOMPOSED,
+    FUSED,
+    attention_detail,
+    count_flex_attention,
+    for_a_kernel,
+    kernel_for_any_threads,
+    plain_attention,
+)
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
 from deploy.convert.reuse import Weights, weights_of, work_key
 from deploy.errors import DeployError, MissingError, UnfinishedError
 from deploy.targets import CpuIsa, Target
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 _AVX2_MARCH = "x86-64-v3"  # the psABI's level that has AVX2, FMA and BMI2 and nothing beyond
 _COMPILE_COMMENT = "\n// Compile cmd"
@@ -135,9 +148,10 @@ class _Build:
         script = _write_compiler(self.compiler, work, march=self.march)
         search = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
         with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search):
-            _package(_compile(self.program, {**self.settings, "cpp.cxx": (None, script.name)}), self.path)
+            files, attention = _compile(self.program, {**self.settings, "cpp.cxx": (None, script.name)})
+            _package(files, self.path)
         made = {"torch": torch.__version__, "compiler": _version(self.compiler), "march": self.march}
-        details = {**made, **_facts(self.path)}
+        details = {**made, **_facts(self.path), **attention_detail(self.program, attention)}
         take_apart(self.path, weights, details, into=entry)
         return details
 
@@ -178,11 +192,23 @@ def _environment(**values: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _compile(program: Program, settings: dict[str, Any]) -> list[Any]:
+def _compile(program: Program, settings: dict[str, Any]) -> tuple[list[Any], str]:
+    """The compiled files, and which way FlexAttention went: its own kernel where AOTInductor has one for this use."""
+    exported, why = load_program(program), ""
+    if count_flex_attention(exported):
+        try:
+            with kernel_for_any_threads():
+                return _compile_exported(for_a_kernel(exported), settings), FUSED
+        except UnfinishedError as error:
+            why = f" ({error.found})"
+            print(f"FlexAttention's own kernel is not used: {error.found}", file=sys.stderr)
+    return _compile_exported(plain_attention(exported), settings), f"{DECOMPOSED}{why}"
+
+
+def _compile_exported(exported: ExportedProgram, settings: dict[str, Any]) -> list[Any]:
     from torch._inductor import aot_compile
     from torch._inductor.exc import InductorError
 
-    exported = load_program(program)
     arguments, keywords = exported.example_inputs
     try:
         files = aot_compile(exported.module(check_guards=False), arguments, keywords, options=settings)

@@ -15,6 +15,7 @@ from deploy.checkpoint.program import check_batch
 from deploy.convert.contract import read_spec
 from deploy.convert.explain import explain_export_error, user_line
 from deploy.convert.flatten import arguments_of, leaves, output_names, positional
+from deploy.convert.flex import count_flex_attention, plain_attention
 from deploy.convert.model import Program
 from deploy.errors import DeployError, UnfinishedError, UsageError
 from deploy.files import sha256_bytes
@@ -58,10 +59,15 @@ def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path) -> P
     exported = _export(positional(module, parameters, checkpoint.absent), example, inputs=inputs, dims=dims)
     spec = read_spec(exported, inputs, names, dims=dims, checkpoint=checkpoint)
     path = folder / PROGRAM_FILE
-    torch.export.save(exported, path)
+    saved = plain_attention(exported)
+    torch.export.save(saved, path)
     _made_here.clear()
     _made_here[path] = exported
-    return Program(path=path, spec=spec, digest=_digest(exported), seconds=0.0, peak_memory=0, notes=notes)
+    uses = count_flex_attention(exported)
+    return Program(
+        path=path, spec=spec, digest=_digest(exported, saved), seconds=0.0, peak_memory=0, notes=notes,
+        flex_attention=uses,
+    )  # fmt: skip
 
 
 def load_program(program: Program) -> ExportedProgram:
@@ -189,6 +195,8 @@ def _export(
         raise explain_export_error(error, attempt, dims=dims) from error
 
 
-def _digest(exported: ExportedProgram) -> str:
-    text = (exported.graph_module.code, str(exported.graph_signature), str(exported.range_constraints))
+def _digest(exported: ExportedProgram, saved: ExportedProgram) -> str:
+    """Of both programs' text: graphs within the graph, such as a score_mod, show in the saved one alone."""
+    codes = dict.fromkeys(program.graph_module.code for program in (exported, saved))
+    text = (*codes, str(exported.graph_signature), str(exported.range_constraints))
     return sha256_bytes("\n".join(text).encode())

@@ -21,7 +21,8 @@ ARTIFACT_FILES: dict[Format, str] = {"aoti": "model.pt2", "onnx": "model.onnx", 
 class Program:
     """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text.
 
-    `notes` say what is served otherwise than the model has it.
+    `notes` say what is served otherwise than the model has it. `flex_attention` counts the uses of that operator, which
+    is plain attention on disk: it cannot be saved.
     """
 
     path: Path
@@ -30,6 +31,7 @@ class Program:
     seconds: float
     peak_memory: int
     notes: tuple[str, ...] = ()
+    flex_attention: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

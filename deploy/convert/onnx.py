@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.cache import Store
 from deploy.convert.export import load_program
+from deploy.convert.flex import DECOMPOSED, attention_detail, plain_attention
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
 from deploy.convert.onnx_file import write_model
 from deploy.convert.onnx_weights import read_graph, weights_as_inputs, write_graph
@@ -37,7 +38,7 @@ def export_onnx(
     From `store` a graph is taken that was made before for the same program, and kept there for the next. Raises
     UnfinishedError if the program has an operation that ONNX lacks, or needs a higher opset than the target's.
     """
-    exported = load_program(program)
+    exported = plain_attention(load_program(program))
     weights = weights_of(exported)
     key = work_key(program, exported, weights, format="onnx", settings=_versions(), target=target)
     with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
@@ -47,8 +48,9 @@ def export_onnx(
         if store and not reused and write_graph(model, weights, into=entry):
             store.keep(key, entry, about=f"ONNX graph of {len(weights.used)} weights for {target.name}")
     files = write_model(model, folder / ARTIFACT_FILES["onnx"], inline_limit=inline_limit)
+    details = _details(model) | attention_detail(program, DECOMPOSED)
     return Artifact(
-        format="onnx", folder=folder, files=files, seconds=0.0, peak_memory=0, details=_details(model),
+        format="onnx", folder=folder, files=files, seconds=0.0, peak_memory=0, details=details,
         reused=key if reused else None,
     )  # fmt: skip
 

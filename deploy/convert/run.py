@@ -87,7 +87,8 @@ def convert(
     A format that fails is a value in `failures`, whatever its child died of. Raises UnfinishedError (UsageError where
     the model's inputs or outputs cannot be served) if there is no program: then every format is lost.
     """
-    jobs = [_write_job(checkpoint, plan, format_) for format_ in plan.formats]
+    # AOTInductor first: an operator that cannot be saved (FlexAttention) lives only in the child that exported it.
+    jobs = [_write_job(checkpoint, plan, format_) for format_ in sorted(plan.formats, key=FORMATS.index)]
     at_once = _jobs_at_once(plan, checkpoint)
     with ExitStack() as workers:
         first = workers.enter_context(_worker(jobs[0], plan))
