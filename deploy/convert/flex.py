@@ -104,7 +104,7 @@ def _copied(node: Node, *, like: Tensor | None = None) -> Node:
 
     graph, users = node.graph, list(node.users)
     order = list(range(4)) if like is None else _order(like)
-    steps = [(torch.ops.aten.permute.default, (order,), {})] if like is not None else []
+    steps: list[tuple[Any, ...]] = [(torch.ops.aten.permute.default, (order,), {})] if like is not None else []
     steps.append((torch.ops.aten.clone.default, (), {"memory_format": torch.contiguous_format}))
     if like is not None:
         steps.append((torch.ops.aten.permute.default, (_inverse(order),), {}))
@@ -132,7 +132,8 @@ def _rewrite(module: GraphModule, node: Node) -> None:
     from torch.fx.experimental.proxy_tensor import make_fx
 
     inputs = list(dict.fromkeys(each for each in node.all_input_nodes if each.op != "get_attr"))
-    wanted = sorted({user.args[1] for user in node.users})
+    chosen: set[Any] = {user.args[1] for user in node.users}
+    wanted = sorted(chosen)
     attend = _attention(module, node.args, wanted)
     shapes = [node.meta["val"][index] for index in wanted]
 
@@ -142,7 +143,7 @@ def _rewrite(module: GraphModule, node: Node) -> None:
         return [_laid_out(result, like) for result, like in zip(results, shapes, strict=True)]
 
     examples = [each.meta["val"] for each in inputs]
-    mode = next(value.fake_mode for value in examples if isinstance(value, torch.Tensor))
+    mode: Any = next(getattr(value, "fake_mode", None) for value in examples if isinstance(value, torch.Tensor))
     try:
         with mode:
             traced = make_fx(of_inputs)(*examples)
@@ -214,8 +215,8 @@ def _keeps_all(mask: GraphModule) -> bool:
     """Whether it is the mask of a call without one."""
     import torch
 
-    (result,) = mask.graph.output_node().all_input_nodes or [None]
-    return result is not None and result.target is torch.ops.aten.new_ones.default
+    results = mask.graph.output_node().all_input_nodes
+    return bool(results) and results[0].target is torch.ops.aten.new_ones.default
 
 
 def _outputs(scores: Tensor, values: Tensor, wanted: Sequence[Any]) -> list[Tensor]:
@@ -253,9 +254,11 @@ def _inverse(order: list[int]) -> list[int]:
 def _functional(exported: ExportedProgram) -> ExportedProgram:
     """The same program without operators that write into their inputs, the operator and its graphs included."""
     for node in _uses(exported):
-        for graph in (node.args[3], node.args[4][-1]):
+        arguments: Any = node.args
+        for graph in (arguments[3], arguments[4][-1]):
             _inline_constants(getattr(exported.graph_module, graph.target))
-    return exported.run_decompositions({})
+    functional: ExportedProgram = exported.run_decompositions({})
+    return functional
 
 
 def _inline_constants(mod: GraphModule) -> None:
@@ -273,7 +276,7 @@ def _inline_constants(mod: GraphModule) -> None:
                 fix="make it in the module's __init__, as a buffer",
             )
         with mod.graph.inserting_before(node):
-            keywords = {"dtype": constant.dtype, "device": constant.device}
+            keywords: Any = {"dtype": constant.dtype, "device": constant.device}
             number = mod.graph.call_function(torch.ops.aten.scalar_tensor.default, (constant.item(),), keywords)
         number.meta = dict(node.meta)
         node.replace_all_uses_with(number)
