@@ -101,7 +101,7 @@ def fsdp(folder: Path) -> None:
 
 def lora(folder: Path) -> None:
     """Low-rank changes of a convolution, and a head trained whole, that PEFT saved beside the base they belong to."""
-    from tests.lit import import_torchvision
+    from deploy.checkpoint.vision import import_torchvision
 
     import_torchvision()
     from peft import LoraConfig, get_peft_model
@@ -109,12 +109,12 @@ def lora(folder: Path) -> None:
     net = lively(0)
     torch.save(net.state_dict(), folder / "base.pt")
     config = LoraConfig(r=3, lora_alpha=5, target_modules=["features.3"], modules_to_save=["head"])
-    model = get_peft_model(net, config)  # type: ignore[arg-type]
+    model = get_peft_model(net, config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
     for seed in range(1, 6):
         step(model, optimizer, seed=seed)
     model.eval()
-    model.save_pretrained(folder / CHECKPOINT)
+    model.save_pretrained(str(folder / CHECKPOINT))
     save_samples(folder / "samples.npz", model)
 
 
