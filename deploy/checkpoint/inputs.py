@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from deploy.checkpoint.architecture import Kind, Shape
 from deploy.checkpoint.identify import Match
-from deploy.checkpoint.model import CheckpointRequest, Preprocessing
+from deploy.checkpoint.model import CheckpointRequest, DynamicRequest, Preprocessing
 from deploy.checkpoint.training import TrainingFacts
 from deploy.errors import UsageError
-from deploy.spec import BATCH, TensorSpec
+from deploy.spec import BATCH, Dim, TensorSpec
 
 # RAFT looks at features an eighth as large, down to an eighth of those again, where two must remain.
 _FLOW_STEP, _FLOW_LEAST = 8, 128
@@ -22,7 +22,13 @@ _SIZES: dict[Kind, str] = {
     "detection": "the size that the network resizes images to",
     "two-stage detection": "the size that the network resizes images to",
 }
-
+# What an axis is called, by the number of axes: tokens, tokens with features, images, videos.
+_AXES = {
+    2: {1: "sequence"},
+    3: {1: "sequence"},
+    4: {2: "height", 3: "width"},
+    5: {2: "frames", 3: "height", 4: "width"},
+}
 UNKNOWN = Preprocessing(source="unknown")
 UNKNOWN_NOTE = "preprocessing: unknown; nothing says how images became input tensors during training"
 
@@ -64,6 +70,69 @@ def input_specs(shapes: Sequence[Sequence[int]], names: Sequence[str], dtype: st
     return tuple(
         TensorSpec(name=name, dtype=dtype, shape=(BATCH, *shape)) for name, shape in zip(names, shapes, strict=True)
     )
+
+
+def check_plain(request: CheckpointRequest, *, name: str, why: str) -> None:
+    """Raises UsageError if anything but the plain sizes of the one input `name` was said, which is all there is."""
+    named = [one.name for one in request.inputs if one.name not in (None, name)]
+    if named or any(one.shape is None or one.dtype for one in request.inputs) or request.values:
+        raise UsageError(
+            f"{why} takes one input, {name!r}, of the weights' dtype",
+            expected="--input-shape C,H,W",
+            fix="leave out names, dtypes and --values, or use --factory for a module of your own",
+        )
+
+
+def with_dynamic(
+    inputs: tuple[TensorSpec, ...], requests: Sequence[DynamicRequest]
+) -> tuple[tuple[TensorSpec, ...], tuple[Dim, ...]]:
+    """The inputs with dynamic dims where they were asked for, and the bounds of those dims.
+
+    Axes that share a name are one dim, with one size in every request. Raises UsageError for an axis that does not
+    exist, or one dim with two bounds.
+    """
+    named = {tensor.name: tensor for tensor in inputs}
+    dims: dict[str, Dim] = {}
+    for request in requests:
+        if request.input not in named:
+            raise UsageError(
+                f"--dynamic {request.input}: there is no input {request.input!r}",
+                expected=f"one of {', '.join(named)}",
+            )
+        for axis, name in request.axes:
+            tensor = named[request.input]
+            dim = _dim(tensor, axis, name=name, bounds=request.bounds)
+            if dims.setdefault(dim.name, dim) != dim:
+                first = dims[dim.name]
+                raise UsageError(
+                    f"--dynamic {request.input}: {dim.name} is {dim.minimum}..{dim.maximum} here and "
+                    f"{first.minimum}..{first.maximum} in another input",
+                    expected="one size of that name in a request",
+                    fix=f"give both the same bounds, or this one a name of its own: {request.input}:{axis}@NAME",
+                )
+            shape = (*tensor.shape[:axis], dim.name, *tensor.shape[axis + 1 :])
+            named[request.input] = tensor.model_copy(update={"shape": shape})
+    return tuple(named.values()), tuple(dims.values())
+
+
+def _dim(tensor: TensorSpec, axis: int, *, name: str | None, bounds: tuple[int, int] | None) -> Dim:
+    """The dim of one axis, called by the field's usual word for it unless it was given a name."""
+    words = _AXES.get(len(tensor.shape), {})
+    size = tensor.shape[axis] if 0 < axis < len(tensor.shape) else None
+    if not isinstance(size, int):
+        what = "the batch, which --max-batch makes dynamic" if axis == 0 else "dynamic already" if size else "no axis"
+        raise UsageError(
+            f"--dynamic {tensor.name}:{axis}: axis {axis} of {list(tensor.shape)} is {what}",
+            expected=f"an axis in 1..{len(tensor.shape) - 1}",
+        )
+    low, high = bounds or (max(1, size // 2), size)
+    if not 1 <= low < high:
+        raise UsageError(
+            f"--dynamic {tensor.name}:{axis}: {low}..{high} are no bounds",
+            expected="MIN..MAX with 1 <= MIN < MAX",
+            fix=f"write --dynamic {tensor.name}:{axis}=1..{max(2, size)}, or leave it out for a constant size",
+        )
+    return Dim(name=name or words.get(axis, f"{tensor.name}_{axis}"), minimum=low, maximum=high)
 
 
 def preprocessing_of(match: Match, shape: Shape, facts: TrainingFacts) -> tuple[Preprocessing, tuple[str, ...]]:

@@ -19,6 +19,7 @@ from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.checkpoint.preprocess import settle
 from deploy.checkpoint.pretrained_folder import is_pretrained_folder
 from deploy.checkpoint.program import PROGRAM, load_exported, program_module, read_program
+from deploy.checkpoint.signature import with_values
 from deploy.checkpoint.sniff import Kind, recognise
 from deploy.checkpoint.tensors import check_finite, check_usable, dtype_name, main_dtype
 from deploy.checkpoint.timm_models import TIMM, build_timm
@@ -28,9 +29,13 @@ from deploy.checkpoint.weights import find_weights, left_out_notes, unwrap
 from deploy.checkpoint.zoo import find_architecture
 from deploy.errors import UsageError
 from deploy.files import sha256_path, size_of
+from deploy.spec import TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+# ONNX Runtime has no bfloat16 kernels on a CPU, Triton's PyTorch backend exchanges none, and numpy has no such dtype.
+COMPUTED_IN = {"bfloat16": "float32"}
 
 _SUFFIXES = re.compile(r"(\.(pt|pt2|pth|ckpt|bin|safetensors|tar))+$", re.IGNORECASE)
 
@@ -73,9 +78,10 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
 def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False) -> "nn.Module":
     """The module with the checkpoint's weights, in eval mode, without gradients.
 
-    Its tensors are the memory-mapped file's own unless `dtype` (such as `float64`) converts the floating ones.
-    Fused preprocessing is part of it: in the operations that are exported, or `as_in_training`, by torchvision's own
-    transforms. Raises UsageError if the file is no longer what the Checkpoint says.
+    Its tensors are the memory-mapped file's own unless `dtype` (such as `float64`) converts the floating ones; those of
+    a dtype in `COMPUTED_IN` always are. Fused preprocessing is part of it: in the operations that are exported, or
+    `as_in_training`, by torchvision's own transforms. Raises UsageError if the file is no longer what the Checkpoint
+    says.
     """
     import torch
 
@@ -111,6 +117,7 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_trai
         from deploy.checkpoint.fusing import as_trained, fuse
 
         module = (as_trained if as_in_training else fuse)(module, checkpoint.preprocessing)
+    dtype = dtype or COMPUTED_IN.get(checkpoint.dtype)
     return module.to(getattr(torch, dtype)) if dtype else module
 
 
@@ -136,7 +143,8 @@ def _read_program(request: CheckpointRequest) -> Checkpoint:
     given = {
         "--arch": request.arch,
         "--factory": request.factory,
-        "--input-shape": request.input_shapes,
+        "--input-shape": request.inputs,
+        "--dynamic": request.dynamic,
         "--weights": request.weights,
         "--fuse-preprocess": request.preprocessing.fuse,
         "preprocessing": request.preprocessing.said,
@@ -151,6 +159,13 @@ def _read_program(request: CheckpointRequest) -> Checkpoint:
     program = read_program(request.path, trust_pickle=request.trust_pickle)
     check_usable(program.tensors)
     check_finite(program.tensors)
+    dtype = main_dtype(program.tensors)
+    if dtype in COMPUTED_IN:
+        raise UsageError(
+            f"{request.path} is a program that computes in {dtype}",
+            expected="float32 or float16: the runtimes exchange and compute no bfloat16 on a CPU",
+            fix="export model.float(): a program's own graph is not changed",
+        )
     return Checkpoint(
         path=request.path.absolute(),
         digest=sha256_path(request.path),
@@ -159,9 +174,9 @@ def _read_program(request: CheckpointRequest) -> Checkpoint:
         architecture=PROGRAM + program.name,
         how="program",
         options=program.options,
-        inputs=program.inputs,
+        inputs=with_values(program.inputs, request.values),
         dims=program.dims,
-        dtype=main_dtype(program.tensors),
+        dtype=dtype,
         parameters=sum(parameter.numel() for parameter in program.exported.parameters()),
         size=size_of(request.path),
         classes=None,
@@ -186,7 +201,7 @@ def _put_down(request: CheckpointRequest, contents: Contents, understood: Unders
         architecture=understood.architecture,
         how=understood.how,
         options=understood.options,
-        inputs=understood.inputs,
+        inputs=tuple(_exchanged(tensor) for tensor in understood.inputs),
         dims=understood.dims,
         absent=understood.absent,
         decisions=understood.decisions,
@@ -221,4 +236,12 @@ def _checked_classes(
 
 def _dtype_notes(tensors: Mapping[str, "Tensor"], dtype: str) -> tuple[str, ...]:
     others = sorted({dtype_name(t) for t in tensors.values() if t.is_floating_point()} - {dtype})
-    return (f"weights of mixed dtypes: mostly {dtype}, some {', '.join(others)}",) if others else ()
+    mixed = (f"weights of mixed dtypes: mostly {dtype}, some {', '.join(others)}",) if others else ()
+    if dtype not in COMPUTED_IN:
+        return mixed
+    wider = COMPUTED_IN[dtype]
+    return (*mixed, f"the weights are {dtype}: computed and exchanged in {wider}, which holds each of their values")
+
+
+def _exchanged(tensor: TensorSpec) -> TensorSpec:
+    return tensor.model_copy(update={"dtype": COMPUTED_IN.get(tensor.dtype, tensor.dtype)})

@@ -40,8 +40,40 @@ class PreprocessingRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InputRequest:
+    """One `--input-shape [NAME=][DTYPE:]SIZES`. `shape` is without the batch; None: the parameter is given None.
+
+    Without a name it is the next parameter of the forward, without a dtype it has that of the weights.
+    """
+
+    shape: tuple[int, ...] | None
+    name: str | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicRequest:
+    """One `--dynamic NAME:AXES[=MIN..MAX]`: each axis of the whole shape, with the name of its dim where one is given.
+
+    Without bounds: from half the size that was asked for up to that size.
+    """
+
+    input: str
+    axes: tuple[tuple[int, str | None], ...]
+    bounds: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValuesRequest:
+    """One `--values NAME=LOW..HIGH`, the inclusive range of an integer input; or `NAME=mask`, with no range."""
+
+    input: str
+    range: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointRequest:
-    """What the user said about a checkpoint. `input_shapes` are without the batch dim, one per input."""
+    """What the user said about a checkpoint. `input_shapes` is short for `inputs` without names and dtypes."""
 
     path: Path
     base: Path | None = None
@@ -49,8 +81,16 @@ class CheckpointRequest:
     factory: str | None = None
     weights: WeightsChoice | None = None
     input_shapes: tuple[tuple[int, ...], ...] = ()
+    inputs: tuple[InputRequest, ...] = ()
+    dynamic: tuple[DynamicRequest, ...] = ()
+    values: tuple[ValuesRequest, ...] = ()
     trust_pickle: bool = False
     preprocessing: PreprocessingRequest = field(default_factory=PreprocessingRequest)
+
+    def __post_init__(self) -> None:
+        inputs = self.inputs or tuple(InputRequest(shape=shape) for shape in self.input_shapes)
+        object.__setattr__(self, "inputs", inputs)
+        object.__setattr__(self, "input_shapes", tuple(one.shape for one in inputs if one.shape is not None))
 
 
 class Preprocessing(Record):

@@ -14,13 +14,16 @@ from deploy.checkpoint.identify import Match, compare, identify, match_architect
 from deploy.checkpoint.inputs import (
     UNKNOWN,
     UNKNOWN_NOTE,
+    check_plain,
     input_shape,
     input_specs,
     preprocessing_from,
     preprocessing_of,
     size_notes,
+    with_dynamic,
 )
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
+from deploy.checkpoint.signature import read_signature
 from deploy.checkpoint.tensors import check_floats
 from deploy.checkpoint.training import TrainingFacts
 from deploy.checkpoint.weights import Found, strip_prefixes
@@ -77,12 +80,17 @@ def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood
         options[entry.size_option] = list(shape[1:])
     used = {name: tensor for name, tensor in tensors.items() if name not in entry.auxiliary}
     check_floats(used, {*entry.parameters, *entry.float_buffers})
+    check_plain(request, name=entry.inputs[0], why=PREFIX + entry.name)
+    specs = input_specs([shape] * len(entry.inputs), entry.inputs, contents.dtype)
+    inputs, dims = with_dynamic(specs, request.dynamic)
+    _check_dynamic(match, dims)
     preprocessing, notes = preprocessing_of(match, shape, contents.facts)
     return Understood(
         architecture=PREFIX + entry.name,
         how="asked" if request.arch else "inferred",
         options=options,
-        inputs=input_specs([shape] * len(entry.inputs), entry.inputs, contents.dtype),
+        inputs=inputs,
+        dims=dims,
         num_classes=match.num_classes,
         parameters=sum(used[name].numel() for name in entry.parameters),
         preprocessing=preprocessing,
@@ -94,6 +102,16 @@ def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood
             *_architecture_notes(match, left_out=len(tensors) - len(used)),
         ),
     )
+
+
+def _check_dynamic(match: Match, dims: tuple[Dim, ...]) -> None:
+    entry = match.architecture
+    if dims and (entry.size_option or match.image_size or entry.kind in ("flow", "detection")):
+        raise UsageError(
+            f"{entry.name} takes images of one size, for which its weights and its forward were made",
+            expected="no --dynamic",
+            fix="leave it out, and resize what comes in",
+        )
 
 
 def _match(request: CheckpointRequest, shapes: Shapes, told: str | None) -> Match:
@@ -123,11 +141,14 @@ def understand_factory(request: CheckpointRequest, contents: Contents) -> Unders
     module, options, removed, tensors = _fitting_module(request.factory, contents)
     check_floats(tensors, {name for name, tensor in module.state_dict().items() if tensor.is_floating_point()})
     known = contents.facts.knows_preprocessing
+    taken = read_signature(request, module, dtype=contents.dtype)
     return Understood(
         architecture=FACTORY + request.factory,
         how="factory",
         options=options,
-        inputs=input_specs(request.input_shapes, _input_names(request, module), contents.dtype),
+        inputs=taken.inputs,
+        dims=taken.dims,
+        absent=taken.absent,
         num_classes=options.get("num_classes"),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         preprocessing=preprocessing_from(contents.facts) if known else UNKNOWN,
@@ -172,25 +193,6 @@ def _guess_classes(contents: Contents) -> int | None:
     if contents.facts.classes:
         return len(contents.facts.classes)
     return next((tensor.shape[0] for tensor in reversed(contents.found.tensors.values()) if tensor.dim() == 2), None)
-
-
-def _input_names(request: CheckpointRequest, module: "nn.Module") -> list[str]:
-    """The names of the module's inputs, one per asked shape. Raises UsageError if their number cannot be right."""
-    from inspect import Parameter, signature
-
-    takes = list(signature(module.forward).parameters.values())
-    named = [p for p in takes if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
-    needed = sum(p.default is Parameter.empty for p in named)
-    most = None if any(p.kind is Parameter.VAR_POSITIONAL for p in takes) else len(named)
-    given = len(request.input_shapes)
-    if given == 0 or given < needed or (most is not None and given > most):
-        names = ", ".join(parameter.name for parameter in named)
-        raise UsageError(
-            f"--factory {request.factory}: {given} input shapes were given, and its forward takes ({names})",
-            expected="one --input-shape per input, without the batch dim, such as --input-shape 3,224,224",
-            fix=f"add {' '.join(['--input-shape SHAPE'] * max(1, needed))}",
-        )
-    return [named[index].name if index < len(named) else f"input_{index}" for index in range(given)]
 
 
 def _shapes(tensors: Mapping[str, "Tensor"]) -> Shapes:

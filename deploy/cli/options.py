@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.checkpoint.model import CheckpointRequest, PreprocessingRequest
-from deploy.cli.types import Edges, Numbers, Shape, Size
+from deploy.cli.types import Dynamic, Edges, Numbers, Shape, Size, Values
 from deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -91,16 +91,29 @@ _CHECKPOINT_OPTIONS = (
     click.option("--weights", type=click.Choice(["ema", "raw"]), help="Which weights, where the file has both."),
     click.option(
         "--input-shape",
-        "input_shapes",
+        "inputs",
         multiple=True,
         type=Shape(),
-        metavar="C,H,W",
-        help="An input's shape without the batch, such as 3,224,224; once per input.",
+        metavar="[NAME=][DTYPE:]SIZES",
+        help="An input's shape without the batch, such as 3,224,224 or ids=int64:128; once per input. NAME=none: None.",
+    ),
+    click.option(
+        "--dynamic",
+        multiple=True,
+        type=Dynamic(),
+        metavar="NAME:AXES[=MIN..MAX]",
+        help="Axes whose size requests choose, such as image:2,3=128..512; the batch is axis 0 and always one.",
+    ),
+    click.option(
+        "--values",
+        multiple=True,
+        type=Values(),
+        metavar="NAME=LOW..HIGH",
+        help="What an integer input takes, such as ids=0..30521; NAME=mask: ones, then padding. Default: 0 and 1.",
     ),
     click.option("--trust-pickle", is_flag=True, help="Unpickle any type: runs code from the file."),
 )
 
-_OF_THE_REQUEST = ("base", "arch", "factory", "weights", "input_shapes", "trust_pickle")
 _PREPROCESSING_OPTIONS = (
     click.option(
         "--fuse-preprocess/--no-fuse-preprocess",
@@ -127,12 +140,15 @@ _PREPROCESSING_OPTIONS = (
 )
 
 
+_CHECKPOINT_FIELDS = ("base", "arch", "factory", "weights", "inputs", "dynamic", "values", "trust_pickle")
+
+
 def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the argument CKPT and its options to a command, which gets them as one `request: CheckpointRequest`."""
 
     @wraps(function)
     def with_request(*, ckpt: Path, **given: Any) -> Any:
-        named = {name: given.pop(name) for name in _OF_THE_REQUEST}
+        named = {name: given.pop(name) for name in _CHECKPOINT_FIELDS}
         preprocessing = PreprocessingRequest(**{one.name: given.pop(one.name) for one in fields(PreprocessingRequest)})
         return function(request=CheckpointRequest(path=ckpt, preprocessing=preprocessing, **named), **given)
 

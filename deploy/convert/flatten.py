@@ -41,7 +41,7 @@ def positional(module: nn.Module, names: Sequence[str] = (), absent: Sequence[st
     It shares all parameters, buffers and submodules with `module`, under the same names: a wrapper round it would
     prefix every weight's name, in the program and in the artifacts too. `names` and `absent` are `arguments_of`'s.
     """
-    original = type(module)
+    original, half = type(module), _half(module)
     arrange = arguments_of(module, names, absent)
     twin = copy.copy(module)
     own_forward = vars(twin).pop("forward", None)
@@ -49,7 +49,7 @@ def positional(module: nn.Module, names: Sequence[str] = (), absent: Sequence[st
     def forward(self: nn.Module, *inputs: Tensor) -> list[Tensor]:
         given, named = arrange(inputs)
         outputs = own_forward(*given, **named) if own_forward else original.forward(self, *given, **named)
-        return [_with_rows(tensor, inputs) for _, tensor in leaves(outputs)]
+        return [_with_rows(_exchanged(tensor, inputs, half), inputs) for _, tensor in leaves(outputs)]
 
     twin.__class__ = type(f"Positional{original.__name__}", (original,), {"forward": forward})
     return twin
@@ -59,11 +59,16 @@ def arguments_of(module: nn.Module, names: Sequence[str], absent: Sequence[str] 
     """How inputs in the spec's order are given to the forward: as keywords if those are the names of its parameters.
 
     Where they are not (a spec says `image`, the forward `x`), they are given in order. Those `absent` are given None.
+    Half-precision weights get floating inputs in their own dtype, where clients send a wider one.
     """
-    none = dict.fromkeys(absent)
-    if names and _are_keywords(module, names, absent):
-        return lambda inputs: ((), {**dict(zip(names, inputs, strict=True)), **none})
-    return lambda inputs: (tuple(inputs), dict(none))
+    none, half = dict.fromkeys(absent), _half(module)
+    keywords = bool(names) and _are_keywords(module, names, absent)
+
+    def arrange(inputs: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = [one.to(half) if half is not None and one.is_floating_point() else one for one in inputs]
+        return ((), {**dict(zip(names, given, strict=True)), **none}) if keywords else (tuple(given), dict(none))
+
+    return arrange
 
 
 def output_names(example_outputs: object) -> tuple[str, ...]:
@@ -103,6 +108,21 @@ def _are_keywords(module: nn.Module, names: Sequence[str], absent: Sequence[str]
     required = {p.name for p in takes if p.default is Parameter.empty and p.name in by_name}
     hands_on = any(p.kind is Parameter.VAR_KEYWORD for p in takes) and required <= {*names, *absent}
     return hands_on and not any(re.fullmatch(r"input_\d+", name) for name in names)
+
+
+def _exchanged(output: Tensor, inputs: Sequence[Tensor], half: Any) -> Tensor:
+    """The output; one of half precision in the dtype of the inputs, which is the one that clients exchange."""
+    exchanged = next((one.dtype for one in inputs if one.is_floating_point()), output.dtype)
+    return output.to(exchanged) if output.dtype == half else output
+
+
+def _half(module: nn.Module) -> Any:
+    """The dtype of half-precision weights, None of others."""
+    import torch
+
+    floats = (one.dtype for one in module.parameters() if one.is_floating_point())
+    dtype = next(floats, None)
+    return dtype if dtype in (torch.float16, torch.bfloat16) else None
 
 
 def _with_rows(tensor: Tensor, inputs: Sequence[Tensor]) -> Tensor:
