@@ -19,6 +19,7 @@ from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.checkpoint.preprocess import settle
 from deploy.checkpoint.pretrained_folder import is_pretrained_folder
 from deploy.checkpoint.program import PROGRAM, load_exported, program_module, read_program
+from deploy.checkpoint.signature import with_values
 from deploy.checkpoint.sniff import Kind, recognise
 from deploy.checkpoint.tensors import check_finite, check_usable, dtype_name, main_dtype
 from deploy.checkpoint.timm_models import TIMM, build_timm
@@ -149,7 +150,8 @@ def _read_program(request: CheckpointRequest) -> Checkpoint:
     given = {
         "--arch": request.arch,
         "--factory": request.factory,
-        "--input-shape": request.input_shapes,
+        "--input-shape": request.inputs,
+        "--dynamic": request.dynamic,
         "--weights": request.weights,
         "--fuse-preprocess": request.preprocessing.fuse,
         "preprocessing": request.preprocessing.said,
@@ -164,6 +166,13 @@ def _read_program(request: CheckpointRequest) -> Checkpoint:
     program = read_program(request.path, trust_pickle=request.trust_pickle)
     check_usable(program.tensors)
     check_finite(program.tensors)
+    dtype = main_dtype(program.tensors)
+    if dtype in COMPUTED_IN:
+        raise UsageError(
+            f"{request.path} is a program that computes in {dtype}",
+            expected="float32 or float16: the runtimes exchange and compute no bfloat16 on a CPU",
+            fix="export model.float(): a program's own graph is not changed",
+        )
     return Checkpoint(
         path=request.path.absolute(),
         digest=sha256_path(request.path),
@@ -172,9 +181,9 @@ def _read_program(request: CheckpointRequest) -> Checkpoint:
         architecture=PROGRAM + program.name,
         how="program",
         options=program.options,
-        inputs=program.inputs,
+        inputs=with_values(program.inputs, request.values),
         dims=program.dims,
-        dtype=main_dtype(program.tensors),
+        dtype=dtype,
         parameters=sum(parameter.numel() for parameter in program.exported.parameters()),
         size=size_of(request.path),
         classes=None,

@@ -38,7 +38,7 @@ def read_signature(request: CheckpointRequest, module: "nn.Module", *, dtype: st
     tensors = tuple(_tensor(name, one, dtype=dtype) for name, one in named if one.shape is not None)
     tensors, dims = with_dynamic(tensors, request.dynamic)
     return Signature(
-        inputs=_with_values(tensors, request.values),
+        inputs=with_values(tensors, request.values),
         dims=dims,
         absent=tuple(name for name, one in named if one.shape is None),
     )
@@ -53,7 +53,8 @@ def _tensor(name: str, asked: InputRequest, *, dtype: str) -> TensorSpec:
     return TensorSpec(name=name, dtype=asked.dtype or dtype, shape=(BATCH, *asked.shape))
 
 
-def _with_values(tensors: tuple[TensorSpec, ...], requests: Sequence[ValuesRequest]) -> tuple[TensorSpec, ...]:
+def with_values(tensors: tuple[TensorSpec, ...], requests: Sequence[ValuesRequest]) -> tuple[TensorSpec, ...]:
+    """The inputs with the ranges that were asked for. Raises UsageError for a name or a dtype that none fits."""
     named = {tensor.name: tensor for tensor in tensors}
     for request in requests:
         if request.input not in named:

@@ -13,7 +13,7 @@ import torch
 from torch.export import Dim
 
 from deploy.checkpoint.load import build_module, read_checkpoint
-from deploy.checkpoint.model import Checkpoint, CheckpointRequest, PreprocessingRequest
+from deploy.checkpoint.model import Checkpoint, CheckpointRequest, DynamicRequest, PreprocessingRequest, ValuesRequest
 from deploy.checkpoint.program import check_batch
 from deploy.checkpoint.vetting import GRAPH
 from deploy.convert.export import export_program
@@ -21,7 +21,7 @@ from deploy.errors import UsageError
 from deploy.files import sha256_file
 from deploy.spec import BATCH
 from tests.checkpoint.programs import Caster, Growing, Nested, save, save_program
-from tests.models import IMAGE, TwoTowers
+from tests.models import IMAGE, ConvNet, TwoTowers
 
 
 def read(path: Path, **about: Any) -> Checkpoint:
@@ -51,8 +51,6 @@ def test_a_program_tells_its_contract(saved: Path) -> None:
 
 
 def test_its_own_dynamic_sizes_become_the_spec(tmp_path: Path) -> None:
-    from tests.models import ConvNet
-
     shapes = ({0: Dim("n", max=16), 2: Dim("h", min=16, max=64), 3: Dim("w", min=16, max=48)},)
     save(tmp_path / "p.pt2", ConvNet(), (torch.randn(4, *IMAGE),), dynamic_shapes=shapes)
     checkpoint = read(tmp_path / "p.pt2")
@@ -104,16 +102,26 @@ def test_keyword_inputs(tmp_path: Path) -> None:
     assert len(spec.outputs) == 3
 
 
-@pytest.mark.parametrize("option", ["--arch", "--factory", "--input-shape", "--weights", "--fuse-preprocess"])
+@pytest.mark.parametrize(
+    "option", ["--arch", "--factory", "--input-shape", "--dynamic", "--weights", "--fuse-preprocess"]
+)
 def test_what_the_program_says_itself_is_not_asked(option: str, saved: Path) -> None:
     about: dict[str, dict[str, Any]] = {
         "--arch": {"arch": "resnet18"},
         "--factory": {"factory": "a:b"},
         "--input-shape": {"input_shapes": ((3,),)},
+        "--dynamic": {"dynamic": (DynamicRequest(input="image", axes=((2, None),)),)},
         "--weights": {"weights": "raw"},
         "--fuse-preprocess": {"preprocessing": PreprocessingRequest(fuse=True)},
     }
     assert f"leave out {option}" in refusal(saved, **about[option])
+
+
+def test_integer_inputs_take_the_range_that_was_asked_for(tmp_path: Path) -> None:
+    tokens = torch.nn.Sequential(torch.nn.Embedding(50, 4), torch.nn.Flatten(), torch.nn.Linear(24, 2))
+    save(tmp_path / "p.pt2", tokens, (torch.zeros(2, 6, dtype=torch.int64),), dynamic_shapes=({0: Dim("n")},))
+    checkpoint = read(tmp_path / "p.pt2", values=(ValuesRequest(input="input", range=(0, 49)),))
+    assert [(one.name, one.dtype, one.values) for one in checkpoint.inputs] == [("input", "int64", (0, 49))]
 
 
 def test_a_batch_that_the_program_was_not_made_for_is_refused(tmp_path: Path) -> None:
@@ -138,6 +146,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no lone sample": (lambda path: save_program(path, batch=Dim("n", min=3, max=8)), "batches of 3 and more"),
     "training mode": (lambda path: save_program(path, training=True), "exported in training mode: aten.batch_norm"),
     "state": (lambda path: save(path, Growing(), (torch.randn(1, 6),)), "changes its own state when it runs: calls"),
+    "bfloat16": (
+        lambda path: save(path, ConvNet().bfloat16(), (torch.randn(1, *IMAGE).bfloat16(),)),
+        "a program that computes in bfloat16",
+    ),
     "unbounded": (
         lambda path: save(path, Caster(), (torch.randn(2, 5, 6),), dynamic_shapes=({0: Dim("n"), 1: Dim("s")},)),
         "axis 1 of input 'x'",
