@@ -1,8 +1,6 @@
 """FlexAttention: rewritten as plain attention it computes the same, and each format says which way it took."""
 
 import importlib
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ from deploy.progress import Silent
 from deploy.validate.executables import AotiModel, OnnxModel
 from tests.attention import TOKENS, Causal, Everything, LearnedBias, SlidingWindow, Transformer, WiderWindow, lively
 from tests.convert.helpers import Read, plan
-from tests.markdown import ROOT
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile"),
@@ -141,10 +138,3 @@ def check(model: AotiModel | OnnxModel, factory: type[Transformer]) -> None:
         tokens = torch.randn(batch, *TOKENS)
         (found,) = model.run([tokens.numpy()])
         np.testing.assert_allclose(found, module(tokens).numpy(), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_kernel_has_room_for_more_threads_than_compiled_it(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.convert.threads", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
