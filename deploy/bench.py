@@ -255,6 +255,7 @@ def _restored(manifest: Manifest, path: Path, digest: str) -> Checkpoint:
             "digest": digest,
             "name": manifest.name,
             "inputs": manifest.spec.inputs,
+            "dims": manifest.spec.input_dims,
             "size": path.stat().st_size,
             "classes": manifest.classes,
             "num_classes": None,

@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from deploy.repository.find import read_manifest
 from deploy.repository.layout import Version
 from deploy.repository.protobuf import parse_config, schema
@@ -26,12 +28,12 @@ client.close()
 """
 _INPUT = """\
 inputs.append(triton.InferInput("{wire}", {shape}, "{triton}"))  # {name}
-inputs[-1].set_data_from_numpy(np.zeros({shape}, "{dtype}"))"""
+inputs[-1].set_data_from_numpy(np.{filled}({shape}, "{dtype}"))"""
 _OUTPUT = 'print(result.as_numpy("{wire}"))  # {name}'
 
 _CURL = """\
 header='{header}'
-{{ printf %s "$header"; head -c {size} /dev/zero; }} | curl -sS --data-binary @- \\
+{{ printf %s "$header"; {data}; }} | curl -sS --data-binary @- \\
   -H "Inference-Header-Content-Length: ${{#header}}" -H "Content-Type: application/octet-stream" \\
   http://{http}/v2/models/{name}/versions/{version}/infer
 """
@@ -39,13 +41,24 @@ header='{header}'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireTensor:
-    """A tensor as clients send or get it: one row, other dynamic dims at their smallest. `name` is the spec's own."""
+    """A tensor as clients send or get it: one row, other dynamic dims at their smallest. `name` is the spec's own.
+
+    `filled` is numpy's function for the values of an example.
+    """
 
     wire: str
     name: str
     triton: str
     dtype: str
     shape: tuple[int, ...]
+    filled: str = "zeros"
+
+    @property
+    def bytes_command(self) -> str:
+        """What prints its bytes in a shell."""
+        if self.filled == "zeros":
+            return f"head -c {self.size} /dev/zero"
+        return "printf '" + "".join(f"\\{byte:03o}" for byte in np.ones(self.shape, self.dtype).tobytes()) + "'"
 
     @property
     def size(self) -> int:
@@ -77,7 +90,12 @@ class ClientExample:
         """A program that asks the server at `grpc` for one row of zeros and prints every output."""
         inputs = [
             _INPUT.format(
-                wire=tensor.wire, shape=list(tensor.shape), triton=tensor.triton, dtype=tensor.dtype, name=tensor.name
+                wire=tensor.wire,
+                shape=list(tensor.shape),
+                triton=tensor.triton,
+                dtype=tensor.dtype,
+                name=tensor.name,
+                filled=tensor.filled,
             )
             for tensor in self.inputs
         ]
@@ -103,7 +121,7 @@ class ClientExample:
         ]
         return _CURL.format(
             header=json.dumps({"inputs": described}),
-            size=sum(tensor.size for tensor in self.inputs),
+            data="; ".join(tensor.bytes_command for tensor in self.inputs),
             http=http,
             name=self.version.name,
             version=self.version.number,
@@ -121,6 +139,8 @@ def _tensors(entries: Any, specs: tuple[TensorSpec, ...], spec: Spec) -> tuple[W
             dtype=tensor.dtype,
             # A row that is a scalar has one element on the wire.
             shape=tensor.concrete(**sizes) + ((1,) if entry.HasField("reshape") else ()),
+            # An empty mask leaves nothing to compute with.
+            filled="ones" if tensor.mask else "zeros",
         )
         for entry, tensor in zip(entries, specs, strict=True)
     )
