@@ -18,7 +18,9 @@ from deploy.records import Record
 BATCH = "batch"
 
 DTYPES = (
-    "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bfloat16",
+    "bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64", "bfloat16", "string",
+    # Exchanged with a language model only; nothing that is exported takes or gives it.
+    "uint32",
 )  # fmt: skip
 
 

@@ -11,15 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.checkpoint.formats import read_stored
+from deploy.checkpoint.inputs import check_no_words
+from deploy.checkpoint.library import understand_library
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
+from deploy.checkpoint.preprocess import settle
+from deploy.checkpoint.pretrained_folder import is_pretrained_folder
 from deploy.checkpoint.sniff import recognise
 from deploy.checkpoint.tensors import check_finite, check_usable, dtype_name, main_dtype
+from deploy.checkpoint.timm_models import TIMM, build_timm
 from deploy.checkpoint.training import training_facts
-from deploy.checkpoint.understand import FACTORY, Contents, Understood, understand_factory, understand_zoo
-from deploy.checkpoint.weights import find_weights
+from deploy.checkpoint.understand import FACTORY, Contents, Understood, understand_factory
+from deploy.checkpoint.weights import find_weights, left_out_notes, unwrap
 from deploy.checkpoint.zoo import find_architecture
 from deploy.errors import UsageError
-from deploy.files import sha256_file
+from deploy.files import sha256_path, size_of
 from deploy.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -36,7 +41,7 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
 
     1. Tell what the file is.
     2. Find the weights in it.
-    3. Find their architecture, input and preprocessing.
+    3. Find their architecture, input and preprocessing; settle what was asked of the latter.
     4. Check every value.
     5. Put down what was found.
 
@@ -44,50 +49,70 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
     """
     if request.arch and request.factory:
         raise UsageError("--arch and --factory were both given", expected="one of them")
+    if is_pretrained_folder(request.path):
+        from deploy.checkpoint.pretrained import read_pretrained
+
+        check_no_words(request, why="the folder's config.json says what the network takes")
+        return read_pretrained(request, request.path, name=model_name(request.path))
     # 1. Refused before anything large is read; then the digest is taken while torch is imported.
     recognise(request.path)
     with ThreadPoolExecutor(max_workers=1) as pool:
-        digest = pool.submit(sha256_file, request.path)
+        digest = pool.submit(sha256_path, request.path)
         # 2.
         contents = _read_contents(request)
         # 3.
-        understood = understand_factory(request, contents) if request.factory else understand_zoo(request, contents)
+        understood = understand_factory(request, contents) if request.factory else understand_library(request, contents)
+        understood = settle(understood, request.preprocessing)
         # 4.
         check_finite(understood.tensors)
         # 5.
         return _put_down(request, contents, understood, digest.result())
 
 
-def build_module(checkpoint: Checkpoint, dtype: str | None = None) -> "nn.Module":
+def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False) -> "nn.Module":
     """The module with the checkpoint's weights, in eval mode, without gradients.
 
     Its tensors are the memory-mapped file's own unless `dtype` (such as `float64`) converts the floating ones; those of
-    a dtype in `COMPUTED_IN` always are. Raises UsageError if the file is no longer what the Checkpoint says.
+    a dtype in `COMPUTED_IN` always are. Fused preprocessing is part of it: in the operations that are exported, or
+    `as_in_training`, by torchvision's own transforms. Raises UsageError if the file is no longer what the Checkpoint
+    says.
     """
     import torch
 
     from deploy.checkpoint.build import assign_weights, build_architecture
     from deploy.checkpoint.factory import call_factory
+    from deploy.checkpoint.servable import servable
 
+    if checkpoint.how == "config":
+        from deploy.checkpoint.pretrained import build_pretrained
+
+        module = build_pretrained(checkpoint)
+        return module.to(getattr(torch, dtype)) if dtype else module
     stored = read_stored(checkpoint.path, trust_pickle=checkpoint.trust_pickle)
-    tensors = find_weights(stored.content, checkpoint.weights).tensors
-    for prefix in checkpoint.removed_prefixes:
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    tensors = unwrap(find_weights(stored.content, checkpoint.weights).tensors, checkpoint.removed_prefixes)
     if checkpoint.how == "factory":
         reference = checkpoint.architecture.removeprefix(FACTORY)
         module = call_factory(reference, checkpoint.options, filled=tensors)
+    elif checkpoint.architecture.startswith(TIMM):
+        module = build_timm(checkpoint.architecture, checkpoint.options, filled=tensors)
     else:
         entry = find_architecture(checkpoint.architecture)
         module = build_architecture(entry, checkpoint.options)
         tensors = {name: tensor for name, tensor in tensors.items() if name not in entry.auxiliary}
     module = assign_weights(module, tensors)
+    if checkpoint.how != "factory":
+        module = servable(module)
+    if checkpoint.preprocessing.fused:
+        from deploy.checkpoint.fusing import as_trained, fuse
+
+        module = (as_trained if as_in_training else fuse)(module, checkpoint.preprocessing)
     dtype = dtype or COMPUTED_IN.get(checkpoint.dtype)
     return module.to(getattr(torch, dtype)) if dtype else module
 
 
 def model_name(path: Path) -> str:
     """The stem of the file as a valid model directory name: `runs/model best.pth.tar` gives `model_best`."""
-    stem = _SUFFIXES.sub("", path.name)
+    stem = _SUFFIXES.sub("", path.resolve().name if path.is_dir() else path.name)
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).strip("._-") or "model"
 
 
@@ -116,7 +141,7 @@ def _put_down(request: CheckpointRequest, contents: Contents, understood: Unders
         decisions=understood.decisions,
         dtype=dtype,
         parameters=understood.parameters,
-        size=request.path.stat().st_size,
+        size=size_of(request.path),
         classes=classes,
         num_classes=understood.num_classes,
         preprocessing=understood.preprocessing,
@@ -124,7 +149,13 @@ def _put_down(request: CheckpointRequest, contents: Contents, understood: Unders
         weights=found.choice,
         removed_prefixes=understood.removed,
         trust_pickle=request.trust_pickle,
-        notes=(*found.notes, *_dtype_notes(understood.tensors, dtype), *understood.notes, *notes),
+        notes=(
+            *found.notes,
+            *left_out_notes(found.tensors, understood.removed),
+            *_dtype_notes(understood.tensors, dtype),
+            *understood.notes,
+            *notes,
+        ),
     )
 
 

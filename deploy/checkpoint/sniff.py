@@ -30,15 +30,18 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
 
 
 class Kind(Enum):
-    """The three containers that weights are read from."""
+    """The containers that weights are read from; `SHARDED` is a folder of torch.distributed.checkpoint's."""
 
     TORCH_ZIP = auto()
     TORCH_LEGACY = auto()
     SAFETENSORS = auto()
+    SHARDED = auto()
 
 
 def recognise(path: Path) -> Kind:
     """Which container `path` is. Raises UsageError, saying what it is instead, if it is none of them."""
+    if path.is_dir():
+        return _recognise_folder(path)
     head, size = _read_head(path)
     if head.startswith(_ZIP):
         return _recognise_zip(path)
@@ -60,8 +63,6 @@ def damaged(path: Path, why: object) -> UsageError:
 
 
 def _read_head(path: Path) -> tuple[bytes, int]:
-    if path.is_dir():
-        raise _directory(path)
     try:
         with path.open("rb") as stream:
             head = stream.read(_HEAD)
@@ -74,11 +75,28 @@ def _read_head(path: Path) -> tuple[bytes, int]:
     return head, path.stat().st_size
 
 
-def _directory(path: Path) -> UsageError:
+def _recognise_folder(path: Path) -> Kind:
+    if (path / ".metadata").is_file():
+        return Kind.SHARDED
+    if next(path.glob("*.distcp"), None):
+        raise UsageError(
+            f"{path} holds shards of torch.distributed.checkpoint without their .metadata",
+            expected="a checkpoint whose saving came to its end: .metadata is written last",
+            fix="take the one before it, or copy .metadata too (its name begins with a dot)",
+        )
+    if (path / "zero_to_fp32.py").is_file() or next(path.rglob("*_model_states.pt"), None):
+        raise UsageError(
+            f"{path} is a checkpoint of DeepSpeed, whose ZeRO pieces only its own code can join",
+            expected=f"{WANTED}, or a folder of torch.distributed.checkpoint",
+            fix=f"join them: python {path}/zero_to_fp32.py {path} joined, then package joined/pytorch_model.bin",
+        )
     suffixes = {".pt", ".pth", ".ckpt", ".bin", ".safetensors"}
     inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in suffixes)[:5]
-    found = f"{path} is a directory" + (f" that holds {', '.join(inside)}" if inside else "")
-    return UsageError(found, expected="one checkpoint file", fix="name the file, not the folder it lies in")
+    raise UsageError(
+        f"{path} is a directory" + (f" that holds {', '.join(inside)}" if inside else ""),
+        expected="one checkpoint file, or a folder of torch.distributed.checkpoint (.metadata and *.distcp)",
+        fix="name the file, not the folder it lies in",
+    )
 
 
 def _recognise_zip(path: Path) -> Kind:

@@ -4,7 +4,7 @@ Owns the two ways to that answer; matching, inputs and factories have files of t
 Called by load.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,10 +15,11 @@ from deploy.checkpoint.inputs import (
     UNKNOWN,
     UNKNOWN_NOTE,
     check_plain,
-    image_shape,
+    input_shape,
     input_specs,
     preprocessing_from,
     preprocessing_of,
+    size_notes,
     with_dynamic,
 )
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FACTORY = "factory/"
-IMAGE = "image"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,16 +72,16 @@ class Understood:
 def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood:
     """The torchvision builder that fits, inferred or asked for. Raises UsageError if there is not exactly one."""
     *_, (removed, tensors) = strip_prefixes(contents.found.tensors)
-    match = _match(request, _shapes(tensors))
+    match = _match(request, _shapes(tensors), contents.facts.arch)
     entry = match.architecture
-    shape = image_shape(match, request, contents.facts)
+    shape = input_shape(match, request, contents.facts)
     options = dict(match.options)
     if entry.size_option and entry.size_option not in options:
-        options[entry.size_option] = [shape[1], shape[2]]
+        options[entry.size_option] = list(shape[1:])
     used = {name: tensor for name, tensor in tensors.items() if name not in entry.auxiliary}
     check_floats(used, {*entry.parameters, *entry.float_buffers})
-    check_plain(request, name=IMAGE, why=PREFIX + entry.name)
-    inputs, dims = with_dynamic(input_specs([shape], [IMAGE], contents.dtype), request.dynamic)
+    check_plain(request, names=entry.inputs, why=PREFIX + entry.name)
+    inputs, dims = with_dynamic(input_specs([shape] * len(entry.inputs), entry.inputs, contents.dtype), request.dynamic)
     _check_dynamic(match, dims)
     preprocessing, notes = preprocessing_of(match, shape, contents.facts)
     return Understood(
@@ -95,7 +95,11 @@ def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood
         preprocessing=preprocessing,
         tensors=used,
         removed=removed,
-        notes=notes + _auxiliary_notes(len(tensors) - len(used), entry.about),
+        notes=(
+            *notes,
+            *size_notes(match, request, contents.facts),
+            *_architecture_notes(match, left_out=len(tensors) - len(used)),
+        ),
     )
 
 
@@ -109,17 +113,25 @@ def _check_dynamic(match: Match, dims: tuple[Dim, ...]) -> None:
         )
 
 
-def _match(request: CheckpointRequest, shapes: Shapes) -> Match:
+def _match(request: CheckpointRequest, shapes: Shapes, told: str | None) -> Match:
+    """`told` is the name in the file itself: it decides where several fit, and counts for nothing where it does not."""
     if request.arch is None:
-        return identify(shapes, load_zoo())
+        zoo = load_zoo()
+        named = match_architecture(zoo[told], shapes) if told in zoo else None
+        return named if named and not named.difference else identify(shapes, zoo)
     match = match_architecture(find_architecture(request.arch), shapes)
     require_match(match)
     return match
 
 
-def _auxiliary_notes(left_out: int, about: str) -> tuple[str, ...]:
-    notes = [f"{left_out} tensors of auxiliary heads, which only training uses, were left out"] if left_out else []
-    return (*notes, *([about] if about else []))
+def _architecture_notes(match: Match, *, left_out: int) -> Iterator[str]:
+    if left_out:
+        yield f"{left_out} tensors of auxiliary heads were left out"
+    if match.architecture.about:
+        yield match.architecture.about
+    for other in match.also:
+        if other.about:
+            yield f"the weights fit {other.name} too ({other.about}): --arch {other.name} takes it"
 
 
 def understand_factory(request: CheckpointRequest, contents: Contents) -> Understood:
@@ -158,7 +170,7 @@ def _fitting_module(
     difference = None
     forms = list(strip_prefixes(contents.found.tensors))
     names = {name for _, tensors in forms for name in tensors}
-    for options in keyword_choices(reference, _guess_classes(contents)):
+    for options in keyword_choices(reference, _guess_classes(contents), settings=contents.facts.settings):
         module = call_factory(reference, options, filled=names)
         expected = _shapes(module.state_dict())
         for removed, tensors in forms:

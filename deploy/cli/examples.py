@@ -13,6 +13,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deployctl package model.pt --config deploy.toml --dry-run",
         "deployctl package model.pt --name pets --formats onnx --max-batch 16 --slo-p99-ms 15",
         "deployctl package model.pt --name pets --target 26.08-cuda-sm90",
+        "deployctl package ./llm-checkpoint --backend vllm --target 26.08-cuda-sm90 --gpu H100-80GB --context 8192",
+        "deployctl package ./llm-checkpoint --backend vllm --adapter support=./adapters/support --dry-run",
     ),
     "verify": (
         "deployctl verify model_repository",
@@ -66,6 +68,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "tune": (
         "deployctl tune model_repository pets --p99-ms 15",
         "deployctl tune model_repository pets --p99-ms 15 --trials 40 --dry-run",
+    ),
+    "cache list": ("deployctl cache list",),
+    "cache prune": (
+        "deployctl cache prune",
+        "deployctl cache prune --unused-days 30 --max-mb 500",
     ),
     "targets": (
         "deployctl targets",

@@ -4,14 +4,15 @@ Owns parsing only. `inspect` and `package` use `checkpoint_options`, a command w
 """
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.checkpoint.model import CheckpointRequest
-from deploy.cli.types import Dynamic, Shape, Values
+from deploy.checkpoint.model import CheckpointRequest, PreprocessingRequest
+from deploy.cli.types import Dynamic, Edges, Numbers, Shape, Size, Values
 from deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _server(url: str | None, protocol: Any, wait: float | None) -> "ServerAddres
 
 _CHECKPOINT_OPTIONS = (
     click.argument("ckpt", type=click.Path(path_type=Path)),
-    click.option("--arch", metavar="NAME", help="The torchvision builder, where the weights do not say which."),
+    click.option("--arch", metavar="NAME", help="The torchvision builder or timm/NAME, where weights do not say."),
     click.option("--factory", metavar="PKG.MOD:FUNC", help="A function that gives your own architecture's module."),
     click.option("--weights", type=click.Choice(["ema", "raw"]), help="Which weights, where the file has both."),
     click.option(
@@ -112,6 +113,31 @@ _CHECKPOINT_OPTIONS = (
     click.option("--trust-pickle", is_flag=True, help="Unpickle any type: runs code from the file."),
 )
 
+_PREPROCESSING_OPTIONS = (
+    click.option(
+        "--fuse-preprocess/--no-fuse-preprocess",
+        "fuse",
+        help="Take uint8 images, scaled and normalised inside the graph as training did.",
+    ),
+    click.option(
+        "--image-size",
+        type=Size(),
+        metavar="H,W",
+        help="With --fuse-preprocess: images of this size come, and are resized and cropped inside.",
+    ),
+    click.option(
+        "--mean", type=Numbers(), metavar="R,G,B", help="What training subtracted, where the file says it not."
+    ),
+    click.option("--std", type=Numbers(), metavar="R,G,B", help="What training divided by."),
+    click.option("--resize", type=Edges(), metavar="PX", help="The shorter edge in training, or height,width."),
+    click.option("--crop", type=click.IntRange(min=1), metavar="PX", help="The centre crop of training."),
+    click.option(
+        "--interpolation",
+        type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]),
+        help="How training resized.",
+    ),
+)
+
 
 _CHECKPOINT_FIELDS = ("arch", "factory", "weights", "inputs", "dynamic", "values", "trust_pickle")
 
@@ -122,9 +148,10 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def with_request(*, ckpt: Path, **given: Any) -> Any:
         named = {name: given.pop(name) for name in _CHECKPOINT_FIELDS}
-        return function(request=CheckpointRequest(path=ckpt, **named), **given)
+        preprocessing = PreprocessingRequest(**{one.name: given.pop(one.name) for one in fields(PreprocessingRequest)})
+        return function(request=CheckpointRequest(path=ckpt, preprocessing=preprocessing, **named), **given)
 
     decorated: Callable[..., Any] = with_request
-    for option in reversed(_CHECKPOINT_OPTIONS):
+    for option in reversed((*_CHECKPOINT_OPTIONS, *_PREPROCESSING_OPTIONS)):
         decorated = option(decorated)
     return decorated

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     Arrange = Callable[[Sequence[Tensor]], tuple[tuple[Any, ...], dict[str, Any]]]
 
 
-def flat_module(checkpoint: Checkpoint, dtype: str | None = None) -> nn.Module:
-    """The checkpoint's module as `positional` makes it, its floating tensors in `dtype` where that is named."""
+def flat_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False) -> nn.Module:
+    """The checkpoint's module as `positional` makes it; `dtype` and `as_in_training` are `build_module`'s."""
     from deploy.checkpoint.load import build_module
 
-    return positional(build_module(checkpoint, dtype), [tensor.name for tensor in checkpoint.inputs], checkpoint.absent)
+    module = build_module(checkpoint, dtype, as_in_training=as_in_training)
+    return positional(module, [tensor.name for tensor in checkpoint.inputs], checkpoint.absent)
 
 
 def positional(module: nn.Module, names: Sequence[str] = (), absent: Sequence[str] = ()) -> nn.Module:

@@ -11,6 +11,7 @@ from typing import Any
 
 from deploy.errors import UnfinishedError, UsageError
 from deploy.repository.findings import Finding, LintFinding
+from deploy.repository.lint_llm import check_llm, check_llm_files
 from deploy.repository.lint_schedules import check_batch_io, check_dynamic_batching, check_ensemble, check_sequences
 from deploy.repository.lint_tensors import (
     check_aoti_names,
@@ -54,7 +55,7 @@ def lint(config_text: str, *, folder: Path | None = None) -> tuple[LintFinding, 
         return (LintFinding(rule="syntax", message=error.found),)
     findings = [finding for rule in _RULES for finding in rule(config)]
     if folder is not None:
-        findings += _check_files(config, folder)
+        findings += [*_check_files(config, folder), *check_llm_files(config, folder)]
     return tuple(LintFinding(rule=rule, message=message) for rule, message in findings)
 
 
@@ -205,4 +206,5 @@ _RULES: tuple[Callable[[Any], Iterator[Finding]], ...] = (
     _check_parameters,
     _check_optimization,
     check_warmup,
+    check_llm,
 )

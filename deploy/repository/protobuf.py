@@ -18,6 +18,8 @@ TRITON_TYPES = {
     "float32": "TYPE_FP32",
     "float64": "TYPE_FP64",
     "bfloat16": "TYPE_BF16",
+    "uint32": "TYPE_UINT32",
+    "string": "TYPE_STRING",
 }
 
 

@@ -23,6 +23,7 @@ from deploy.errors import UnfinishedError, UsageError
 from deploy.files import disk_errors_explained, relative_files, rename_new, sync_tree, write_atomically
 from deploy.repository.config import renumbered
 from deploy.repository.contract import check_contract
+from deploy.repository.engine_files import renumber_engine_files
 from deploy.repository.layout import CONFIG_FILE, EVIDENCE_FOLDER, WARMUP_FOLDER, Version, next_number
 from deploy.repository.lint import require_clean
 from deploy.repository.manifest import Manifest, file_entries, file_entry, version_digest
@@ -149,6 +150,7 @@ def _seal(stage: Stage, manifest: Manifest, late: LateEvidence) -> Manifest:
     version = stage.version
     config = renumbered(version.config.read_text(), version.number)
     version.config.write_text(config)
+    renumber_engine_files(version.folder, version.number)
     require_clean(config, folder=version.model_folder)
     # An attempt before this one may have left its own.
     for name in late:

@@ -21,11 +21,13 @@ from deploy.repository.layout import CONFIG_FILE, EVIDENCE_FOLDER, Version
 from deploy.repository.manifest import MANIFEST_FILE
 from deploy.repository.protobuf import parse_config, schema
 from deploy.repository.view import make_view
-from deploy.serve import backends
+from deploy.serve import backends, vllm
 from deploy.serve.engines import LIBRARIES, SERVER, Engine
 from deploy.serve.parameters import DIGEST_PARAMETER
+from deploy.serve.python_environment import ENVIRONMENT_PARAMETER, find_python_environment
 
-_BACKENDS = ("onnxruntime", "pytorch")
+_BACKENDS = ("onnxruntime", "pytorch", "vllm")
+_PYTHON = "python"
 _RUNTIME = "model.py"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's shared memory, looked at only
 # A region starts with one megabyte and holds a batch's inputs and outputs, and both again while it grows.
@@ -46,9 +48,18 @@ def served_view(folder: Path, versions: Sequence[Version], engine: Engine) -> Pa
 
 
 def adapt(version: Version, config: Any) -> Any:
-    """The config that the local engine reads: a python-based backend instead of a C++ one, and the digests to check."""
+    """The config that the local engine reads: a python-based backend instead of a C++ one, and the digests to check.
+
+    An ensemble stays as it is; a model of the python backend gets the numpy that this engine's stub was built for.
+    Raises MissingError without that.
+    """
     adapted = schema().ModelConfig()
     adapted.CopyFrom(config)
+    if adapted.platform == "ensemble":
+        return adapted
+    if adapted.backend == _PYTHON:
+        adapted.parameters[ENVIRONMENT_PARAMETER].string_value = str(find_python_environment())
+        return adapted
     # Named, so that the core never looks for a shared library inside the model's own folder.
     adapted.runtime = _RUNTIME
     if adapted.platform == "torch_aoti":
@@ -57,6 +68,10 @@ def adapt(version: Version, config: Any) -> Any:
     _move_to_cpu(adapted)
     # Core 2.51 has no such histogram, and refuses a config that names it.
     adapted.ClearField("model_metrics")
+    if adapted.backend == vllm.BACKEND:
+        for name, value in vllm.parameters(version, dict(_digests(version))).items():
+            adapted.parameters[name].string_value = value
+        return adapted
     for name, digest in _digests(version):
         adapted.parameters[DIGEST_PARAMETER + name].string_value = digest
     return adapted
@@ -155,7 +170,7 @@ def surroundings(engine: Engine, folder: Path, *, patience: int) -> tuple[tuple[
 
 
 def fill_backend_folder(engine: Engine, folder: Path) -> None:
-    """Put the python backend, the stub of the running Python, and our two python-based backends into `folder`."""
+    """Put the python backend, the stub of the running Python, and our python-based backends into `folder`."""
     assert engine.root is not None
     python = folder / "python"
     python.mkdir(parents=True)
@@ -163,8 +178,9 @@ def fill_backend_folder(engine: Engine, folder: Path) -> None:
         # Not symbolic links: the core refuses a library whose real path lies outside its backend's folder.
         shutil.copy(source, python)
     for name in _BACKENDS:
-        (folder / name).mkdir()
-        shutil.copyfile(Path(backends.__file__).parent / name / _RUNTIME, folder / name / _RUNTIME)
+        shutil.copytree(
+            Path(backends.__file__).parent / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
 
 
 def fill_library_folder(engine: Engine, folder: Path) -> None:

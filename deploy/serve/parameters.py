@@ -4,3 +4,5 @@ Owns the names only, so that the stub process need not import anything heavier.
 """
 
 DIGEST_PARAMETER = "deployctl_sha256:"
+# What the backend vllm is told, as JSON: which Python runs its engine, with what, and the digests to check before.
+ENGINE_PARAMETER = "deployctl_vllm"

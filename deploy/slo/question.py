@@ -105,6 +105,7 @@ def make_query(subject: Subject, rows: Rows, metadata: ServedMetadata) -> Query:
 
 def _rows_of_version(version: Version, samples: Path | None) -> Rows:
     manifest = read_manifest(version)
+    _ = manifest.compiled  # rows are numbers: a file or a text is none
     if samples is not None:
         found = load_samples(samples, manifest.spec.inputs, manifest.spec.dims)
         inputs: Sequence[np.ndarray] = found.inputs

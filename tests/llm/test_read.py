@@ -1,0 +1,153 @@
+"""A language model's folder: found whole, or refused with what is missing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deploy.errors import UsageError
+from deploy.llm.read import read_llm
+from tests.llm.checkpoints import Llama, edit_json, write_adapter
+
+TINY = Llama()
+
+
+def test_a_whole_folder_is_read(tmp_path: Path) -> None:
+    found = read_llm(TINY.write(tmp_path / "my llama!"))
+    assert (found.name, found.architecture, found.dtype) == ("my_llama", "LlamaForCausalLM", "float32")
+    assert found.parameters == sum(tensor.size for tensor in TINY.tensors().values())
+    assert found.stored_bytes == 4 * found.parameters
+    assert (found.geometry.layers, found.geometry.kv_heads, found.geometry.head_dim) == (2, 2, 32)
+    assert found.chat_template and not found.adapters and not found.notes
+    assert found.files == ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+def test_shards_make_the_same_model(tmp_path: Path) -> None:
+    whole, parts = read_llm(TINY.write(tmp_path / "a")), read_llm(TINY.write(tmp_path / "b", shards=3))
+    assert whole.parameters == parts.parameters
+    assert len([name for name in parts.files if name.startswith("model-")]) == 3
+
+
+def test_the_digest_covers_weights_tokenizer_and_adapters(tmp_path: Path) -> None:
+    path = TINY.write(tmp_path / "llama")
+    first = read_llm(path).digest
+    assert read_llm(path).digest == first
+    edit_json(path / "tokenizer_config.json", chat_template="{{ other }}")
+    second = read_llm(path).digest
+    third = read_llm(path, (("support", write_adapter(tmp_path / "support", TINY)),)).digest
+    assert len({first, second, third}) == 3
+
+
+def test_adapters_inside_the_folder_are_found(tmp_path: Path) -> None:
+    path = TINY.write(tmp_path / "llama")
+    write_adapter(path / "adapters" / "support", TINY, rank=8)
+    (adapter,) = read_llm(path).adapters
+    assert (adapter.name, adapter.rank) == ("support", 8)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("config.json", "has no config.json"),
+        ("tokenizer.json", "has no tokenizer"),
+        ("model-00002-of-00003.safetensors", "lacks 1 of 3 shards: model-00002-of-00003.safetensors"),
+        ("model.safetensors.index.json", "holds no safetensors"),
+    ],
+)
+def test_a_missing_file_is_named(tmp_path: Path, file: str, said: str) -> None:
+    path = TINY.write(tmp_path / "llama", shards=3)
+    (path / file).unlink()
+    with pytest.raises(UsageError, match=said):
+        read_llm(path)
+
+
+def test_a_shard_that_was_cut_short_is_named(tmp_path: Path) -> None:
+    path = TINY.write(tmp_path / "llama", shards=3)
+    shard = path / "model-00002-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(UsageError, match=r"model-00002-of-00003.safetensors has .* bytes and its header speaks of"):
+        read_llm(path)
+
+
+def test_a_shard_of_another_save_is_refused(tmp_path: Path) -> None:
+    path = TINY.write(tmp_path / "llama", shards=2)
+    first, second = (path / f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(UsageError, match=r"does not hold .* nor 9 more that the index says it does"):
+        read_llm(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_hidden_layers": 3}, "holds 2 layers, none of them number 2"),
+        ({"num_hidden_layers": 1}, "holds 2 layers"),
+        ({"hidden_size": 256}, r"embed_tokens.weight is \[384, 128\]"),
+        ({"architectures": None}, "names no architecture"),
+        ({"vocab_size": None}, "has no vocab_size"),
+        ({"vocab_size": 300}, "embed_tokens.weight is"),
+    ],
+)
+def test_a_config_of_another_model_is_refused(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    path = TINY.write(tmp_path / "llama")
+    edit_json(path / "config.json", **changes)
+    with pytest.raises(UsageError, match=said):
+        read_llm(path)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path) -> None:
+    path = TINY.write(tmp_path / "llama")
+    tokenizer = json.loads((path / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({"id": 384, "content": "<new>"})
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(UsageError, match="a token 384 and the model a vocabulary of 384"):
+        read_llm(path)
+
+
+def test_a_broken_chat_template_is_refused_and_a_missing_one_is_said(tmp_path: Path) -> None:
+    path = TINY.write(tmp_path / "llama", chat=False)
+    found = read_llm(path)
+    assert not found.chat_template
+    assert found.notes == ("no chat template: clients must write the prompt's format themselves",)
+    (path / "chat_template.jinja").write_text("{% for message in messages %}")
+    with pytest.raises(UsageError, match=r"chat template .* cannot be parsed: line 1"):
+        read_llm(path)
+
+
+def test_an_adapter_alone_says_how_to_serve_it(tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "support", TINY)
+    with pytest.raises(UsageError, match=r"a LoRA adapter of llama, without the base model") as caught:
+        read_llm(path)
+    assert "--adapter NAME=" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"use_dora": True}, "uses use_dora, which vLLM does not serve"),
+        ({"modules_to_save": ["lm_head"]}, "uses modules_to_save"),
+        ({"peft_type": "IA3"}, "is a IA3 adapter"),
+        ({"r": 16}, r"lora_A.weight of .* is \[4, 128\]"),
+    ],
+)
+def test_an_adapter_that_vllm_cannot_serve_is_refused(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    path = TINY.write(tmp_path / "llama")
+    adapter = write_adapter(tmp_path / "support", TINY)
+    edit_json(adapter / "adapter_config.json", **changes)
+    with pytest.raises(UsageError, match=said):
+        read_llm(path, (("support", adapter),))
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
+    path = TINY.write(tmp_path / "llama")
+    deeper, wider = Llama(layers=3), Llama(hidden=256)
+    for number, other in enumerate((deeper, wider)):
+        adapter = write_adapter(tmp_path / f"other{number}", other)
+        with pytest.raises(UsageError, match=r"which the model does not have|lora_A.weight of"):
+            read_llm(path, (("other", adapter),))
+
+
+def test_two_adapters_of_one_name_are_refused(tmp_path: Path) -> None:
+    path, adapter = TINY.write(tmp_path / "llama"), write_adapter(tmp_path / "a", TINY)
+    with pytest.raises(UsageError, match="two adapters are called 'a'"):
+        read_llm(path, (("a", adapter), ("a", adapter)))
