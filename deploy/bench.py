@@ -255,6 +255,7 @@ def _restored(manifest: Manifest, path: Path, digest: str) -> Checkpoint:
             "digest": digest,
             "name": manifest.name,
             "inputs": manifest.spec.inputs,
+            "dims": manifest.spec.input_dims,
             "size": size_of(path),
             "classes": manifest.classes,
             "num_classes": None,

@@ -72,12 +72,12 @@ def input_specs(shapes: Sequence[Sequence[int]], names: Sequence[str], dtype: st
     )
 
 
-def check_plain(request: CheckpointRequest, *, name: str, why: str) -> None:
-    """Raises UsageError if anything but the plain sizes of the one input `name` was said, which is all there is."""
-    named = [one.name for one in request.inputs if one.name not in (None, name)]
+def check_plain(request: CheckpointRequest, *, names: Sequence[str], why: str) -> None:
+    """Raises UsageError if anything but plain sizes of the inputs `names` was said, which is all there is to say."""
+    named = [one.name for one in request.inputs if one.name not in (None, *names)]
     if named or any(one.shape is None or one.dtype for one in request.inputs) or request.values:
         raise UsageError(
-            f"{why} takes one input, {name!r}, of the weights' dtype",
+            f"{why} takes {', '.join(names)} of the weights' dtype",
             expected="--input-shape C,H,W",
             fix="leave out names, dtypes and --values, or use --factory for a module of your own",
         )

@@ -79,7 +79,7 @@ def understand_timm(
         raise _misfit(name, difference)
     state = module.state_dict()
     check_floats(tensors, {key for key, tensor in state.items() if tensor.is_floating_point()})
-    check_plain(request, name=_IMAGE, why=TIMM + name)
+    check_plain(request, names=(_IMAGE,), why=TIMM + name)
     inputs, dims = with_dynamic(input_specs([size], [_IMAGE], contents.dtype), request.dynamic)
     if dims and match.entry.sized:
         raise UsageError(

@@ -80,9 +80,8 @@ def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood
         options[entry.size_option] = list(shape[1:])
     used = {name: tensor for name, tensor in tensors.items() if name not in entry.auxiliary}
     check_floats(used, {*entry.parameters, *entry.float_buffers})
-    check_plain(request, name=entry.inputs[0], why=PREFIX + entry.name)
-    specs = input_specs([shape] * len(entry.inputs), entry.inputs, contents.dtype)
-    inputs, dims = with_dynamic(specs, request.dynamic)
+    check_plain(request, names=entry.inputs, why=PREFIX + entry.name)
+    inputs, dims = with_dynamic(input_specs([shape] * len(entry.inputs), entry.inputs, contents.dtype), request.dynamic)
     _check_dynamic(match, dims)
     preprocessing, notes = preprocessing_of(match, shape, contents.facts)
     return Understood(

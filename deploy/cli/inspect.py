@@ -67,6 +67,7 @@ def _rows(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         ("weights", _weights(checkpoint)),
         ("parameters", f"{checkpoint.parameters:,} in {checkpoint.dtype}"),
         *((f"input {spec.name}", f"{spec.dtype} {' x '.join(map(str, spec.shape))}") for spec in checkpoint.inputs),
+        *((f"dim {dim.name}", f"{dim.minimum} to {dim.maximum}") for dim in checkpoint.dims),
         ("classes", _classes(checkpoint)),
         ("preprocessing", _preprocessing(checkpoint)),
     ]

@@ -6,16 +6,23 @@ Owns the reading of torch's errors; decides nothing. Called by export.
 from __future__ import annotations
 
 import logging
+import re
+import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from deploy.errors import UnfinishedError
 from deploy.spec import BATCH, Dim
 
 _SHAPES_LOGGER = "torch.fx.experimental.symbolic_shapes"
 _SPECIALISED = "specialized it to be a constant"
+_DATA_DEPENDENT = "GuardOnDataDependentSymNode"
+_MOST_PLACES = 3
+_VIOLATED = "Constraints violated"
+_SUGGESTED = re.compile(r"^  (\w+) = (.+)$", re.MULTILINE)
 _REASON_LENGTH = 300
 
 
@@ -24,8 +31,13 @@ def user_line(error: BaseException) -> str:
     return _place(traceback.extract_tb(error.__traceback__))
 
 
-def explain_export_error(error: Exception, attempt: Callable[[], object], *, dims: Sequence[Dim]) -> UnfinishedError:
-    """What to raise for an error of `torch.export`. `attempt` exports again where only a second look shows the line."""
+def explain_export_error(
+    error: Exception, attempt: Callable[[], object], draft: Callable[[], object], *, dims: Sequence[Dim]
+) -> UnfinishedError:
+    """What to raise for an error of `torch.export`. `attempt` exports again where only a second look shows the line.
+
+    `draft` exports without stopping at what depends on data, to name every such line at once.
+    """
     if _SPECIALISED in str(error):
         constraint = _constraint(error)
         dim = next((dim for dim in dims if f"({dim.name})" in constraint or f" {dim.name} " in constraint), dims[0])
@@ -36,11 +48,66 @@ def explain_export_error(error: Exception, attempt: Callable[[], object], *, dim
             expected=f"a forward that takes any {dim.name} of {dim.minimum}..{dim.maximum}",
             fix=f"make that code independent of the size, or {instead}",
         )
+    if _VIOLATED in str(error):
+        return _explain_sizes(error)
     return UnfinishedError(
-        f"the model cannot be exported: {_first_paragraph(error)}{user_line(error)}",
+        f"the model cannot be exported: {_first_paragraph(error)}{user_line(error)}{_further_places(error, draft)}",
         expected="a forward without data-dependent Python control flow",
         fix="change that code (torch.where, torch.cond), or pass --factory with a module that exports",
     )
+
+
+def _explain_sizes(error: Exception) -> UnfinishedError:
+    """What to say of a model that takes some of the sizes that were asked for, and which those are."""
+    text = str(error)
+    equal = re.search(r"The values of (\w+) = .* and (\w+) = .* must always be equal", text)
+    if equal:
+        first, second = equal.groups()
+        return UnfinishedError(
+            f"the model takes {first} and {second} of one size only",
+            expected="one dim for sizes that are always equal",
+            fix=f"give both axes one name in --dynamic, such as NAME:AXIS@{second}",
+        )
+    found = dict(_SUGGESTED.findall(text))
+    whole = {name: size for name, size in found.items() if not name.startswith("_")}
+    words = [_sizes_in_words(name, size, found) for name, size in whole.items()]
+    return UnfinishedError(
+        f"the model does not take every size that --dynamic asks for: {'; '.join(words) or _first_paragraph(error)}",
+        expected="bounds within which its forward takes every size",
+        fix="narrow the bounds (NAME:AXES=MIN..MAX), pad or crop inside the forward, or leave out --dynamic",
+    )
+
+
+def _sizes_in_words(name: str, size: str, found: Mapping[str, str]) -> str:
+    limits = re.fullmatch(r"Dim\('\w+'(?:, min=(\d+))?(?:, max=(\d+))?\)", size)
+    if limits:
+        low, high = limits.groups()
+        return f"{name} is {' and '.join(filter(None, (low and f'at least {low}', high and f'at most {high}')))}"
+    multiple = re.fullmatch(rf"(\d+)\*_{name}", size)
+    return f"{name} is a multiple of {multiple[1]}" if multiple else f"{name} is {size}"
+
+
+def _further_places(error: Exception, draft: Callable[[], object]) -> str:
+    """The user's other lines that depend on the data, which would fail next; empty where there is none."""
+    if type(error).__name__ != _DATA_DEPENDENT:
+        return ""
+    try:
+        report: Any = getattr(draft(), "_report", None)
+        stacks = [one.data["user_stack"] for one in report.failures if one.failure_type.name == "DATA_DEPENDENT_ERROR"]
+        places = [_drafted(stack, report.str_to_filename) for stack in stacks]
+    except Exception:  # noqa: BLE001 - a draft is help beside the error that is reported, and may fail in its own ways
+        return ""
+    others = [place for place in dict.fromkeys(places) if place and place not in user_line(error)]
+    return f", and then at {'; '.join(others[:_MOST_PLACES])}" if others else ""
+
+
+def _drafted(stack: Sequence[Mapping[str, Any]], files: Mapping[int, str]) -> str:
+    """FILE:LINE, FUNCTION: CODE of the innermost frame that is the user's, as a draft's report has it."""
+    for frame in reversed(stack):
+        file = files[frame["filename"]]
+        if _is_users(file):
+            return f"{file}:{frame['line']}, {frame['name']}: {frame['loc']}"
+    return ""
 
 
 def _constraint(error: Exception) -> str:
@@ -79,7 +146,20 @@ class _SpecialisationWatch(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if not self.place and "set_replacement" in str(record.msg):
-            self.place = _place(traceback.extract_stack())
+            self.place = _running_operator() + _place(traceback.extract_stack())
+
+
+def _running_operator() -> str:
+    """` by torch's OPERATOR` for the outermost operator that is being traced here, empty outside of any."""
+    import torch
+
+    name, frame = "", sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        running = frame.f_locals.get("func")
+        if isinstance(running, torch._ops.OpOverload):
+            name = f" by torch's {running}"
+    return name
 
 
 def _place(frames: Iterable[traceback.FrameSummary]) -> str:

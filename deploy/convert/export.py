@@ -53,8 +53,7 @@ def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path) -> P
     module = build_module(checkpoint)
     parameters = [tensor.name for tensor in inputs]
     arrange = arguments_of(module, parameters, checkpoint.absent)
-    example = seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=dims)
-    outputs = _call(module, arrange, example)
+    example, outputs = _first_call(module, arrange, inputs, dims)
     names, notes = output_names(outputs), _numbers(module, arrange, example, outputs=outputs, max_batch=max_batch)
     exported = _export(positional(module, parameters, checkpoint.absent), example, inputs=inputs, dims=dims)
     spec = read_spec(exported, inputs, names, dims=dims, checkpoint=checkpoint)
@@ -132,6 +131,29 @@ def program_dims(checkpoint: Checkpoint, *, max_batch: int) -> tuple[Dim, ...]:
     return (*batch, *checkpoint.dims)
 
 
+def _first_call(
+    module: nn.Module, arrange: Arrange, inputs: Sequence[TensorSpec], dims: Sequence[Dim]
+) -> tuple[tuple[Tensor, ...], Any]:
+    """Inputs that the module takes, and what it returns for them.
+
+    Where it fails at sizes between the bounds of the dynamic dims, the greatest are tried: then the export can say
+    which sizes it takes.
+    """
+    example = seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=dims)
+    try:
+        return example, _call(module, arrange, example)
+    except UnfinishedError:
+        greatest = tuple(dim.model_copy(update={"minimum": dim.maximum}) for dim in dims)
+        largest = seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=greatest)
+        if [one.shape for one in largest] == [one.shape for one in example]:
+            raise
+        try:
+            return largest, _call(module, arrange, largest)
+        except UnfinishedError:
+            pass
+        raise
+
+
 def _call(module: nn.Module, arrange: Arrange, example: Sequence[Tensor]) -> Any:
     """What the module itself returns. This call comes before the export, since it explains a model's own errors."""
     import torch
@@ -187,12 +209,15 @@ def _export(
     def attempt() -> ExportedProgram:
         return torch.export.export(module, example, dynamic_shapes=(shapes,) if symbols else None, strict=False)
 
+    def draft() -> ExportedProgram:
+        return torch.export.draft_export(module, example, dynamic_shapes=(shapes,) if symbols else None, strict=False)
+
     try:
         return attempt()
     except DeployError:
         raise
     except Exception as error:
-        raise explain_export_error(error, attempt, dims=dims) from error
+        raise explain_export_error(error, attempt, draft, dims=dims) from error
 
 
 def _digest(exported: ExportedProgram, saved: ExportedProgram) -> str:

@@ -57,6 +57,7 @@ class CheckpointOrigin(Record):
     found_under: str | None
     weights: str | None
     removed_prefixes: tuple[str, ...]
+    absent: tuple[str, ...] = ()
     trust_pickle: bool
     notes: tuple[str, ...]
 

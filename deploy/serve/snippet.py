@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from deploy.repository.find import read_manifest
 from deploy.repository.layout import Version
 from deploy.repository.protobuf import parse_config, schema
@@ -26,7 +28,7 @@ client.close()
 """
 _INPUT = """\
 inputs.append(triton.InferInput("{wire}", {shape}, "{triton}"))  # {name}
-inputs[-1].set_data_from_numpy(np.zeros({shape}, "{dtype}"))"""
+inputs[-1].set_data_from_numpy(np.{filled}({shape}, "{dtype}"))"""
 _FILE_INPUT = """\
 inputs.append(triton.InferInput("{wire}", {shape}, "BYTES"))  # {name}
 with open("{file}", "rb") as file:
@@ -35,7 +37,7 @@ _OUTPUT = 'print(result.as_numpy("{wire}"))  # {name}'
 
 _CURL = """\
 header='{header}'
-{{ printf %s "$header"; head -c {size} /dev/zero; }} | curl -sS --data-binary @- \\
+{{ printf %s "$header"; {data}; }} | curl -sS --data-binary @- \\
   -H "Inference-Header-Content-Length: ${{#header}}" -H "Content-Type: application/octet-stream" \\
   http://{http}/v2/models/{name}/versions/{version}/infer
 """
@@ -52,13 +54,24 @@ _FILE = "image.jpg"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireTensor:
-    """A tensor as clients send or get it: one row, other dynamic dims at their smallest. `name` is the spec's own."""
+    """A tensor as clients send or get it: one row, other dynamic dims at their smallest. `name` is the spec's own.
+
+    `filled` is numpy's function for the values of an example.
+    """
 
     wire: str
     name: str
     triton: str
     dtype: str
     shape: tuple[int, ...]
+    filled: str = "zeros"
+
+    @property
+    def bytes_command(self) -> str:
+        """What prints its bytes in a shell."""
+        if self.filled == "zeros":
+            return f"head -c {self.size} /dev/zero"
+        return "printf '" + "".join(f"\\{byte:03o}" for byte in np.ones(self.shape, self.dtype).tobytes()) + "'"
 
     @property
     def size(self) -> int:
@@ -97,6 +110,7 @@ class ClientExample:
                 triton=tensor.triton,
                 dtype=tensor.dtype,
                 name=tensor.name,
+                filled=tensor.filled,
                 file=_FILE,
             )
             for tensor in self.inputs
@@ -135,7 +149,7 @@ class ClientExample:
             )
         return _CURL.format(
             header=header,
-            size=sum(tensor.size for tensor in self.inputs),
+            data="; ".join(tensor.bytes_command for tensor in self.inputs),
             http=http,
             name=self.version.name,
             version=self.version.number,
@@ -153,6 +167,8 @@ def _tensors(entries: Any, specs: tuple[TensorSpec, ...], spec: Spec) -> tuple[W
             dtype=tensor.dtype,
             # A row that is a scalar has one element on the wire.
             shape=tensor.concrete(**sizes) + ((1,) if entry.HasField("reshape") else ()),
+            # An empty mask leaves nothing to compute with.
+            filled="ones" if tensor.mask else "zeros",
         )
         for entry, tensor in zip(entries, specs, strict=True)
     )

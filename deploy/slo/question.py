@@ -130,7 +130,7 @@ def _spec(tensor: ServedInput) -> TensorSpec:
     if tensor.datatype not in _DTYPES:
         raise UsageError(f"input {tensor.name} is {tensor.datatype}", expected=f"one of {', '.join(_DTYPES)}")
     shape = [BATCH, *tensor.shape[1:]] if tensor.shape[:1] == (-1,) else list(tensor.shape)
-    sizes = tuple(f"dim{axis}" if size == -1 else size for axis, size in enumerate(shape))
+    sizes = tuple(f"{tensor.name}:{axis}" if size == -1 else size for axis, size in enumerate(shape))
     return TensorSpec(name=tensor.name, dtype=_DTYPES[tensor.datatype], shape=sizes)
 
 

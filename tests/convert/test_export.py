@@ -105,7 +105,11 @@ def test_digest_tells_programs_apart_and_the_same_one_again(read: Read, tmp_path
 @pytest.mark.parametrize(
     ("factory", "error", "words"),
     [
-        (ConstantBatch, UnfinishedError, [r"batch dimension a constant \(in .*models\.py:\d+, forward", "reshape"]),
+        (
+            ConstantBatch,
+            UnfinishedError,
+            [r"batch dimension a constant by torch's aten\.reshape\.default \(in .*models\.py:\d+, forward", "reshape"],
+        ),
         (DataDependent, UnfinishedError, [r"in .*models\.py:\d+, forward: if x\.sum\(\) > 0:", "data-dependent"]),
         (WrongSize, UnfinishedError, [r"batch of inputs of shape \[2, 6\]", r"in .*models\.py:\d+, forward"]),
         (OverTheBatch, UsageError, [r"output 'output' has the shape \[4\]", "the batch first", "--max-batch 1"]),

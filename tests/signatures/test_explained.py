@@ -1,0 +1,128 @@
+"""What is said of a signature or a forward that cannot be: the user's line, the reason, and what to change."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deploy.checkpoint.load import read_checkpoint
+from deploy.convert.export import export_program
+from deploy.errors import DeployError, UnfinishedError, UsageError
+from tests.signatures.models import LONGEST, Halves, Tagger, ask
+
+
+class Layer(nn.Module):
+    """Something to save."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+
+class TwoSteps(Layer):
+    """Halves an image and doubles it again: even sizes only."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        y = nn.functional.max_pool2d(image * self.scale, 2)
+        return image + nn.functional.interpolate(y, scale_factor=2.0)
+
+
+class Sum(Layer):
+    """Two inputs of one size."""
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return left + right * self.scale
+
+
+class Places(Layer):
+    """As many positions as were trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.ones(9, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.places[: x.shape[1]]
+
+
+class FixedView(Layer):
+    """A view of the batch it was trained with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.scale).view(2, -1)
+
+
+class Asks(Layer):
+    """Two decisions of Python's on values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            x = x * self.scale
+        if x.mean() > 3:
+            x = x - 1
+        return x
+
+
+def test_every_line_that_depends_on_the_data_is_named_at_once(tmp_path: Path) -> None:
+    error = failure(Asks(), tmp_path, ("4",))
+    first, second = re.findall(r"test_explained\.py:\d+, forward: (if x\S+ > \d)", str(error))
+    assert (first, second) == ("if x.sum() > 0", "if x.mean() > 3")
+    assert "torch.where" in error.fix
+
+
+def failure(module: nn.Module, path: Path, inputs: tuple[str, ...], **words: tuple[str, ...]) -> DeployError:
+    with pytest.raises(DeployError) as caught:
+        export_program(read_checkpoint(ask(module, path / "m.pt", inputs, **words)), max_batch=4, folder=path)
+    assert not (path / "program.pt2").exists()
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("module", "inputs", "dynamic", "words"),
+    [
+        (TwoSteps(), ("1,12,16",), ("image:2,3=4..32",), "(height|width) is a multiple of 2"),
+        (Sum(), ("7", "7"), ("left:1", "right:1@other"), "of one size only(.|\\n)*NAME:AXIS@"),
+        (Places(), ("7,4",), ("x:1=1..32",), "sequence is (at least 2 and )?at most 9"),
+        (FixedView(), ("4",), (), r"batch dimension a constant by torch's aten\.\S+ \(in .*, forward: .*view\(2, -1\)"),
+    ],
+    ids=["multiple", "equal", "bounds", "operator"],
+)
+def test_sizes_that_a_forward_does_not_take_are_named(
+    module: nn.Module, inputs: tuple[str, ...], dynamic: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    error = failure(module, tmp_path, inputs, dynamic=dynamic)
+    assert isinstance(error, UnfinishedError)
+    assert re.search(words, str(error)), str(error)
+
+
+@pytest.mark.parametrize(
+    ("module", "inputs", "words", "said"),
+    [
+        (Tagger(), ("input_ids=int64:4",), {}, r"takes \(input_ids, attention_mask.*\n.*\n.*attention_mask=SHAPE"),
+        (Halves(), ("y=6",), {}, "no parameter 'y'"),
+        (Halves(), ("x=6", "x=6"), {}, "'x', named twice"),
+        (Halves(), ("x=int3:6",), {}, "no dtype 'int3'"),
+        (Halves(), ("6",), {"dynamic": ("y:1",)}, "no input 'y'"),
+        (Halves(), ("6",), {"dynamic": ("x:0",)}, "the batch, which --max-batch makes dynamic"),
+        (Halves(), ("6",), {"dynamic": ("x:2",)}, "no axis"),
+        (Halves(), ("6",), {"dynamic": ("x:1=9..3",)}, "9..3 are no bounds"),
+        (Halves(), ("6",), {"values": ("x=0..3",)}, "float32: it has no range"),
+        (Sum(), ("7", "7"), {"dynamic": ("left:1=1..7", "right:1=1..9")}, "sequence is 1..9 here and 1..7"),
+    ],
+)
+def test_a_signature_that_cannot_be_is_refused(
+    module: nn.Module, inputs: tuple[str, ...], words: dict[str, tuple[str, ...]], said: str, tmp_path: Path
+) -> None:
+    error = failure(module, tmp_path, inputs, **words)
+    assert isinstance(error, UsageError)
+    assert re.search(said, str(error)), str(error)
+
+
+def test_default_bounds_reach_up_to_the_size_that_was_given(tmp_path: Path) -> None:
+    request = ask(Tagger(), tmp_path / "m.pt", (f"int64:{LONGEST}", "attention_mask=int64:12", "token_type_ids=none"),
+                  dynamic=("input_ids:1", "attention_mask:1"))  # fmt: skip
+    found = read_checkpoint(request)
+    assert [(dim.name, dim.minimum, dim.maximum) for dim in found.dims] == [("sequence", 6, LONGEST)]
+    assert found.absent == ("token_type_ids",)
