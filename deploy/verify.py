@@ -17,6 +17,7 @@ from pathlib import Path
 
 from deploy.errors import DeployError, ExitCode
 from deploy.evidence import Judgement, ServedEvidence, Verdict
+from deploy.llm.again import llm_misfits, serve_again
 from deploy.progress import Progress, Silent
 from deploy.release.signatures import Trust, check_signature, check_trust
 from deploy.repository.find import find_version, list_models, read_manifest
@@ -110,7 +111,7 @@ def _verify_one(version: Version, asked: _Asked, progress: Progress) -> Verified
             # Only then: what is not what was published may not even be a config, or an archive.
             checks["lint"] = _judged(lambda: _lint(version), "Triton would accept the config")
             target = asked.target or _own_target(manifest)
-            checks["target"] = _judged(lambda: preflight(read_subject(version, manifest), target), _fits(target))
+            checks["target"] = _judged(lambda: _misfits(version, manifest, target), _fits(target, manifest))
         # Nothing that is not what was published is loaded: a model.pt2 is native code.
         if asked.engine is not None and all(judgement.passed for judgement in checks.values()):
             served = _serve(version, manifest, asked.engine)
@@ -152,13 +153,25 @@ def _own_target(manifest: Manifest) -> Target:
     return all_targets().get(recorded.name, recorded).with_isa(recorded.cpu_isa)
 
 
-def _fits(target: Target) -> str:
+def _misfits(version: Version, manifest: Manifest, target: Target) -> list[str]:
+    return (
+        llm_misfits(manifest, target)
+        if manifest.format == "vllm"
+        else preflight(read_subject(version, manifest), target)
+    )
+
+
+def _fits(target: Target, manifest: Manifest) -> str:
+    if manifest.format == "vllm":
+        return f"fits target {target.name}"
     assumed = "" if target.onnxruntime or target.triton is None else "; its ONNX Runtime is not known"
     return f"fits target {target.name}{assumed}"
 
 
 def _serve(version: Version, manifest: Manifest, engine: Engine) -> ServedEvidence | Judgement:
     try:
+        if manifest.format == "vllm":
+            return serve_again(version, engine)
         baseline = load_baseline(version.evidence, manifest.spec)
         question = ServedQuestion(baseline=baseline, format=manifest.format, classes=manifest.classes)
         return check_served(version, engine, question)

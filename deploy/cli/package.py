@@ -14,7 +14,7 @@ from deploy.cli.llm import llm_options
 from deploy.cli.options import checkpoint_options, config_option
 from deploy.cli.packaged import show_plan, show_result
 from deploy.cli.types import Written
-from deploy.convert.model import FORMATS, Format
+from deploy.convert.model import FORMATS, Compiled, Format
 from deploy.errors import UsageError
 from deploy.targets import LOCAL_CPU, find_target
 
@@ -28,7 +28,7 @@ class _Formats(Written):
     """Formats by name: aoti,onnx or ["aoti", "onnx"]."""
 
     name = "formats"
-    annotation = tuple[Format, ...]
+    annotation = tuple[Compiled, ...]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Format, ...]:
         """The formats in their usual order. Raises UsageError if one does not exist or stands there twice."""

@@ -9,8 +9,9 @@ from typing import Literal
 
 from deploy.spec import Spec
 
+Compiled = Literal["aoti", "onnx"]
 # A version of the format vllm is made by `deploy.llm` and has no compiled file: its engine file is the main one.
-Format = Literal["aoti", "onnx", "vllm"]
+Format = Literal[Compiled, "vllm"]
 FORMATS: tuple[Format, ...] = ("aoti", "onnx")
 ARTIFACT_FILES: dict[Format, str] = {"aoti": "model.pt2", "onnx": "model.onnx", "vllm": "model.json"}
 
