@@ -21,7 +21,7 @@ from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.convert.model import ARTIFACT_FILES
 from deploy.errors import ExitCode, MissingError, UsageError
 from deploy.evidence import EAGER, BenchEvidence, Judgement, Verdict
-from deploy.files import sha256_file
+from deploy.files import sha256_path, size_of
 from deploy.processes import Limits, prepare
 from deploy.progress import Progress, Silent
 from deploy.repository.attest import attest
@@ -106,8 +106,8 @@ class _Side:
         return f"{self.manifest.format} v{self.version.number}"
 
     def entrant(self, threads: int) -> Entrant:
-        path = self.version.folder / ARTIFACT_FILES[self.manifest.format]
-        return artifact_entrant(self.name, path, format=self.manifest.format, threads=threads)
+        path = self.version.folder / ARTIFACT_FILES[self.manifest.compiled]
+        return artifact_entrant(self.name, path, format=self.manifest.compiled, threads=threads)
 
 
 def bench(request: BenchRequest, *, progress: Progress = Silent()) -> BenchResult:
@@ -221,9 +221,9 @@ def _check_checkpoint(manifest: Manifest, asked: CheckpointRequest) -> Checkpoin
     did not name: a manifest may come from elsewhere.
     """
     origin = manifest.checkpoint
-    if not asked.path.is_file():
+    if not asked.path.exists():
         raise UsageError(f"there is no checkpoint {asked.path}", expected=f"the file that was {origin.file} then")
-    digest = sha256_file(asked.path)
+    digest = sha256_path(asked.path)
     if digest != origin.sha256:
         raise UsageError(
             f"{asked.path} is not what {manifest.name}:{manifest.version} was made from: its sha256 is {digest}",
@@ -255,7 +255,7 @@ def _restored(manifest: Manifest, path: Path, digest: str) -> Checkpoint:
             "digest": digest,
             "name": manifest.name,
             "inputs": manifest.spec.inputs,
-            "size": path.stat().st_size,
+            "size": size_of(path),
             "classes": manifest.classes,
             "num_classes": None,
             "preprocessing": manifest.preprocessing,

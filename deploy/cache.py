@@ -1,10 +1,31 @@
 """The user's cache folder: engines, indexes, and work done before, found by digest.
 
-Owns where things lie; what they mean belongs to the rooms that put them there.
+Owns where things lie, and how an entry is kept, found, listed and removed; what it means belongs to the room that put
+it there. Called by those rooms and by the command `cache`.
+
+An entry is a folder named by its key, with an `entry.json` that holds the digest of each of its files. It appears by
+one rename, so that of several writers one wins and a killed one leaves nothing that is ever read. A reader takes a
+copy and checks the digests of that copy: what it uses can neither be removed nor changed under it.
 """
 
 import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+from deploy.errors import UsageError
+from deploy.files import relative_files, rename_new, sha256_file, sync_tree
+from deploy.records import Record
+
+_FACTS = "entry.json"
+_UNFINISHED = ".unfinished-"
+_ABANDONED_SECONDS = 24 * 3600.0
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def cache_folder(*parts: str) -> Path:
@@ -14,3 +35,118 @@ def cache_folder(*parts: str) -> Path:
         return Path(chosen, *parts)
     base = os.environ.get("XDG_CACHE_HOME")
     return Path(base, "deployctl", *parts) if base else Path.home().joinpath(".cache", "deployctl", *parts)
+
+
+class _Facts(Record):
+    """What an entry is and holds. `files` gives the hex SHA-256 per relative path."""
+
+    key: str
+    about: str
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One thing kept. `size` is in bytes; `used` is when it was last kept or taken, in seconds since the epoch."""
+
+    key: str
+    about: str
+    folder: Path
+    size: int
+    used: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """Entries in one folder. A value that travels to children, whose environment may name another cache."""
+
+    folder: Path
+
+    def keep(self, key: str, source: Path, *, about: str) -> None:
+        """Keep a copy of the folder `source` under `key`, unless there is one. `about` tells people what it is.
+
+        A cache that cannot be written, or a full disk, is no reason to fail: then nothing is kept.
+        """
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            work = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.folder))
+            try:
+                entry = work / key
+                shutil.copytree(source, entry)
+                files = {path: sha256_file(entry / path) for path in relative_files(entry)}
+                _Facts(key=key, about=about, files=files).write(entry / _FACTS)
+                sync_tree(entry)
+                rename_new(entry, self.folder / key)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+
+    def take(self, key: str, into: Path) -> bool:
+        """Whether there is a sound entry under `key`; then its files are in the new folder `into`.
+
+        One whose digests do not hold, or that others may have written, counts as absent and is removed where it can be.
+        """
+        folder = self.folder / key
+        if not (folder / _FACTS).is_file():
+            return False
+        with suppress(OSError, UsageError):
+            if _trusted(folder):
+                shutil.copytree(folder, into)
+                facts = _Facts.read(into / _FACTS)
+                found = {path: sha256_file(into / path) for path in relative_files(into) if path != _FACTS}
+                if facts.key == key and found == facts.files:
+                    (into / _FACTS).unlink()
+                    os.utime(folder)
+                    return True
+        shutil.rmtree(into, ignore_errors=True)
+        self.drop(key)
+        return False
+
+    def drop(self, key: str) -> None:
+        """Remove what is kept under `key`, if anything is."""
+        shutil.rmtree(self.folder / key, ignore_errors=True)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """What is kept, the one used last first."""
+        return tuple(sorted(self._entries(), key=lambda entry: entry.used, reverse=True))
+
+    def prune(self, *, unused_days: float | None = None, most_bytes: int | None = None) -> tuple[Entry, ...]:
+        """Remove entries, those unused for longest first, and give back which.
+
+        Those unused for more than `unused_days`, and then as many as leave at most `most_bytes`; with neither, all.
+        What killed writers left behind goes too, once it is a day old.
+        """
+        now, removed, left = time.time(), [], 0
+        for entry in self.entries():
+            stale = unused_days is not None and now - entry.used > unused_days * 24 * 3600
+            over = most_bytes is not None and left + entry.size > most_bytes
+            if stale or over or (unused_days is None and most_bytes is None):
+                self.drop(entry.key)
+                removed.append(entry)
+            else:
+                left += entry.size
+        for path in self.folder.glob(f"{_UNFINISHED}*"):
+            with suppress(OSError):
+                if now - path.stat().st_mtime > _ABANDONED_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+        return tuple(removed)
+
+    def _entries(self) -> Iterator[Entry]:
+        for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
+            # Another process may remove it at any moment.
+            with suppress(OSError, UsageError):
+                if (path / _FACTS).is_file():
+                    facts = _Facts.read(path / _FACTS)
+                    size = sum((path / name).stat().st_size for name in (*facts.files, _FACTS))
+                    yield Entry(key=path.name, about=facts.about, folder=path, size=size, used=path.stat().st_mtime)
+
+
+def artifact_store() -> Store:
+    """Where compiled code is kept for the next fine-tune of the same architecture."""
+    return Store(folder=cache_folder("artifacts"))
+
+
+def _trusted(folder: Path) -> bool:
+    """Whether nobody but this user (and root) can have written the entry: it may hold native code."""
+    own = {0, os.geteuid()}
+    facts = [path.stat() for path in (folder.parent, folder, *folder.rglob("*"))]
+    return all(one.st_uid in own and not one.st_mode & _OTHERS for one in facts)

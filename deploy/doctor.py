@@ -43,6 +43,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "azure": ("fsspec", "adlfs"),
     "oci": ("oras",),
     "sign": ("model-signing", "pyopenssl", "securesystemslib", "cyclonedx-python-lib"),
+    "timm": ("timm",),
+    "transformers": ("transformers",),
 }
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "tritonclient.grpc", "mlperf_loadgen")
 _ISAS = {"avx2": "AVX2", "avx512f": "AVX-512", "amx_tile": "AMX"}

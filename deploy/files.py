@@ -37,6 +37,47 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def sha256_folder(folder: Path) -> str:
+    """The hex SHA-256 of the text that `sha256sum` prints for all files below `folder`, sorted by their names' bytes.
+
+    A line is `<digest>  <name>`, the name relative and with `/`, as `sha256sum` writes it in the C locale. Hidden
+    files count; empty folders do not. A link to a file counts as that file. Raises UsageError if there is no file, or
+    one that cannot be told this way.
+    """
+    files = files_below(folder)
+    if not files:
+        raise UsageError(f"{shown(str(folder))} is an empty folder", expected="a folder with files in it")
+    lines = (f"{sha256_file(folder / name)}  {name}\n" for name in files)
+    return sha256_bytes("".join(lines).encode())
+
+
+def sha256_path(path: Path) -> str:
+    """The hex SHA-256 of a file (`sha256_file`), or of a folder (`sha256_folder`)."""
+    return sha256_folder(path) if path.is_dir() else sha256_file(path)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    return sum((path / name).stat().st_size for name in files_below(path)) if path.is_dir() else path.stat().st_size
+
+
+def files_below(folder: Path) -> list[str]:
+    """The POSIX paths of all files below `folder`, relative to it, sorted by their bytes; links to files are followed.
+
+    Raises UsageError for a link that leads to no file, a special file, or a name that holds a line break or is no text.
+    """
+    paths = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    for path, name in zip(paths, names, strict=True):
+        if not path.is_file() or not name.isprintable() or "\\" in name:
+            raise UsageError(
+                f"{shown(str(path))} is a link to a folder or to nothing, no regular file, or has an unprintable name",
+                expected="a folder of regular files",
+                fix="copy the checkpoint's own files into a folder of their own",
+            )
+    return sorted(names, key=os.fsencode)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one, never a part."""
     _write_beside(path, data, lambda temporary: temporary.replace(path))

@@ -5,8 +5,9 @@ command `package`. This process never imports torch: what needs it runs in child
 
     1. Find what this machine lacks, before any work: an engine, a compiler.
     2. Read the checkpoint, the labels and the samples; look up what the name is bound to.
-    3. Convert: one program, then each format in a child of its own.
-    4. Prove each artifact against the float64 reference, and eager against what training computed.
+    3. Convert: one program, then each format in a child of its own; compiled code of before takes the new weights.
+    4. Prove each artifact against the float64 reference, and eager against what training computed. One that fails and
+       holds code of before is compiled again first: only what was made from this checkpoint may refute it.
     5. Measure latency, artifacts and eager interleaved.
     6. Choose what deserves to be published.
     7. Stage it with its evidence, serve it from the stage in a real tritonserver, and judge the answers.
@@ -14,17 +15,29 @@ command `package`. This process never imports torch: what needs it runs in child
 """
 
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
+from deploy.cache import artifact_store
 from deploy.checkpoint.load import read_checkpoint
+from deploy.checkpoint.model import Checkpoint
 from deploy.choose import Choice, Rules, choose
 from deploy.convert.aoti import require_compiler
 from deploy.convert.building import aoti_obstacle
-from deploy.convert.export import program_inputs
+from deploy.convert.export import program_dims, program_inputs
 from deploy.convert.model import Artifact, Format
 from deploy.convert.run import Conversion, ConversionPlan, convert
+from deploy.ensemble.image import (
+    ImagePlan,
+    StagedEnsemble,
+    check_part_names,
+    plan_images,
+    publish_ensemble,
+    staged_ensemble,
+)
 from deploy.errors import UnfinishedError, UsageError
 from deploy.evidence import Judgement, LatencyEvidence, Verdict
 from deploy.processes import Limits, Worker, prepare
@@ -32,11 +45,12 @@ from deploy.progress import Progress, Silent
 from deploy.repository.contract import binding_manifest, check_contract
 from deploy.repository.layout import check_name, next_number
 from deploy.repository.manifest import Manifest
-from deploy.repository.publish import PublishOptions
+from deploy.repository.publish import PublishedVersion, PublishOptions
 from deploy.repository.stage import Stage, Step, open_stage
 from deploy.request import Inputs, Outcome, PackagePlan, PackageRequest, PackageResult
 from deploy.serve.engines import Engine, find_engine
-from deploy.spec import BATCH, Dim, Spec
+from deploy.serve.python_environment import find_python_environment
+from deploy.spec import Spec
 from deploy.validate.behaviour import check_labels, read_labels
 from deploy.validate.contenders import Surroundings, inputs_by_batch, open_contenders
 from deploy.validate.latency import LatencyPlan, measure
@@ -57,6 +71,9 @@ def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: 
         run = _Run(request=request, inputs=inputs, work=work, progress=progress)
         conversion = run.convert()  # 3
         proof = run.prove(conversion)  # 4
+        if suspects := run.suspects(conversion, proof):
+            conversion = run.convert_again(suspects)
+            proof = run.prove(conversion)
         latency = run.measure(conversion, proof)  # 5
         choice = run.choose(conversion, proof, latency)  # 6
         plan = run.version_plan(conversion, proof, latency=latency, engine=engine)
@@ -94,7 +111,7 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
     name = check_name(request.name or checkpoint.name)
     labels = read_labels(request.labels) if request.labels else None
     classes = check_labels(labels, checkpoint)
-    samples = load_samples(request.samples, checkpoint.inputs) if request.samples else None
+    samples = load_samples(request.samples, checkpoint.inputs, checkpoint.dims) if request.samples else None
     for left in _left_out(request).values():
         progress.note(f"NO AOTInductor artifact, {', '.join(_formats(request))} only: {left}")
     if request.target.device != "cpu":
@@ -104,9 +121,25 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
     if samples is None:
         progress.note("no --samples: seeded inputs only, so whether training computed the same stays unconfirmed")
     bound = None if request.all_formats or request.new_contract else binding_manifest(request.repository, name)
-    inputs = Inputs(checkpoint=checkpoint, name=name, classes=classes, samples=samples, bound=bound)
+    ensemble = _plan_ensemble(request, checkpoint, name)
+    inputs = Inputs(checkpoint=checkpoint, name=name, classes=classes, samples=samples, bound=bound, ensemble=ensemble)
     _check_bound(request, inputs)
     return inputs
+
+
+def _plan_ensemble(request: PackageRequest, checkpoint: Checkpoint, name: str) -> ImagePlan | None:
+    """The plan of the ensemble that was asked for. Raises UsageError if there cannot be one."""
+    if request.ensemble is None:
+        if request.images is not None or request.exif_orientation:
+            raise UsageError(
+                f"{'--images' if request.images else '--exif-orientation'} was given without --ensemble image",
+                expected="an ensemble that decodes images",
+                fix="add --ensemble image, or leave it out",
+            )
+        return None
+    for format_ in _formats(request):
+        check_part_names(request.repository, f"{name}_{format_}" if request.all_formats else name)
+    return plan_images(checkpoint, request.images, exif_orientation=request.exif_orientation)
 
 
 def _check_machine(request: PackageRequest) -> Engine | None:
@@ -117,7 +150,10 @@ def _check_machine(request: PackageRequest) -> Engine | None:
         raise obstacle
     if "aoti" in _formats(request):
         require_compiler()
-    return find_engine() if request.serve_check else None
+    engine = find_engine() if request.serve_check else None
+    if request.ensemble and engine is not None and engine.kind == "local":
+        find_python_environment()
+    return engine
 
 
 def _formats(request: PackageRequest) -> tuple[Format, ...]:
@@ -139,7 +175,7 @@ def _check_bound(request: PackageRequest, inputs: Inputs) -> None:
     if bound is None:
         return
     if bound.format not in _formats(request):
-        left_out = _left_out(request).get(bound.format)
+        left_out = {str(name): why for name, why in _left_out(request).items()}.get(bound.format)
         raise UsageError(
             f"{inputs.name} is bound to the format {bound.format} by its version {bound.version}"
             + (f", which is not built here: {left_out}" if left_out else ""),
@@ -160,9 +196,10 @@ class _Promise:
 
 def _promise(request: PackageRequest, inputs: Inputs, bound: Manifest) -> _Promise:
     tensors = program_inputs(inputs.checkpoint.inputs, max_batch=request.max_batch)
-    batch = Dim(name=BATCH, minimum=1, maximum=request.max_batch)
-    spec = Spec(inputs=tensors, outputs=bound.spec.outputs, dims=(batch,))
-    return _Promise(format=bound.format, spec=spec, classes=inputs.classes)
+    own = program_dims(inputs.checkpoint, max_batch=request.max_batch)
+    kept = (dim for dim in bound.spec.dims if dim.name not in {dim.name for dim in own})
+    spec = Spec(inputs=tensors, outputs=bound.spec.outputs, dims=(*own, *kept))
+    return _Promise(format=bound.compiled, spec=spec, classes=inputs.classes)
 
 
 def _model_name(request: PackageRequest, inputs: Inputs, name: Format) -> str:
@@ -183,25 +220,46 @@ class _Run:
         resources = self.request.resources
         return Limits(seconds=resources.seconds, memory=resources.memory)
 
-    def convert(self) -> Conversion:
+    def convert(self, *, again: bool = False) -> Conversion:
         """Step 3. Raises UnfinishedError if no format could be built, or one that was asked for by name."""
         resources = self.request.resources
         plan = ConversionPlan(
             formats=_formats(self.request),
             max_batch=self.request.max_batch,
             target=self.request.target,
-            folder=self.work.work,
+            folder=self.work.work / "again" if again else self.work.work,
+            store=artifact_store() if resources.cache and not again else None,
             jobs=resources.jobs,
             timeout=resources.seconds,
             memory_limit=resources.memory,
         )
         conversion = convert(self.inputs.checkpoint, plan, self.progress)
+        for name, artifact in conversion.artifacts.items():
+            if artifact.reused:
+                self.progress.note(f"{name}: compiled before for the same graph, with the weights of this checkpoint")
         self.work.step("converted")
+        for note in conversion.program.notes:
+            self.progress.note(note)
         for name, failure in conversion.failures.items():
             self.progress.note(f"{name} was lost: {failure.message}")
         if conversion.failures and (self.request.by_name or not conversion.artifacts):
             raise _conversion_error(conversion)
         return conversion
+
+    def suspects(self, conversion: Conversion, proof: Proof) -> tuple[str, ...]:
+        """The keys of work from the cache that failed its proof here."""
+        return tuple(
+            artifact.reused
+            for name, artifact in conversion.artifacts.items()
+            if artifact.reused and not proof.evidence[name].judgement.passed
+        )
+
+    def convert_again(self, suspects: Sequence[str]) -> Conversion:
+        """Step 3 without the cache, which loses those entries."""
+        self.progress.note("what was compiled before failed its proof: all is compiled again")
+        for key in suspects:
+            artifact_store().drop(key)
+        return self.convert(again=True)
 
     def prove(self, conversion: Conversion) -> Proof:
         """Step 4."""
@@ -262,7 +320,7 @@ class _Run:
             formats=_formats(self.request),
             by_name=self.request.by_name,
             all_formats=self.request.all_formats,
-            bound=bound.format if bound else None,
+            bound=bound.compiled if bound else None,
             accept_parity_failure=self.request.accept_parity_failure,
             slo=self.request.slo_p99_ms is not None,
         )
@@ -293,25 +351,36 @@ class _Run:
         Without `all_formats` the first that serves is enough, unless the formats were asked for by name.
         """
         lost, served = {**_left_out(self.request), **choice.lost}, []
-        good: list[StagedVersion] = []
+        good: list[tuple[StagedVersion, StagedEnsemble | None]] = []
         with ExitStack() as stages:
             for name in choice.publish:
                 staged = stages.enter_context(self._staged(conversion.artifacts[name], plan))
                 if staged.served is not None:
                     served.append(staged.served)
-                if staged.judgement.passed:
-                    good.append(staged)
+                ensemble = self._ensemble(staged, plan, stages) if staged.judgement.passed else None
+                if ensemble is not None and ensemble.served is not None:
+                    served.append(ensemble.served)
+                judgement = staged.judgement if ensemble is None else ensemble.judgement
+                if judgement.passed:
+                    good.append((staged, ensemble))
                     if not self.request.all_formats:
                         break
                 else:
-                    lost[name] = f"served: {staged.judgement.reason}"
+                    lost[name] = f"{'ensemble' if ensemble else 'served'}: {judgement.reason}"
                     self.progress.note(f"{name} was lost: {lost[name]}")
                     if self.request.by_name:
                         good.clear()
                         break
-            published = tuple(publish_staged(staged, plan) for staged in good)
+            published = tuple(chain.from_iterable(_published(*one, plan) for one in good))
         judgement = choice.judgement if good or not choice.publish else _not_served(lost)
         return Outcome(judgement=judgement, published=published, served=tuple(served), lost=lost)
+
+    def _ensemble(self, staged: StagedVersion, plan: VersionPlan, stages: ExitStack) -> StagedEnsemble | None:
+        """The ensemble round a staged version, served with it; None where none was asked for."""
+        images = self.inputs.ensemble
+        if images is None:
+            return None
+        return stages.enter_context(staged_ensemble(staged, plan, images, progress=self.progress))
 
     def _staged(self, artifact: Artifact, plan: VersionPlan) -> AbstractContextManager[StagedVersion]:
         keep = self.request.keep_failed
@@ -323,6 +392,14 @@ class _Run:
             keep_failed=keep / f"version-{artifact.format}" if keep else None,
             progress=self.progress,
         )
+
+
+def _published(staged: StagedVersion, ensemble: StagedEnsemble | None, plan: VersionPlan) -> Iterator[PublishedVersion]:
+    """The version, and after it the ensemble that runs it."""
+    network = publish_staged(staged, plan)
+    yield network
+    if ensemble is not None:
+        yield from publish_ensemble(ensemble, network, plan)
 
 
 def _not_served(lost: dict[Format, str]) -> Judgement:

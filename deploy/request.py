@@ -5,10 +5,12 @@ Owns no work. Made by the command `package` and by whoever packages from Python;
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.convert.model import FORMATS, Format
 from deploy.convert.run import Conversion
+from deploy.ensemble.image import ImagePlan
 from deploy.errors import ExitCode
 from deploy.evidence import BehaviourEvidence, Judgement, LatencyEvidence, ParityEvidence, ServedEvidence
 from deploy.repository.manifest import Manifest
@@ -23,7 +25,8 @@ from deploy.validate.samples import Samples
 class Resources:
     """What the work may use. `jobs`: conversions side by side; `seconds`: per child call; `memory`: bytes per child.
 
-    `seconds_per_cell` is how long latency is measured per contender and batch size.
+    `seconds_per_cell` is how long latency is measured per contender and batch size. `cache`: compiled code of before
+    may be taken, and is kept.
     """
 
     jobs: int | None = None
@@ -31,11 +34,16 @@ class Resources:
     memory: int | None = None
     threads: int = field(default_factory=default_threads)
     seconds_per_cell: float = 2.5
+    cache: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageRequest:
-    """What the user asked for. `by_name`: the formats were named, so each must be built and pass."""
+    """What the user asked for. `by_name`: the formats were named, so each must be built and pass.
+
+    `ensemble` is what goes in round the version, `images` a folder of real ones for its proof; `exif_orientation` says
+    that training turned photographs as their EXIF says.
+    """
 
     checkpoint: CheckpointRequest
     repository: Path
@@ -47,6 +55,9 @@ class PackageRequest:
     by_name: bool = False
     all_formats: bool = False
     max_batch: int = 8
+    ensemble: Literal["image"] | None = None
+    images: Path | None = None
+    exif_orientation: bool = False
     slo_p99_ms: float | None = None
     thorough: bool = False
     promote: bool = False
@@ -61,13 +72,17 @@ class PackageRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What step 2 found. `bound` is the manifest that binds the name, None for a new name."""
+    """What step 2 found. `bound` is the manifest that binds the name, None for a new name.
+
+    `ensemble` is the plan of the ensemble round it, None where none was asked for.
+    """
 
     checkpoint: Checkpoint
     name: str
     classes: tuple[str, ...] | None
     samples: Samples | None
     bound: Manifest | None
+    ensemble: ImagePlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.ensemble.served import check_published
 from deploy.errors import DeployError, ExitCode
 from deploy.evidence import Judgement, ServedEvidence, Verdict
 from deploy.llm.again import llm_misfits, serve_again
@@ -110,15 +111,27 @@ def _verify_one(version: Version, asked: _Asked, progress: Progress) -> Verified
         if checks["digests"].passed:
             # Only then: what is not what was published may not even be a config, or an archive.
             checks["lint"] = _judged(lambda: _lint(version), "Triton would accept the config")
-            target = asked.target or _own_target(manifest)
-            checks["target"] = _judged(lambda: _misfits(version, manifest, target), _fits(target, manifest))
+            checks["target"] = _check_target(version, manifest, asked.target or _own_target(manifest))
         # Nothing that is not what was published is loaded: a model.pt2 is native code.
-        if asked.engine is not None and all(judgement.passed for judgement in checks.values()):
-            served = _serve(version, manifest, asked.engine)
+        # A step in Python answers nothing by itself: its ensemble is asked.
+        engine = asked.engine if manifest.format != "python" else None
+        if engine is not None and all(judgement.passed for judgement in checks.values()):
+            served = _serve(version, manifest, engine)
             checks["served"] = served if isinstance(served, Judgement) else served.judgement
     return VerifiedVersion(
         version=version, checks=checks, served=served if isinstance(served, ServedEvidence) else None
     )
+
+
+def _check_target(version: Version, manifest: Manifest, target: Target) -> Judgement:
+    """What is compiled is held against the target; Python and an ensemble run wherever the server does."""
+    if manifest.format in ("python", "ensemble"):
+        needs = " ".join(
+            f"{name} {manifest.artifact[name]}" for name in ("numpy", "pillow") if name in manifest.artifact
+        )
+        reason = f"nothing is compiled; proven with {needs}" if needs else "nothing is compiled; its steps are versions"
+        return Judgement(verdict=Verdict.PASS, reason=reason)
+    return _judged(lambda: _misfits(version, manifest, target), _fits(target, manifest))
 
 
 def _judged(find: Callable[[], Sequence[str]], good: str) -> Judgement:
@@ -172,8 +185,10 @@ def _serve(version: Version, manifest: Manifest, engine: Engine) -> ServedEviden
     try:
         if manifest.format == "vllm":
             return serve_again(version, engine)
+        if manifest.format == "ensemble":
+            return check_published(version, engine)
         baseline = load_baseline(version.evidence, manifest.spec)
-        question = ServedQuestion(baseline=baseline, format=manifest.format, classes=manifest.classes)
+        question = ServedQuestion(baseline=baseline, format=manifest.compiled, classes=manifest.classes)
         return check_served(version, engine, question)
     except DeployError as error:
         return _no(str(error))

@@ -142,10 +142,19 @@ def save(out: Path, model: nn.Module, optimizer: torch.optim.Optimizer, recipe: 
     )
     metadata = {"format": "pt", "classes": json.dumps(CLASSES), "preprocessing": json.dumps(PREPROCESSING)}
     save_file(weights, stem.with_suffix(".safetensors"), metadata=metadata)
-    _save_samples(out / "samples.npz", model, held_out.head(SAMPLES))
+    save_samples(out / "samples.npz", model, held_out.head(SAMPLES))
     (out / "labels.txt").write_text("".join(f"{name}\n" for name in CLASSES))
     for path in sorted(out.iterdir()):
         print(f"  {path} ({path.stat().st_size:,} bytes)")
+
+
+def save_samples(path: Path, model: nn.Module, samples: Digits, *, write: bool = True) -> None:
+    """Held-out images with what the network says of them; with `write=False` only its part in a sharded model's run."""
+    images = preprocess(samples.images)
+    arrays = {"input": images, "expected/output": logits(model, images), "labels": samples.labels}
+    if write:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, allow_pickle=False, **arrays)
 
 
 PREPROCESSING: dict[str, Any] = {
@@ -173,12 +182,6 @@ def _backbone(recipe: Recipe) -> nn.Module:
             return pretrained
     seeded: nn.Module = models.get_model(recipe.arch, weights=None)
     return seeded
-
-
-def _save_samples(path: Path, model: nn.Module, samples: Digits) -> None:
-    images = preprocess(samples.images)
-    arrays = {"input": images, "expected/output": logits(model, images), "labels": samples.labels}
-    np.savez(path, allow_pickle=False, **arrays)
 
 
 def _below(name: str, prefix: str) -> bool:

@@ -4,7 +4,7 @@ torchvision's own initial weights would let mutants live: a vision transformer's
 layers by 1e-6, and batch statistics of mean 0 and variance 1 let signals fade from layer to layer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,12 +29,42 @@ def seeded_module(builder: str, *, num_classes: int = 10, size: int = 224, seed:
     return calibrate(module, lambda rows: image_like(rows, size=size, seed=seed))
 
 
+def seeded_vision_model(
+    builder: str, inputs: "Callable[[int], tuple[Tensor, ...]]", options: "Mapping[str, object]", *, seed: int = 0
+) -> "nn.Module":
+    """Any torchvision model in the form in which it is served, ready to be compared; `inputs` makes rows for it."""
+    import inspect
+
+    import torch
+
+    from deploy.checkpoint.servable import servable
+    from deploy.checkpoint.vision import import_torchvision
+
+    torch.manual_seed(seed)
+    build = import_torchvision().models.get_model_builder(builder)
+    backbone = {"weights_backbone": None} if "weights_backbone" in inspect.signature(build).parameters else {}
+    module: nn.Module = servable(build(weights=None, **backbone, **options))
+    enliven(module)
+    return calibrate(module, inputs)
+
+
 def save_state_dict(module: "nn.Module", path: Path) -> Path:
     """The bare `state_dict` on disk, as people save it."""
     import torch
 
     torch.save(module.state_dict(), path)
     return path
+
+
+def moving(rows: int, shape: "Sequence[int]", *, seed: int = 0) -> "Tensor":
+    """Smooth fields of this shape with fine texture, over as many last axes as there are after the channels."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed + rows)
+    coarse = torch.randn(rows, shape[0], *[min(6, side) for side in shape[1:]], generator=generator)
+    mode = "trilinear" if len(shape) == 4 else "bilinear"
+    smooth = torch.nn.functional.interpolate(coarse, size=tuple(shape[1:]), mode=mode, align_corners=True)
+    return smooth + 0.5 * torch.randn(smooth.shape, generator=generator)
 
 
 def image_like(rows: int, *, size: int, channels: int = 3, seed: int = 0) -> "Tensor":
@@ -60,14 +90,15 @@ def enliven(module: "nn.Module") -> None:
             elif not parameter.any() and name.endswith(("token", "embedding")):
                 parameter.normal_(std=0.1)
         heads = [child for child in module.modules() if isinstance(child, nn.Linear)]
-        heads = heads or [child for child in module.modules() if isinstance(child, nn.Conv2d)]  # type: ignore[misc]
+        convolutions = nn.Conv2d | nn.Conv3d
+        heads = heads or [child for child in module.modules() if isinstance(child, convolutions)]  # type: ignore[misc]
         head = heads[-1]
         head.weight.normal_(std=float(np.prod(head.weight.shape[1:])) ** -0.5)
         if head.bias is not None:
             head.bias.normal_(std=0.5)
 
 
-def calibrate(module: "nn.Module", inputs: "Callable[[int], Tensor]") -> "nn.Module":
+def calibrate(module: "nn.Module", inputs: "Callable[[int], Tensor | tuple[Tensor, ...]]") -> "nn.Module":
     """The module in eval mode, its batch statistics those of a few forward passes, its affine parts seeded."""
     import torch
     from torch import nn
@@ -83,7 +114,8 @@ def calibrate(module: "nn.Module", inputs: "Callable[[int], Tensor]") -> "nn.Mod
             norm.momentum = None  # a plain mean over the calibration batches
             norm.train()
         for batch in range(CALIBRATION_BATCHES if norms else 0):
-            module(inputs(CALIBRATION_ROWS + batch))
+            given = inputs(CALIBRATION_ROWS + batch)
+            module(*(given if isinstance(given, tuple) else (given,)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return module.eval()

@@ -54,7 +54,7 @@ def lively(seed: int) -> models.ConvNet:
     return module.eval()
 
 
-def save_samples(path: Path, module: models.ConvNet) -> None:
+def save_samples(path: Path, module: torch.nn.Module) -> None:
     """Rows of noise of several brightnesses, with the outputs that the training side would have saved."""
     images = torch.randn(ROWS, *models.IMAGE) * torch.linspace(0.3, 2.0, ROWS)[:, None, None, None]
     with torch.no_grad():

@@ -9,6 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from deploy.checkpoint.model import InputRequest
 from deploy.cli.config import RECORDS, TABLES, find_command, own_command, read_config, table_options, table_record
 from deploy.cli.main import COMMANDS, cli
 from deploy.errors import UsageError
@@ -42,7 +43,7 @@ def parsed(folder: Path, name: str, *arguments: str, text: str = TEXT) -> click.
 def test_a_file_says_what_no_option_says(tmp_path: Path) -> None:
     found = parsed(tmp_path, "package", "model.pt").params
     assert found["repository"] == tmp_path / "models"
-    assert found["input_shapes"] == ((3, 64, 64),)
+    assert found["inputs"] == (InputRequest(shape=(3, 64, 64)),)
     assert (found["formats"], found["thorough"], found["serve_check"]) == (("onnx",), True, False)
     assert (found["memory_limit"], found["max_batch"]) == (4.0, 8)
 
@@ -52,7 +53,7 @@ def test_an_option_outdoes_the_file(tmp_path: Path) -> None:
     found = parsed(tmp_path, "package", "model.pt", *options).params
     assert found["repository"] == Path("here")
     assert (found["thorough"], found["serve_check"]) == (False, True)
-    assert (found["input_shapes"], found["formats"]) == (((1, 8),), ("aoti",))
+    assert (found["inputs"], found["formats"]) == ((InputRequest(shape=(1, 8)),), ("aoti",))
 
 
 def test_a_file_can_say_what_a_command_requires(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_a_file_can_say_what_a_command_requires(tmp_path: Path) -> None:
 
 def test_several_shapes_are_a_list_of_lists(tmp_path: Path) -> None:
     found = parsed(tmp_path, "package", "model.pt", text="[package]\ninput_shape = [[3, 64, 64], [5]]\n")
-    assert found.params["input_shapes"] == ((3, 64, 64), (5,))
+    assert [one.shape for one in found.params["inputs"]] == [(3, 64, 64), (5,)]
 
 
 def test_the_recorded_command_says_what_the_file_said(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_the_recorded_command_says_what_the_file_said(tmp_path: Path) -> None:
     assert "config" not in said
     assert " --thorough" not in said
     again = find_command("package").make_context("package", list(recorded[2:]))
-    names = {"input_shapes", "formats", "thorough", "serve_check", "memory_limit", "name"}
+    names = {"inputs", "formats", "thorough", "serve_check", "memory_limit", "name"}
     assert {name: again.params[name] for name in names} == {name: context.params[name] for name in names}
 
 

@@ -12,8 +12,8 @@ from deploy.serve.engines import Engine
 from deploy.targets import find_target
 from tests.fixtures import save_state_dict, seeded_module
 
-QUICK = ("resnet18", "mobilenet_v3_small")
-SLOW = ("efficientnet_b0", "vit_b_16", "swin_t", "convnext_tiny", "densenet121", "regnet_y_400mf")
+QUICK = ("mobilenet_v3_small",)
+SLOW = ("resnet18", "efficientnet_b0", "vit_b_16", "swin_t", "convnext_tiny", "densenet121", "regnet_y_400mf")
 
 
 @pytest.mark.engine

@@ -4,9 +4,10 @@ Owns the meta-device trick and the assignment; decides nothing about which archi
 Called by load and, for shapes alone, by zoo_index.
 """
 
+import inspect
 import warnings
 from collections import OrderedDict, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +20,7 @@ from deploy.checkpoint.vision import import_torchvision
 from deploy.errors import UsageError
 
 COUNTER = "num_batches_tracked"  # of batch norm: training counts with it, inference never reads it
+EPSILON = "norm_epsilon"  # an option of ours, which no builder has: the epsilon of every batch norm
 
 
 @contextmanager
@@ -43,20 +45,36 @@ def parameters_on_meta() -> Iterator[None]:
 
 
 def build_architecture(entry: Architecture, options: Mapping[str, Any]) -> nn.Module:
-    """The builder's module, its parameters on the meta device. `options` are the builder's keywords and `in_channels`.
+    """The builder's module, its parameters on the meta device.
 
-    No torchvision builder takes the number of input channels, so the first convolution is changed where it is not 3.
+    `options` are the builder's keywords, `in_channels` and `norm_epsilon`. No torchvision builder takes the number of
+    input channels, so the first convolution is changed where it is not 3.
     """
-    models = import_torchvision().models
+    builder = import_torchvision().models.get_model_builder(entry.builder)
     keywords = dict(options)
-    channels = keywords.pop("in_channels", 3)
-    with parameters_on_meta(), warnings.catch_warnings():
+    channels, epsilon = keywords.pop("in_channels", 3), keywords.pop(EPSILON, None)
+    if "weights_backbone" in inspect.signature(builder).parameters:
+        keywords["weights_backbone"] = None  # by default such a builder downloads them
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module: nn.Module = models.get_model(entry.builder, weights=None, **keywords)
-        if channels != 3:
-            assert entry.stem is not None
-            _change_channels(module, entry.stem.removesuffix(".weight"), channels)
+        module = _built_without_data(builder, keywords)
+    if channels != 3:
+        assert entry.stem is not None
+        _change_channels(module, entry.stem.removesuffix(".weight"), channels)
+    if epsilon is not None:
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.eps = epsilon
     return module
+
+
+def _built_without_data(builder: Callable[..., nn.Module], keywords: Mapping[str, Any]) -> nn.Module:
+    try:
+        with parameters_on_meta():
+            return builder(weights=None, **keywords)
+    except RuntimeError:
+        # A builder that runs its network once to see how wide it is (ssdlite) needs data for that.
+        return builder(weights=None, **keywords)
 
 
 def left_on_meta(module: nn.Module, *, filled: Collection[str]) -> bool:
@@ -102,7 +120,7 @@ def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Modul
 
 def _change_channels(module: nn.Module, path: str, channels: int) -> None:
     convolution = module.get_submodule(path)
-    assert isinstance(convolution, nn.Conv2d) and convolution.groups == 1
+    assert isinstance(convolution, nn.Conv2d | nn.Conv3d) and convolution.groups == 1
     shape = (convolution.out_channels, channels, *convolution.kernel_size)
     convolution.in_channels = channels
     convolution.weight = nn.Parameter(torch.empty(shape, device="meta"))

@@ -42,26 +42,30 @@ def find_factory(reference: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def keyword_choices(reference: str, classes: int | None) -> list[dict[str, Any]]:
-    """The keywords to try calling it with, best first: `num_classes` where it takes that and it is known, then none.
+def keyword_choices(reference: str, classes: int | None, *, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The keywords to try calling it with, best first: hyper-parameters of the file, `num_classes`, then none.
 
-    Raises UsageError if it needs arguments that nothing here can give.
+    Of the `settings` it gets those that it names. Raises UsageError if it needs arguments that nothing here can give.
     """
     function = find_factory(reference)
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return [{}]
-    named = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in named]
-    takes_classes = "num_classes" in parameters and classes is not None
-    choices: list[dict[str, Any]] = [{"num_classes": classes}] if takes_classes else []
-    if not needed:
-        choices.append({})
-    if not choices or set(needed) - {"num_classes"}:
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    named = [p.name for p in parameters.values() if p.kind not in variable]
+    needed = {p.name for p in parameters.values() if p.default is p.empty and p.kind not in variable}
+    counted = {"num_classes": classes} if "num_classes" in named and classes is not None else {}
+    told = {name: settings[name] for name in named if name in settings}
+    choices: list[dict[str, Any]] = []
+    for keywords in ({**counted, **told}, told, counted, {}):
+        if needed <= set(keywords) and keywords not in choices:
+            choices.append(keywords)
+    if not choices:
         raise UsageError(
-            f"--factory {reference} needs the arguments {', '.join(needed)}",
-            expected="a function that takes nothing, or num_classes",
+            f"--factory {reference} needs the arguments {', '.join(p for p in named if p in needed)}",
+            expected="a function that takes nothing, num_classes, or hyper-parameters that the file holds"
+            + (f": {', '.join(list(settings)[:12])}" if settings else ""),
             fix="wrap it in a function that fills them in",
         )
     return choices

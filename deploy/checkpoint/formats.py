@@ -1,27 +1,25 @@
 """A file on disk becomes the object that was saved in it, its tensors memory-mapped wherever the format allows.
 
-Owns the only `torch.load` of the project and every refusal that concerns pickles. Judges no weights.
+Owns every refusal that concerns pickles; `pickles` unpickles. Judges no weights.
 Called by load.
 """
 
-import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from deploy.checkpoint.pickles import load_plain, load_trusted, types_needed
+from deploy.checkpoint.sharded import read_sharded
 from deploy.checkpoint.sniff import SAVE_STATE_DICT, WANTED, Kind, damaged, recognise
 from deploy.errors import UsageError
-
-_NAMED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What a file holds: a mapping (bare weights, or a training dict), and the text metadata of a safetensors file."""
+    """What a file or folder holds: a mapping (bare weights, or a training dict), and a safetensors file's metadata."""
 
-    format: Literal["torch", "safetensors"]
+    format: Literal["torch", "safetensors", "distributed"]
     content: Mapping[Any, Any]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -35,6 +33,10 @@ def read_stored(path: Path, *, trust_pickle: bool = False) -> Stored:
     kind = recognise(path)
     if kind is Kind.SAFETENSORS:
         return _read_safetensors(path)
+    if kind is Kind.SHARDED:
+        return Stored(format="distributed", content=_read_folder(path, trust_pickle=trust_pickle))
+    if kind is Kind.PROGRAM:
+        raise UsageError(f"{path} is a torch.export program rather than weights", expected=WANTED)
     content = _read_torch(path, zipped=kind is Kind.TORCH_ZIP, trust_pickle=trust_pickle)
     return Stored(format="torch", content=_require_mapping(path, content))
 
@@ -51,77 +53,45 @@ def _read_safetensors(path: Path) -> Stored:
     return Stored(format="safetensors", content=tensors, metadata=metadata)
 
 
+def _read_folder(path: Path, *, trust_pickle: bool) -> dict[str, Any]:
+    """The tensors of all shards, and what Lightning puts beside them (`meta.pt`): hyper-parameters and progress."""
+    beside = path / "meta.pt"
+    facts = read_stored(beside, trust_pickle=trust_pickle).content if beside.is_file() else {}
+    return {**facts, **read_sharded(path)}
+
+
 def _read_torch(path: Path, *, zipped: bool, trust_pickle: bool) -> object:
     import pickle
 
-    import torch
-
-    if trust_pickle:
-        return _read_trusted(path, zipped=zipped)
     try:
-        # An old torch wrote what a new one warns about; the user of this command can do nothing about either.
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless_globals()):
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)  # noqa: TID251 - the one place
+        return load_trusted(path, mmap=zipped) if trust_pickle else load_plain(path, mmap=zipped)
     except pickle.UnpicklingError as error:
-        raise _refused_pickle(path, _types_needed(path, str(error), zipped=zipped)) from error
-    except Exception as error:  # the reader raises whatever a damaged pickle leads it to
-        raise damaged(path, error) from error
-
-
-def _read_trusted(path: Path, *, zipped: bool) -> object:
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=False, mmap=zipped)  # noqa: TID251 - asked for
+        if trust_pickle:
+            raise _failed(path, error) from error
+        raise _refused_pickle(path, types_needed(path, str(error), zipped=zipped)) from error
     except (EOFError, OSError) as error:
         raise damaged(path, error) from error
-    except Exception as error:  # a pickle may run, and so raise, anything
-        raise UsageError(
-            f"unpickling {path} failed with {type(error).__name__}: {error}",
-            expected="the code that this pickle names, importable from here",
-            fix=f"run this where the training code is, or {SAVE_STATE_DICT}",
-        ) from error
+    except Exception as error:  # the reader raises whatever a damaged pickle, or the code it runs, leads it to
+        raise (_failed if trust_pickle else damaged)(path, error) from error
 
 
-def _harmless_globals() -> list[Any]:
-    """What `np.float64` scalars, such as a best accuracy, are rebuilt from: constructors without side effects."""
-    import numpy as np
-    from numpy.dtypes import Float16DType, Float32DType, Float64DType, Int32DType, Int64DType
-
-    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    dtypes = [Float16DType, Float32DType, Float64DType, Int32DType, Int64DType]
-    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *dtypes]
-
-
-def _types_needed(path: Path, message: str, *, zipped: bool) -> list[str]:
-    """The types a pickle asks for beyond weights: all of them for a zip file, else the first, from torch's message."""
-    names: list[str] = []
-    if zipped:
-        allowed = {"numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar", "numpy.dtype"}
-        names = sorted(
-            name for name in _all_globals(path) if name not in allowed and not name.startswith("numpy.dtypes.")
-        )
-    if not names and (match := _NAMED_GLOBAL.search(message)):
-        names = [match[1]]
-    return names
-
-
-def _all_globals(path: Path) -> list[str]:
-    """Every type a zip file's pickle asks for that torch does not allow; none where that cannot be read."""
-    import torch
-
-    try:
-        return torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except Exception:  # noqa: BLE001 - only makes a message more complete; the refusal stands without it
-        return []
+def _failed(path: Path, error: Exception) -> UsageError:
+    return UsageError(
+        f"unpickling {path} failed with {type(error).__name__}: {error}",
+        expected="the code that this pickle names, importable from here",
+        fix=f"run this where the training code is, or {SAVE_STATE_DICT}",
+    )
 
 
 def _refused_pickle(path: Path, names: list[str]) -> UsageError:
     if any(name.startswith("torch.nn.modules.") for name in names):
         return _whole_module(path, next(name for name in (*_not_torch(names), *names)))
+    if quantized := next((name for name in names if name.startswith("torchao.")), None):
+        return UsageError(
+            f"{path} holds weights that torchao has quantized ({quantized})",
+            expected="float weights: quantized ones are not converted yet",
+            fix="save the state_dict before quantize_ converts it, or after dequantizing each tensor of torchao's",
+        )
     if not names:
         return UsageError(
             f"{path} is a pickle with instructions that are not needed for weights",

@@ -5,7 +5,7 @@ Called by load.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any
 
@@ -15,6 +15,10 @@ from deploy.errors import UsageError
 _COUNTER = ".num_batches_tracked"
 _NEAREST = 3
 _FACTORY = "give your own architecture, or a builder with a changed head, as --factory package.module:function"
+
+
+class UnknownArchitectureError(UsageError):
+    """No builder of torchvision has these tensors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """An architecture with what was read from the tensors, and what of them does not fit it."""
+    """An architecture with what was read from the tensors, and what of them does not fit it.
+
+    `also` are architectures that the tensors fit as well, and that are not taken unless they are asked for.
+    """
 
     architecture: Architecture
     options: dict[str, Any]
@@ -47,6 +54,7 @@ class Match:
     agreeing: int
     total: int
     difference: Difference
+    also: tuple[Architecture, ...] = ()
 
     @property
     def likeness(self) -> float:
@@ -55,14 +63,21 @@ class Match:
 
 
 def identify(found: Shapes, zoo: Mapping[str, Architecture]) -> Match:
-    """The one architecture that fits exactly. Raises UsageError if several do, or none, naming the nearest three."""
-    matches = [match_architecture(entry, found) for entry in zoo.values()]
-    exact = [match for match in matches if not match.difference]
-    if len(exact) > 1:
-        raise _ambiguous(exact)
-    if not exact:
-        raise _unknown(matches)
-    return exact[0]
+    """The one architecture that fits exactly, before those that stand second to it.
+
+    Raises UsageError if several fit that compute differently, or none, naming the nearest three.
+    """
+    names = {name for name in found if not name.endswith(_COUNTER)}
+    # Most are told apart by their names alone, which is cheaper than comparing shapes with every architecture.
+    named = [entry for entry in zoo.values() if names.issuperset(entry.shapes)]
+    exact = [match for entry in named if not (match := match_architecture(entry, found)).difference]
+    fitting = {match.architecture.name for match in exact}
+    first = [match for match in exact if match.architecture.second_to not in fitting]
+    if len(first) > 1:
+        raise _ambiguous(first)
+    if not first:
+        raise _unknown(match_architecture(entry, found) for entry in zoo.values())
+    return replace(first[0], also=tuple(match.architecture for match in exact if match is not first[0]))
 
 
 def match_architecture(entry: Architecture, found: Shapes) -> Match:
@@ -72,7 +87,7 @@ def match_architecture(entry: Architecture, found: Shapes) -> Match:
     }
     expected = dict(entry.shapes)
     classes = _adapt(expected, found, entry.head, dim=0)
-    channels = _adapt(expected, found, (entry.stem,) if entry.stem else (), dim=1)
+    channels = _adapt(expected, found, {entry.stem: 1} if entry.stem else {}, dim=1)
     size = _adapt_position(entry, expected, found)
     difference = compare(found, expected)
     agreeing = len(expected) - len(difference.missing) - len(difference.reshaped)
@@ -110,14 +125,20 @@ def require_match(match: Match) -> None:
         )
 
 
-def _adapt(expected: Shapes, found: Shapes, names: tuple[str, ...], *, dim: int) -> int | None:
-    """The size that the first of `names` has in the file, put into the expected shapes of all; None if absent."""
-    if not names or len(found.get(names[0], ())) != len(expected[names[0]]):
+def _adapt(expected: Shapes, found: Shapes, multiples: Mapping[str, int], *, dim: int) -> int | None:
+    """The size that the first name says in the file, its multiples put into the expected shapes of all.
+
+    None if that tensor is absent, has another rank, or is no multiple long.
+    """
+    first = next(iter(multiples), None)
+    if first is None or len(found.get(first, ())) != len(expected[first]):
         return None
-    size = found[names[0]][dim]
-    for name in names:
+    size, rest = divmod(found[first][dim], multiples[first])
+    if rest:
+        return None
+    for name, multiple in multiples.items():
         shape = list(expected[name])
-        shape[dim] = size
+        shape[dim] = size * multiple
         expected[name] = tuple(shape)
     return size
 
@@ -153,7 +174,7 @@ def _ambiguous(exact: list[Match]) -> UsageError:
     )
 
 
-def _unknown(matches: Iterable[Match]) -> UsageError:
+def _unknown(matches: Iterable[Match]) -> UnknownArchitectureError:
     nearest = sorted(matches, key=lambda match: match.likeness, reverse=True)[:_NEAREST]
     blocks = [
         f"{match.architecture.name}: {match.agreeing} of {match.total} tensors agree; "
@@ -161,9 +182,9 @@ def _unknown(matches: Iterable[Match]) -> UsageError:
         for match in nearest
         if match.agreeing
     ]
-    return UsageError(
-        "the weights fit no torchvision classification builder",
-        expected="nearest:\n    " + "\n    ".join(blocks) if blocks else "a torchvision classifier; no tensor agrees",
+    return UnknownArchitectureError(
+        "the weights fit no torchvision builder",
+        expected="nearest:\n    " + "\n    ".join(blocks) if blocks else "a torchvision model; no tensor agrees",
         fix=_FACTORY,
     )
 

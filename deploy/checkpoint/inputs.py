@@ -6,33 +6,63 @@ Called by load.
 
 from collections.abc import Sequence
 
+from deploy.checkpoint.architecture import Kind, Shape
 from deploy.checkpoint.identify import Match
-from deploy.checkpoint.model import CheckpointRequest, Preprocessing
+from deploy.checkpoint.model import CheckpointRequest, DynamicRequest, Preprocessing
 from deploy.checkpoint.training import TrainingFacts
 from deploy.errors import UsageError
-from deploy.spec import BATCH, TensorSpec
+from deploy.spec import BATCH, Dim, TensorSpec
 
+# RAFT looks at features an eighth as large, down to an eighth of those again, where two must remain.
+_FLOW_STEP, _FLOW_LEAST = 8, 128
+_SIZES: dict[Kind, str] = {
+    "segmentation": "the side that the default weights' images were resized to",
+    "video": "frames, height and width of the default weights' clips",
+    "flow": "the smallest that the network takes",
+    "detection": "the size that the network resizes images to",
+    "two-stage detection": "the size that the network resizes images to",
+}
+# What an axis is called, by the number of axes: tokens, tokens with features, images, videos.
+_AXES = {
+    2: {1: "sequence"},
+    3: {1: "sequence"},
+    4: {2: "height", 3: "width"},
+    5: {2: "frames", 3: "height", 4: "width"},
+}
 UNKNOWN = Preprocessing(source="unknown")
 UNKNOWN_NOTE = "preprocessing: unknown; nothing says how images became input tensors during training"
 
 
-def image_shape(match: Match, request: CheckpointRequest, facts: TrainingFacts) -> tuple[int, int, int]:
-    """Channels, height and width: as asked, else from the positional embedding, the checkpoint, the default weights.
+def input_shape(match: Match, request: CheckpointRequest, facts: TrainingFacts) -> Shape:
+    """Channels, (frames,) height and width of each input, from the best source there is.
 
-    Raises UsageError if what was asked contradicts the tensors, or if no source knows.
+    As asked, else from the positional embedding, the checkpoint, the default weights. Raises UsageError if what was
+    asked contradicts the tensors, or if no source knows.
     """
-    channels = match.in_channels
+    entry, channels = match.architecture, match.in_channels
     if request.input_shapes:
         return _asked_shape(match, request.input_shapes)
-    transforms = match.architecture.transforms
-    side = match.image_size or facts.size or (transforms.crop if transforms else None)
-    if side is None:
+    side = match.image_size or (None if entry.size_is_fixed else facts.size)
+    frames = entry.size[:-2] if entry.size else ()
+    if side is not None:
+        return (channels, *frames, side, side)
+    if entry.size is None:
         raise UsageError(
-            f"the input size of {match.architecture.name} is not known",
+            f"the input size of {entry.name} is not known",
             expected="a size that training used",
-            fix=f"add --input-shape {channels},HEIGHT,WIDTH",
+            fix=f"add --input-shape {_form(match)}",
         )
-    return channels, side, side
+    return (channels, *entry.size)
+
+
+def size_notes(match: Match, request: CheckpointRequest, facts: TrainingFacts) -> tuple[str, ...]:
+    """Where the size comes from, where that is a guess that the user should look at: weights do not tell it."""
+    entry = match.architecture
+    if request.input_shapes or facts.size or entry.kind not in _SIZES or entry.size_is_fixed:
+        return ()
+    assert entry.size is not None
+    size = " x ".join(map(str, entry.size))
+    return (f"input size: {size}, {_SIZES[entry.kind]}; --input-shape {_form(match)} sets another",)
 
 
 def input_specs(shapes: Sequence[Sequence[int]], names: Sequence[str], dtype: str) -> tuple[TensorSpec, ...]:
@@ -42,29 +72,92 @@ def input_specs(shapes: Sequence[Sequence[int]], names: Sequence[str], dtype: st
     )
 
 
-def preprocessing_of(
-    match: Match, shape: tuple[int, int, int], facts: TrainingFacts
-) -> tuple[Preprocessing, tuple[str, ...]]:
+def check_plain(request: CheckpointRequest, *, name: str, why: str) -> None:
+    """Raises UsageError if anything but the plain sizes of the one input `name` was said, which is all there is."""
+    named = [one.name for one in request.inputs if one.name not in (None, name)]
+    if named or any(one.shape is None or one.dtype for one in request.inputs) or request.values:
+        raise UsageError(
+            f"{why} takes one input, {name!r}, of the weights' dtype",
+            expected="--input-shape C,H,W",
+            fix="leave out names, dtypes and --values, or use --factory for a module of your own",
+        )
+
+
+def with_dynamic(
+    inputs: tuple[TensorSpec, ...], requests: Sequence[DynamicRequest]
+) -> tuple[tuple[TensorSpec, ...], tuple[Dim, ...]]:
+    """The inputs with dynamic dims where they were asked for, and the bounds of those dims.
+
+    Axes that share a name are one dim, with one size in every request. Raises UsageError for an axis that does not
+    exist, or one dim with two bounds.
+    """
+    named = {tensor.name: tensor for tensor in inputs}
+    dims: dict[str, Dim] = {}
+    for request in requests:
+        if request.input not in named:
+            raise UsageError(
+                f"--dynamic {request.input}: there is no input {request.input!r}",
+                expected=f"one of {', '.join(named)}",
+            )
+        for axis, name in request.axes:
+            tensor = named[request.input]
+            dim = _dim(tensor, axis, name=name, bounds=request.bounds)
+            if dims.setdefault(dim.name, dim) != dim:
+                first = dims[dim.name]
+                raise UsageError(
+                    f"--dynamic {request.input}: {dim.name} is {dim.minimum}..{dim.maximum} here and "
+                    f"{first.minimum}..{first.maximum} in another input",
+                    expected="one size of that name in a request",
+                    fix=f"give both the same bounds, or this one a name of its own: {request.input}:{axis}@NAME",
+                )
+            shape = (*tensor.shape[:axis], dim.name, *tensor.shape[axis + 1 :])
+            named[request.input] = tensor.model_copy(update={"shape": shape})
+    return tuple(named.values()), tuple(dims.values())
+
+
+def _dim(tensor: TensorSpec, axis: int, *, name: str | None, bounds: tuple[int, int] | None) -> Dim:
+    """The dim of one axis, called by the field's usual word for it unless it was given a name."""
+    words = _AXES.get(len(tensor.shape), {})
+    size = tensor.shape[axis] if 0 < axis < len(tensor.shape) else None
+    if not isinstance(size, int):
+        what = "the batch, which --max-batch makes dynamic" if axis == 0 else "dynamic already" if size else "no axis"
+        raise UsageError(
+            f"--dynamic {tensor.name}:{axis}: axis {axis} of {list(tensor.shape)} is {what}",
+            expected=f"an axis in 1..{len(tensor.shape) - 1}",
+        )
+    low, high = bounds or (max(1, size // 2), size)
+    if not 1 <= low < high:
+        raise UsageError(
+            f"--dynamic {tensor.name}:{axis}: {low}..{high} are no bounds",
+            expected="MIN..MAX with 1 <= MIN < MAX",
+            fix=f"write --dynamic {tensor.name}:{axis}=1..{max(2, size)}, or leave it out for a constant size",
+        )
+    return Dim(name=name or words.get(axis, f"{tensor.name}_{axis}"), minimum=low, maximum=high)
+
+
+def preprocessing_of(match: Match, shape: Shape, facts: TrainingFacts) -> tuple[Preprocessing, tuple[str, ...]]:
     """What is known of the preprocessing, and the notes that say how far it can be relied on."""
     if facts.knows_preprocessing:
         return preprocessing_from(facts), ()
-    transforms, (channels, height, width) = match.architecture.transforms, shape
-    if transforms is None or channels != len(transforms.mean):
+    transforms, size = match.architecture.transforms, shape[1:]
+    if transforms is None or shape[0] != len(transforms.mean):
         return UNKNOWN, (UNKNOWN_NOTE,)
-    as_trained = height == width == transforms.crop
+    steps = transforms.resize is not None or transforms.crop is not None
+    as_trained = size == match.architecture.size
     notes = [
         f"preprocessing: that of {transforms.source}, the builder's default pre-trained weights; "
         "nothing in the checkpoint says that this training used the same"
     ]
-    if not as_trained:
-        notes.append(f"resize and crop: unknown for {height} x {width}; those weights used {transforms.crop}")
+    if steps and not as_trained:
+        used = transforms.crop or transforms.resize
+        notes.append(f"resize and crop: unknown for {' x '.join(map(str, size))}; those weights used {used}")
     return Preprocessing(
         source=transforms.source,
         resize=transforms.resize if as_trained else None,
         crop=transforms.crop if as_trained else None,
         mean=transforms.mean,
         std=transforms.std,
-        layout="NCHW, RGB",
+        layout="NCTHW, RGB" if match.architecture.kind == "video" else "NCHW, RGB",
         value_range=(0.0, 1.0),
         interpolation=transforms.interpolation,
     ), tuple(notes)
@@ -82,20 +175,32 @@ def preprocessing_from(facts: TrainingFacts) -> Preprocessing:
     )
 
 
-def _asked_shape(match: Match, asked: tuple[tuple[int, ...], ...]) -> tuple[int, int, int]:
-    channels = match.in_channels
-    given = " and ".join(",".join(map(str, shape)) for shape in asked)
-    if len(asked) != 1 or len(asked[0]) != 3 or asked[0][0] != channels or min(asked[0]) < 1:
+def _asked_shape(match: Match, asked: tuple[tuple[int, ...], ...]) -> Shape:
+    """The one shape that was asked for, which a network of several inputs takes for each of them."""
+    entry, channels, shape = match.architecture, match.in_channels, asked[0]
+    given = " and ".join(",".join(map(str, each)) for each in asked)
+    rank = 3 + (entry.kind == "video")
+    if len({*asked}) != 1 or len(asked) not in (1, len(entry.inputs)) or len(shape) != rank or shape[0] != channels:
         raise UsageError(
-            f"--input-shape {given} does not fit {match.architecture.name} with {channels} input channels",
-            expected=f"one shape {channels},HEIGHT,WIDTH, without the batch",
+            f"--input-shape {given} does not fit {entry.name} with {channels} input channels",
+            expected=f"one shape {_form(match)}, without the batch",
         )
-    _, height, width = asked[0]
-    if match.image_size is not None and (height, width) != (match.image_size, match.image_size):
+    fixed = (match.image_size, match.image_size) if match.image_size else entry.size if entry.size_is_fixed else None
+    if fixed is not None and shape[1:] != fixed:
         raise UsageError(
             f"--input-shape {given} contradicts the positional embedding, which was made for "
-            f"{match.image_size} x {match.image_size}",
-            expected=f"{channels},{match.image_size},{match.image_size}",
+            f"{' x '.join(map(str, fixed))}",
+            expected=f"{channels},{','.join(map(str, fixed))}",
             fix="leave out --input-shape, or interpolate the embedding in training",
         )
-    return channels, height, width
+    if entry.kind == "flow" and (min(shape[1:]) < _FLOW_LEAST or any(side % _FLOW_STEP for side in shape[1:])):
+        raise UsageError(
+            f"--input-shape {given} does not fit {entry.name}",
+            expected=f"height and width of at least {_FLOW_LEAST}, each a multiple of {_FLOW_STEP}",
+            fix="pad the images",
+        )
+    return shape
+
+
+def _form(match: Match) -> str:
+    return f"{match.in_channels},{'FRAMES,' if match.architecture.kind == 'video' else ''}HEIGHT,WIDTH"

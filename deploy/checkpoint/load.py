@@ -7,24 +7,36 @@ Called by `inspect` in its own process, and by package's children. Imports torch
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy.checkpoint.adapters import digest_of, is_adapter, merge, require_base
 from deploy.checkpoint.formats import read_stored
+from deploy.checkpoint.inputs import UNKNOWN
+from deploy.checkpoint.library import understand_library
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
-from deploy.checkpoint.sniff import recognise
+from deploy.checkpoint.preprocess import settle
+from deploy.checkpoint.pretrained_folder import is_pretrained_folder
+from deploy.checkpoint.program import PROGRAM, load_exported, program_module, read_program
+from deploy.checkpoint.sniff import Kind, recognise
 from deploy.checkpoint.tensors import check_finite, check_usable, dtype_name, main_dtype
+from deploy.checkpoint.timm_models import TIMM, build_timm
 from deploy.checkpoint.training import training_facts
-from deploy.checkpoint.understand import FACTORY, Contents, Understood, understand_factory, understand_zoo
-from deploy.checkpoint.weights import find_weights
+from deploy.checkpoint.understand import FACTORY, Contents, Understood, understand_factory
+from deploy.checkpoint.weights import find_weights, left_out_notes, unwrap
 from deploy.checkpoint.zoo import find_architecture
 from deploy.errors import UsageError
-from deploy.files import sha256_file
+from deploy.files import sha256_path, size_of
+from deploy.spec import TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_SUFFIXES = re.compile(r"(\.(pt|pth|ckpt|bin|safetensors|tar))+$", re.IGNORECASE)
+# ONNX Runtime has no bfloat16 kernels on a CPU, Triton's PyTorch backend exchanges none, and numpy has no such dtype.
+COMPUTED_IN = {"bfloat16": "float32"}
+
+_SUFFIXES = re.compile(r"(\.(pt|pt2|pth|ckpt|bin|safetensors|tar))+$", re.IGNORECASE)
 
 
 def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
@@ -34,64 +46,146 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
     2. Find the weights in it.
     3. Find their architecture, input and preprocessing.
     4. Check every value.
-    5. Put down what was found.
+    5. Put down what was found, and what was asked of the preprocessing.
 
     Raises UsageError where one of these cannot be done.
     """
     if request.arch and request.factory:
         raise UsageError("--arch and --factory were both given", expected="one of them")
+    base = require_base(request.path, request.base) if is_adapter(request.path) or request.base else None
+    if is_pretrained_folder(request.path):
+        from deploy.checkpoint.pretrained import read_pretrained
+
+        checkpoint = read_pretrained(request, request.path, name=model_name(request.path))
+        return settle(checkpoint, request.preprocessing)
     # 1. Refused before anything large is read; then the digest is taken while torch is imported.
-    recognise(request.path)
+    kind = recognise(base or request.path)
+    if kind is Kind.PROGRAM and base is None:
+        return _read_program(request)
     with ThreadPoolExecutor(max_workers=1) as pool:
-        digest = pool.submit(sha256_file, request.path)
+        digest = pool.submit(digest_of, request.path, base) if base else pool.submit(sha256_path, request.path)
         # 2.
         contents = _read_contents(request)
         # 3.
-        understood = understand_factory(request, contents) if request.factory else understand_zoo(request, contents)
+        understood = understand_factory(request, contents) if request.factory else understand_library(request, contents)
         # 4.
         check_finite(understood.tensors)
         # 5.
-        return _put_down(request, contents, understood, digest.result())
+        return settle(_put_down(request, contents, understood, digest.result()), request.preprocessing)
 
 
-def build_module(checkpoint: Checkpoint, dtype: str | None = None) -> "nn.Module":
+def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False) -> "nn.Module":
     """The module with the checkpoint's weights, in eval mode, without gradients.
 
-    Its tensors are the memory-mapped file's own unless `dtype` (such as `float64`) converts the floating ones.
-    Raises UsageError if the file is no longer what the Checkpoint says.
+    Its tensors are the memory-mapped file's own unless `dtype` (such as `float64`) converts the floating ones; those of
+    a dtype in `COMPUTED_IN` always are. Fused preprocessing is part of it: in the operations that are exported, or
+    `as_in_training`, by torchvision's own transforms. Raises UsageError if the file is no longer what the Checkpoint
+    says.
     """
     import torch
 
+    from deploy.checkpoint.servable import servable
+
+    if checkpoint.how == "program":
+        return program_module(load_exported(checkpoint.path, trust_pickle=checkpoint.trust_pickle), dtype)
+    if checkpoint.how == "config":
+        from deploy.checkpoint.pretrained import build_pretrained
+
+        module = build_pretrained(checkpoint)
+    else:
+        module = _build_from_file(checkpoint)
+        dtype = dtype or COMPUTED_IN.get(checkpoint.dtype)
+    if dtype:
+        module = module.to(getattr(torch, dtype))
+    if checkpoint.how not in ("config", "factory"):
+        module = servable(module)
+    if checkpoint.preprocessing.fused:
+        from deploy.checkpoint.fusing import as_trained, fuse
+
+        return (as_trained if as_in_training else fuse)(module, checkpoint.preprocessing)
+    return module
+
+
+def _build_from_file(checkpoint: Checkpoint) -> "nn.Module":
     from deploy.checkpoint.build import assign_weights, build_architecture
     from deploy.checkpoint.factory import call_factory
 
-    stored = read_stored(checkpoint.path, trust_pickle=checkpoint.trust_pickle)
+    stored = read_stored(checkpoint.base or checkpoint.path, trust_pickle=checkpoint.trust_pickle)
     tensors = find_weights(stored.content, checkpoint.weights).tensors
-    for prefix in checkpoint.removed_prefixes:
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    if checkpoint.base:
+        tensors = merge(tensors, checkpoint.path)
+    tensors = unwrap(tensors, checkpoint.removed_prefixes)
     if checkpoint.how == "factory":
         reference = checkpoint.architecture.removeprefix(FACTORY)
         module = call_factory(reference, checkpoint.options, filled=tensors)
+    elif checkpoint.architecture.startswith(TIMM):
+        module = build_timm(checkpoint.architecture, checkpoint.options, filled=tensors)
     else:
         entry = find_architecture(checkpoint.architecture)
         module = build_architecture(entry, checkpoint.options)
         tensors = {name: tensor for name, tensor in tensors.items() if name not in entry.auxiliary}
-    module = assign_weights(module, tensors)
-    return module.to(getattr(torch, dtype)) if dtype else module
+    return assign_weights(module, tensors)
 
 
 def model_name(path: Path) -> str:
     """The stem of the file as a valid model directory name: `runs/model best.pth.tar` gives `model_best`."""
-    stem = _SUFFIXES.sub("", path.name)
+    stem = _SUFFIXES.sub("", path.resolve().name if path.is_dir() else path.name)
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).strip("._-") or "model"
 
 
 def _read_contents(request: CheckpointRequest) -> Contents:
-    stored = read_stored(request.path, trust_pickle=request.trust_pickle)
+    stored = read_stored(request.base or request.path, trust_pickle=request.trust_pickle)
     found = find_weights(stored.content, request.weights)
+    if request.base:
+        note = f"a LoRA adapter merged into {request.base.name}, whose sha256 is {sha256_path(request.base)}"
+        found = replace(found, tensors=merge(found.tensors, request.path), notes=(*found.notes, note))
     check_usable(found.tensors)
     facts = training_facts(stored.content, stored.metadata)
     return Contents(stored=stored, found=found, facts=facts, dtype=main_dtype(found.tensors))
+
+
+def _read_program(request: CheckpointRequest) -> Checkpoint:
+    """The Checkpoint of an exported program. Raises UsageError if the request says what the program itself says."""
+    given = {
+        "--arch": request.arch,
+        "--factory": request.factory,
+        "--input-shape": request.input_shapes,
+        "--weights": request.weights,
+        "--fuse-preprocess": request.preprocessing.fuse,
+        "preprocessing": request.preprocessing.said,
+    }
+    said = next((option for option, value in given.items() if value), None)
+    if said:
+        raise UsageError(
+            f"{said} was given with a torch.export program, {request.path}",
+            expected="nothing of the kind: a program brings its own graph, shapes and weights",
+            fix=f"leave out {said}",
+        )
+    program = read_program(request.path, trust_pickle=request.trust_pickle)
+    check_usable(program.tensors)
+    check_finite(program.tensors)
+    return Checkpoint(
+        path=request.path.absolute(),
+        digest=sha256_path(request.path),
+        format="program",
+        name=model_name(request.path),
+        architecture=PROGRAM + program.name,
+        how="program",
+        options=program.options,
+        inputs=program.inputs,
+        dims=program.dims,
+        dtype=main_dtype(program.tensors),
+        parameters=sum(parameter.numel() for parameter in program.exported.parameters()),
+        size=size_of(request.path),
+        classes=None,
+        num_classes=None,
+        preprocessing=UNKNOWN,
+        found_under=None,
+        weights=None,
+        removed_prefixes=(),
+        trust_pickle=request.trust_pickle,
+        notes=program.notes,
+    )
 
 
 def _put_down(request: CheckpointRequest, contents: Contents, understood: Understood, digest: str) -> Checkpoint:
@@ -105,10 +199,14 @@ def _put_down(request: CheckpointRequest, contents: Contents, understood: Unders
         architecture=understood.architecture,
         how=understood.how,
         options=understood.options,
-        inputs=understood.inputs,
+        inputs=tuple(_exchanged(tensor) for tensor in understood.inputs),
+        dims=understood.dims,
+        absent=understood.absent,
+        decisions=understood.decisions,
         dtype=dtype,
         parameters=understood.parameters,
-        size=request.path.stat().st_size,
+        size=size_of(request.path) + (size_of(request.base) if request.base else 0),
+        base=request.base.absolute() if request.base else None,
         classes=classes,
         num_classes=understood.num_classes,
         preprocessing=understood.preprocessing,
@@ -116,7 +214,13 @@ def _put_down(request: CheckpointRequest, contents: Contents, understood: Unders
         weights=found.choice,
         removed_prefixes=understood.removed,
         trust_pickle=request.trust_pickle,
-        notes=(*found.notes, *_dtype_notes(understood.tensors, dtype), *understood.notes, *notes),
+        notes=(
+            *found.notes,
+            *left_out_notes(found.tensors, understood.removed),
+            *_dtype_notes(understood.tensors, dtype),
+            *understood.notes,
+            *notes,
+        ),
     )
 
 
@@ -130,4 +234,12 @@ def _checked_classes(
 
 def _dtype_notes(tensors: Mapping[str, "Tensor"], dtype: str) -> tuple[str, ...]:
     others = sorted({dtype_name(t) for t in tensors.values() if t.is_floating_point()} - {dtype})
-    return (f"weights of mixed dtypes: mostly {dtype}, some {', '.join(others)}",) if others else ()
+    mixed = (f"weights of mixed dtypes: mostly {dtype}, some {', '.join(others)}",) if others else ()
+    if dtype not in COMPUTED_IN:
+        return mixed
+    wider = COMPUTED_IN[dtype]
+    return (*mixed, f"the weights are {dtype}: computed and exchanged in {wider}, which holds each of their values")
+
+
+def _exchanged(tensor: TensorSpec) -> TensorSpec:
+    return tensor.model_copy(update={"dtype": COMPUTED_IN.get(tensor.dtype, tensor.dtype)})

@@ -30,15 +30,22 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
 
 
 class Kind(Enum):
-    """The three containers that weights are read from."""
+    """The containers that weights are read from; `SHARDED` is a folder of torch.distributed.checkpoint's.
+
+    `PROGRAM` is what torch.export.save writes: weights and the graph that computes with them.
+    """
 
     TORCH_ZIP = auto()
     TORCH_LEGACY = auto()
     SAFETENSORS = auto()
+    SHARDED = auto()
+    PROGRAM = auto()
 
 
 def recognise(path: Path) -> Kind:
     """Which container `path` is. Raises UsageError, saying what it is instead, if it is none of them."""
+    if path.is_dir():
+        return _recognise_folder(path)
     head, size = _read_head(path)
     if head.startswith(_ZIP):
         return _recognise_zip(path)
@@ -60,8 +67,6 @@ def damaged(path: Path, why: object) -> UsageError:
 
 
 def _read_head(path: Path) -> tuple[bytes, int]:
-    if path.is_dir():
-        raise _directory(path)
     try:
         with path.open("rb") as stream:
             head = stream.read(_HEAD)
@@ -74,11 +79,28 @@ def _read_head(path: Path) -> tuple[bytes, int]:
     return head, path.stat().st_size
 
 
-def _directory(path: Path) -> UsageError:
+def _recognise_folder(path: Path) -> Kind:
+    if (path / ".metadata").is_file():
+        return Kind.SHARDED
+    if next(path.glob("*.distcp"), None):
+        raise UsageError(
+            f"{path} holds shards of torch.distributed.checkpoint without their .metadata",
+            expected="a checkpoint whose saving came to its end: .metadata is written last",
+            fix="take the one before it, or copy .metadata too (its name begins with a dot)",
+        )
+    if (path / "zero_to_fp32.py").is_file() or next(path.rglob("*_model_states.pt"), None):
+        raise UsageError(
+            f"{path} is a checkpoint of DeepSpeed, whose ZeRO pieces only its own code can join",
+            expected=f"{WANTED}, or a folder of torch.distributed.checkpoint",
+            fix=f"join them: python {path}/zero_to_fp32.py {path} joined, then package joined/pytorch_model.bin",
+        )
     suffixes = {".pt", ".pth", ".ckpt", ".bin", ".safetensors"}
     inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in suffixes)[:5]
-    found = f"{path} is a directory" + (f" that holds {', '.join(inside)}" if inside else "")
-    return UsageError(found, expected="one checkpoint file", fix="name the file, not the folder it lies in")
+    raise UsageError(
+        f"{path} is a directory" + (f" that holds {', '.join(inside)}" if inside else ""),
+        expected="one checkpoint file, or a folder of torch.distributed.checkpoint (.metadata and *.distcp)",
+        fix="name the file, not the folder it lies in",
+    )
 
 
 def _recognise_zip(path: Path) -> Kind:
@@ -94,11 +116,19 @@ def _recognise_zip(path: Path) -> Kind:
             expected=WANTED,
             fix="load it where it was made with torch.jit.load and torch.save(module.state_dict(), 'weights.pt')",
         )
+    if any(entry.startswith("data/aotinductor/") for entry in entries.union(names)):
+        raise UsageError(
+            f"{path} is an AOTInductor archive (.pt2): machine code, already compiled",
+            expected=f"{WANTED}, or a program of torch.export.save",
+            fix="give the checkpoint or the exported program that it was compiled from",
+        )
+    if "models/model.json" in entries:
+        return Kind.PROGRAM
     if {"archive_format", "serialized_exported_program.json"} & entries.union(names):
         raise UsageError(
-            f"{path} is a torch.export or AOTInductor archive (.pt2), a program rather than weights",
-            expected=WANTED,
-            fix="give the checkpoint that it was exported from",
+            f"{path} is a torch.export archive (.pt2) of an old release, or of several programs",
+            expected="one program, as torch.export.save writes it since torch 2.8",
+            fix="export it again with this release, or give the checkpoint that it was exported from",
         )
     if "data.pkl" not in entries:
         what = "a NumPy archive (.npz)" if any(name.endswith(".npy") for name in names) else "a zip archive"

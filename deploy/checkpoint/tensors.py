@@ -32,9 +32,14 @@ def check_usable(tensors: Mapping[str, "Tensor"]) -> None:
                 f"weight {name!r} has a shape but no data (it was saved from the meta device)",
                 fix="save the checkpoint after the weights were loaded",
             )
-        if tensor.layout != torch.strided or tensor.is_quantized:
-            kind = "quantized" if tensor.is_quantized else "sparse"
-            raise UsageError(f"weight {name!r} is {kind}", expected="dense tensors", fix="save the dense float weights")
+        if tensor.is_quantized:
+            raise UsageError(
+                f"weight {name!r} is quantized",
+                expected="float weights: neither format carries the modules that torch quantizes eagerly",
+                fix="save the float weights that these were made from, before `convert`",
+            )
+        if tensor.layout != torch.strided:
+            raise UsageError(f"weight {name!r} is sparse", expected="dense tensors", fix="save the dense float weights")
         if tensor.is_complex() or (tensor.is_floating_point() and dtype_name(tensor) not in FLOATS):
             raise UsageError(
                 f"weight {name!r} is {dtype_name(tensor)}",

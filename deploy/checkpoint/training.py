@@ -5,9 +5,10 @@ Called by load.
 """
 
 import json
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 _CLASS_KEYS = ("classes", "class_names", "labels", "label_names", "categories", "idx_to_class", "class_to_idx")
@@ -16,13 +17,18 @@ _NESTED = frozenset((
     "preprocessing", "preprocess", "transform", "transforms", "normalize", "normalization",
     "data_config", "pretrained_cfg", "default_cfg",
 ))  # fmt: skip
+_ARCH_KEYS = ("arch", "architecture", "model_name", "model_arch", "backbone", "model")
+_SETTINGS = ("hyper_parameters", "hparams", "config", "args")
 _SIZE_KEYS = ("crop", "crop_size", "input_size", "image_size", "img_size")
 _RESIZE_KEYS = ("resize", "resize_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingFacts:
-    """What a checkpoint says about its own training; None where it says nothing. Sizes are pixels."""
+    """What a checkpoint says about its own training; None where it says nothing. Sizes are pixels.
+
+    `arch` is the network's name as training called it; `settings` its hyper-parameters, those with plain values.
+    """
 
     classes: tuple[str, ...] | None = None
     mean: tuple[float, ...] | None = None
@@ -30,6 +36,8 @@ class TrainingFacts:
     size: int | None = None
     resize: int | None = None
     interpolation: str | None = None
+    arch: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def knows_preprocessing(self) -> bool:
@@ -51,14 +59,41 @@ def training_facts(content: Mapping[Any, Any], metadata: Mapping[str, str]) -> T
         size=_side(_first(groups, _SIZE_KEYS)) or _side(_first(groups[1:], ("size",))),
         resize=_side(_first(groups, _RESIZE_KEYS)),
         interpolation=interpolation if isinstance(interpolation, str) else None,
+        arch=next((group[key] for group in groups for key in _ARCH_KEYS if isinstance(group.get(key), str)), None),
+        settings=_settings(content),
     )
+
+
+def _settings(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """The hyper-parameters that a factory can be called with: of Lightning's key, or of others' usual ones."""
+    found = next((group for key in _SETTINGS if (group := _mapping(content.get(key)))), {})
+    return {name: _plain(value) for name, value in found.items() if isinstance(name, str) and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _plain(value: Any) -> Any:
+    """The value as it is after a way through JSON, so that every call of a factory gets the same."""
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _mapping(value: Any) -> Mapping[Any, Any] | None:
+    """Settings as a mapping, from a dict or what argparse makes; None for anything else."""
+    if isinstance(value, Namespace):
+        return vars(value)
+    return value if isinstance(value, Mapping) else None
 
 
 def _groups(content: Mapping[Any, Any]) -> Iterator[Mapping[Any, Any]]:
     """The dict itself, then those inside it that hold settings, down to two levels."""
     yield content
-    for key, value in content.items():
-        if isinstance(value, Mapping) and isinstance(key, str) and key.lower() in _NESTED:
+    for key, held in content.items():
+        value = _mapping(held) if isinstance(key, str) and key.lower() in _NESTED else None
+        if value is not None:
             yield value
             yield from (inner for name, inner in value.items() if name in _NESTED and isinstance(inner, Mapping))
 

@@ -4,8 +4,8 @@ Owns the two ways to that answer; matching, inputs and factories have files of t
 Called by load.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from deploy.checkpoint.architecture import PREFIX, Shapes
@@ -14,18 +14,22 @@ from deploy.checkpoint.identify import Match, compare, identify, match_architect
 from deploy.checkpoint.inputs import (
     UNKNOWN,
     UNKNOWN_NOTE,
-    image_shape,
+    check_plain,
+    input_shape,
     input_specs,
     preprocessing_from,
     preprocessing_of,
+    size_notes,
+    with_dynamic,
 )
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
+from deploy.checkpoint.signature import read_signature
 from deploy.checkpoint.tensors import check_floats
 from deploy.checkpoint.training import TrainingFacts
 from deploy.checkpoint.weights import Found, strip_prefixes
 from deploy.checkpoint.zoo import find_architecture, load_zoo
 from deploy.errors import UsageError
-from deploy.spec import TensorSpec
+from deploy.spec import Dim, TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -45,12 +49,18 @@ class Contents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Understood:
-    """The answer. `tensors` are the weights that the module takes, under its own names."""
+    """The answer. `tensors` are the weights that the module takes, under its own names.
+
+    `dims`, `absent` and `decisions` are the `Checkpoint`'s.
+    """
 
     architecture: str
     how: Literal["inferred", "asked", "factory"]
     options: dict[str, Any]
     inputs: tuple[TensorSpec, ...]
+    dims: tuple[Dim, ...] = ()
+    absent: tuple[str, ...] = ()
+    decisions: dict[str, int | None] = field(default_factory=dict)
     num_classes: int | None
     parameters: int
     preprocessing: Preprocessing
@@ -62,40 +72,67 @@ class Understood:
 def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood:
     """The torchvision builder that fits, inferred or asked for. Raises UsageError if there is not exactly one."""
     *_, (removed, tensors) = strip_prefixes(contents.found.tensors)
-    match = _match(request, _shapes(tensors))
+    match = _match(request, _shapes(tensors), contents.facts.arch)
     entry = match.architecture
-    shape = image_shape(match, request, contents.facts)
+    shape = input_shape(match, request, contents.facts)
     options = dict(match.options)
     if entry.size_option and entry.size_option not in options:
-        options[entry.size_option] = [shape[1], shape[2]]
+        options[entry.size_option] = list(shape[1:])
     used = {name: tensor for name, tensor in tensors.items() if name not in entry.auxiliary}
     check_floats(used, {*entry.parameters, *entry.float_buffers})
+    check_plain(request, name=entry.inputs[0], why=PREFIX + entry.name)
+    specs = input_specs([shape] * len(entry.inputs), entry.inputs, contents.dtype)
+    inputs, dims = with_dynamic(specs, request.dynamic)
+    _check_dynamic(match, dims)
     preprocessing, notes = preprocessing_of(match, shape, contents.facts)
     return Understood(
         architecture=PREFIX + entry.name,
         how="asked" if request.arch else "inferred",
         options=options,
-        inputs=input_specs([shape], ["image"], contents.dtype),
+        inputs=inputs,
+        dims=dims,
         num_classes=match.num_classes,
         parameters=sum(used[name].numel() for name in entry.parameters),
         preprocessing=preprocessing,
         tensors=used,
         removed=removed,
-        notes=notes + _auxiliary_notes(len(tensors) - len(used), entry.about),
+        notes=(
+            *notes,
+            *size_notes(match, request, contents.facts),
+            *_architecture_notes(match, left_out=len(tensors) - len(used)),
+        ),
     )
 
 
-def _match(request: CheckpointRequest, shapes: Shapes) -> Match:
+def _check_dynamic(match: Match, dims: tuple[Dim, ...]) -> None:
+    entry = match.architecture
+    if dims and (entry.size_option or match.image_size or entry.kind in ("flow", "detection")):
+        raise UsageError(
+            f"{entry.name} takes images of one size, for which its weights and its forward were made",
+            expected="no --dynamic",
+            fix="leave it out, and resize what comes in",
+        )
+
+
+def _match(request: CheckpointRequest, shapes: Shapes, told: str | None) -> Match:
+    """`told` is the name in the file itself: it decides where several fit, and counts for nothing where it does not."""
     if request.arch is None:
-        return identify(shapes, load_zoo())
+        zoo = load_zoo()
+        named = match_architecture(zoo[told], shapes) if told in zoo else None
+        return named if named and not named.difference else identify(shapes, zoo)
     match = match_architecture(find_architecture(request.arch), shapes)
     require_match(match)
     return match
 
 
-def _auxiliary_notes(left_out: int, about: str) -> tuple[str, ...]:
-    notes = [f"{left_out} tensors of auxiliary heads, which only training uses, were left out"] if left_out else []
-    return (*notes, *([about] if about else []))
+def _architecture_notes(match: Match, *, left_out: int) -> Iterator[str]:
+    if left_out:
+        yield f"{left_out} tensors of auxiliary heads were left out"
+    if match.architecture.about:
+        yield match.architecture.about
+    for other in match.also:
+        if other.about:
+            yield f"the weights fit {other.name} too ({other.about}): --arch {other.name} takes it"
 
 
 def understand_factory(request: CheckpointRequest, contents: Contents) -> Understood:
@@ -104,11 +141,14 @@ def understand_factory(request: CheckpointRequest, contents: Contents) -> Unders
     module, options, removed, tensors = _fitting_module(request.factory, contents)
     check_floats(tensors, {name for name, tensor in module.state_dict().items() if tensor.is_floating_point()})
     known = contents.facts.knows_preprocessing
+    taken = read_signature(request, module, dtype=contents.dtype)
     return Understood(
         architecture=FACTORY + request.factory,
         how="factory",
         options=options,
-        inputs=input_specs(request.input_shapes, _input_names(request, module), contents.dtype),
+        inputs=taken.inputs,
+        dims=taken.dims,
+        absent=taken.absent,
         num_classes=options.get("num_classes"),
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         preprocessing=preprocessing_from(contents.facts) if known else UNKNOWN,
@@ -131,7 +171,7 @@ def _fitting_module(
     difference = None
     forms = list(strip_prefixes(contents.found.tensors))
     names = {name for _, tensors in forms for name in tensors}
-    for options in keyword_choices(reference, _guess_classes(contents)):
+    for options in keyword_choices(reference, _guess_classes(contents), settings=contents.facts.settings):
         module = call_factory(reference, options, filled=names)
         expected = _shapes(module.state_dict())
         for removed, tensors in forms:
@@ -153,25 +193,6 @@ def _guess_classes(contents: Contents) -> int | None:
     if contents.facts.classes:
         return len(contents.facts.classes)
     return next((tensor.shape[0] for tensor in reversed(contents.found.tensors.values()) if tensor.dim() == 2), None)
-
-
-def _input_names(request: CheckpointRequest, module: "nn.Module") -> list[str]:
-    """The names of the module's inputs, one per asked shape. Raises UsageError if their number cannot be right."""
-    from inspect import Parameter, signature
-
-    takes = list(signature(module.forward).parameters.values())
-    named = [p for p in takes if p.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)]
-    needed = sum(p.default is Parameter.empty for p in named)
-    most = None if any(p.kind is Parameter.VAR_POSITIONAL for p in takes) else len(named)
-    given = len(request.input_shapes)
-    if given == 0 or given < needed or (most is not None and given > most):
-        names = ", ".join(parameter.name for parameter in named)
-        raise UsageError(
-            f"--factory {request.factory}: {given} input shapes were given, and its forward takes ({names})",
-            expected="one --input-shape per input, without the batch dim, such as --input-shape 3,224,224",
-            fix=f"add {' '.join(['--input-shape SHAPE'] * max(1, needed))}",
-        )
-    return [named[index].name if index < len(named) else f"input_{index}" for index in range(given)]
 
 
 def _shapes(tensors: Mapping[str, "Tensor"]) -> Shapes:

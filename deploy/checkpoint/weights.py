@@ -5,7 +5,7 @@ Called by load.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,19 @@ from deploy.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
+PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "_checkpoint_wrapped_module.",
+    "model.",
+    "net.",
+    "network.",
+)
+# Wrappers that sit inside a name too: of a part that was compiled, sharded or checkpointed by itself.
+_INNER = ("._orig_mod.", "._fsdp_wrapped_module.", "._checkpoint_wrapped_module.")
+_ONLY_IN_TRAINING = re.compile(r"^(criterion|loss(es|_.*)?|.*_loss|metrics?|.*_metrics?|(train|val|valid|test)_.*)$")
+_FLAT = re.compile(r"(^|\.)_?flat_param(_\d+)?$")
 USUAL_KEYS = frozenset(
     ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "module", "params")
 )
@@ -73,16 +85,59 @@ def find_weights(content: Mapping[Any, Any], wanted: WeightsChoice | None) -> Fo
 
 
 def strip_prefixes(tensors: Mapping[str, "Tensor"]) -> Iterator[tuple[tuple[str, ...], dict[str, "Tensor"]]]:
-    """The tensors as they are, then with one wrapper prefix after another removed, as long as all names carry it."""
+    """The tensors as they are, then with one wrapper after another removed; each form with all that were removed.
+
+    A wrapper is a prefix that all names carry, but those of losses and metrics, which are then left out; or one such as
+    `._orig_mod.` inside names. A Lightning module may call its network anything, so the last step may be any prefix
+    of all names. `unwrap` repeats the steps.
+    """
     removed: tuple[str, ...] = ()
     current = dict(tensors)
-    while True:
+    yield removed, current
+    while step := _next_step(current):
+        removed = (*removed, step)
+        current = unwrap(current, (step,))
         yield removed, current
-        prefix = next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in current)), None)
-        if prefix is None:
-            return
-        removed = (*removed, prefix)
-        current = {name.removeprefix(prefix): tensor for name, tensor in current.items()}
+
+
+def unwrap(tensors: Mapping[str, "Tensor"], removed: Iterable[str]) -> dict[str, "Tensor"]:
+    """The tensors after the steps `removed`: those that carry a prefix, without it; `.X.` becomes `.` anywhere."""
+    current = dict(tensors)
+    for step in removed:
+        if step.startswith("."):
+            current = {name.replace(step, "."): tensor for name, tensor in current.items()}
+        else:
+            current = {name.removeprefix(step): t for name, t in current.items() if name.startswith(step)}
+    return current
+
+
+def left_out_notes(tensors: Mapping[str, "Tensor"], removed: Iterable[str]) -> tuple[str, ...]:
+    """What to say of the losses and metrics that `unwrap` leaves out; nothing where there are none."""
+    current, gone = dict(tensors), list[str]()
+    for step in removed:
+        gone += [name for name in current if not step.startswith(".") and not name.startswith(step)]
+        current = unwrap(current, (step,))
+    return (f"tensors that only training uses were left out: {', '.join(gone[:5])}",) if gone else ()
+
+
+def may_hold_weights(key: str) -> bool:
+    """Whether what training saved under `key` may be a model; an optimizer's state, say, is none."""
+    return not _NOT_WEIGHTS.match(key.lower())
+
+
+def _next_step(names: Collection[str]) -> str | None:
+    lasting = [name for name in names if not _ONLY_IN_TRAINING.match(name.partition(".")[0])]
+    prefix = next((prefix for prefix in PREFIXES if lasting and all(name.startswith(prefix) for name in lasting)), None)
+    inner = next((marker for marker in _INNER if any(marker in name for name in names)), None)
+    return prefix or inner or _common_part(lasting)
+
+
+def _common_part(names: Collection[str]) -> str | None:
+    """The first part of all names where that is a whole network's: several parts, of which one is divided again."""
+    first = {name.partition(".")[0] for name in names}
+    rest = {name.partition(".")[2] for name in names}
+    several = len({name.partition(".")[0] for name in rest}) > 1
+    return f"{first.pop()}." if len(first) == 1 and several and any("." in name for name in rest) else None
 
 
 def _candidates(mapping: Mapping[Any, Any], path: tuple[str, ...]) -> Iterator[_Candidate]:
@@ -97,7 +152,7 @@ def _candidates(mapping: Mapping[Any, Any], path: tuple[str, ...]) -> Iterator[_
     nested = [
         candidate
         for key, value in named.items()
-        if isinstance(value, Mapping) and len(path) < _DEPTH and not _NOT_WEIGHTS.match(key.lower())
+        if isinstance(value, Mapping) and len(path) < _DEPTH and may_hold_weights(key)
         for candidate in _candidates(value, (*path, key))
     ]
     if nested:
@@ -150,6 +205,13 @@ def _found(chosen: _Candidate, choice: WeightsChoice | None) -> Found:
     import torch
 
     tensors = {key: value.detach() for key, value in chosen.mapping.items() if isinstance(value, torch.Tensor)}
+    flat = next((name for name in tensors if _FLAT.search(name)), None)
+    if flat is not None:
+        raise UsageError(
+            f"weight {flat!r} is a flat piece of FSDP's, without the names and shapes of what it was made of",
+            expected="named tensors, whole or sharded",
+            fix="save the result of torch.distributed.checkpoint.state_dict.get_model_state_dict(model)",
+        )
     notes = []
     others = sorted(set(chosen.mapping) - set(tensors))
     if others:

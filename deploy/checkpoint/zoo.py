@@ -38,9 +38,7 @@ def find_architecture(asked: str) -> Architecture:
     near = get_close_matches(name.lower(), zoo, n=3, cutoff=0.5)
     raise UsageError(
         f"there is no architecture {asked!r}",
-        expected=f"a torchvision classification builder; nearest: {', '.join(near)}"
-        if near
-        else "one of docs/architectures.md",
+        expected=f"a torchvision builder; nearest: {', '.join(near)}" if near else "one of docs/architectures.md",
         fix="use --factory package.module:function for an architecture of your own",
     )
 

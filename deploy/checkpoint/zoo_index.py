@@ -1,21 +1,23 @@
-"""The index of the zoo, made by looking at every torchvision classification builder without allocating weights.
+"""The index of the zoo, made by looking at every torchvision builder without allocating weights.
 
-Owns how an Architecture is derived from a builder, and the page docs/architectures.md. Reads no checkpoint.
+Owns how an Architecture is derived from a builder; zoo_facts knows its default weights. Reads no checkpoint.
 Called by zoo for a torchvision release without a shipped index; `python -m deploy.checkpoint.zoo_index
-deploy/data docs/architectures.md` writes both files.
+deploy/data docs/architectures.md` writes the index and the page.
 """
 
 import sys
-from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from deploy.checkpoint.architecture import Architecture, Shapes, Transforms, Zoo, encode
-from deploy.checkpoint.build import COUNTER, build_architecture
+from deploy.checkpoint.architecture import Architecture, Kind, Shapes, Zoo, encode
+from deploy.checkpoint.build import COUNTER, EPSILON, build_architecture
 from deploy.checkpoint.vision import import_torchvision, minor_release
+from deploy.checkpoint.zoo_facts import QUANTIZABLE, builder_kind, default_size, default_transforms, detector_facts
+from deploy.checkpoint.zoo_page import architectures_page
 
 _CLASSES = 1000
 _OTHER_CLASSES = 7
@@ -27,30 +29,61 @@ _OPTIONS: dict[str, dict[str, Any]] = {"googlenet": _WITHOUT_AUXILIARY, "incepti
 _TRANSFORMED = ("googlenet", "inception_v3")
 _PLAIN = "built with weights=None: the input goes in as it is"
 _TRANSFORM = "built from torchvision's pre-trained weights, which sets transform_input=True: forward rescales the input"
+# Those two segmentation families give a second output where they are built with aux_loss=True.
+_WITH_AUXILIARY_OUTPUT = ("deeplabv3_", "fcn_")
+_NO_AUXILIARY = "without the auxiliary output"
+# The quantizable form replaces ReLU6 by ReLU. Of the others it leaves the computation as it is.
+_OTHER_QUANTIZABLE = {"quantized_mobilenet_v2": "with ReLU where mobilenet_v2 has ReLU6"}
+# Built from these weights, torchvision sets epsilon to 0 in the backbone; a fine-tune inherits that, unseen.
+_WITHOUT_EPSILON = ("retinanet_resnet50_fpn",)
+_EPSILON = "built with weights=None, whatever weights_backbone: batch normalisation has the epsilon 1e-5"
+_NO_EPSILON = "built from COCO_V1 weights, which sets the epsilon of batch normalisation to 0"
 
 
 def build_zoo() -> Zoo:
-    """Every classification builder of the installed torchvision, in alphabetical order. Takes some ten seconds."""
+    """Every builder of the installed torchvision, in alphabetical order, with its forms. Takes half a minute."""
     models = import_torchvision().models
     zoo: Zoo = {}
-    for name in models.list_models(module=models):
-        entry = _look_at(name)
-        zoo[name] = entry
-        if name in _TRANSFORMED:
-            zoo[name] = replace(entry, about=_PLAIN)
-            options = {**entry.options, "transform_input": True}
-            form = f"{name}+transform_input"
-            zoo[form] = replace(entry, name=form, options=options, about=_TRANSFORM, stem=None)
+    for builder in models.list_models():
+        zoo.update((entry.name, entry) for entry in _forms(builder))
     return zoo
 
 
-def _look_at(name: str) -> Architecture:
+def _forms(builder: str) -> Iterator[Architecture]:
+    """The builder's architectures: one, or several that it builds from other options."""
+    plain = builder.removeprefix(QUANTIZABLE)
+    entry = _look_at(builder, options=_OPTIONS.get(plain, {}))
+    if plain != builder:
+        yield replace(entry, second_to=plain, about=_OTHER_QUANTIZABLE.get(builder, ""))
+    elif builder in _TRANSFORMED:
+        yield replace(entry, about=_PLAIN)
+        yield _form(entry, "transform_input", _TRANSFORM, transform_input=True)
+    elif builder.startswith(_WITH_AUXILIARY_OUTPUT):
+        both = replace(_look_at(builder, options={"aux_loss": True}), name=f"{builder}+aux_loss")
+        extra = tuple(name for name in both.shapes if name not in entry.shapes)
+        yield replace(entry, auxiliary=extra, second_to=both.name, about=_NO_AUXILIARY)
+        yield both
+    elif builder in _WITHOUT_EPSILON:
+        yield replace(entry, about=f"{_EPSILON}. {entry.about}")
+        yield _form(entry, "coco_v1", f"{_NO_EPSILON}. {entry.about}", **{EPSILON: 0.0})
+    else:
+        yield entry
+
+
+def _form(entry: Architecture, suffix: str, about: str, **options: Any) -> Architecture:
+    stem = None if "transform_input" in options else entry.stem
+    name = f"{entry.name}+{suffix}"
+    return replace(entry, name=name, about=about, stem=stem, options={**entry.options, **options})
+
+
+def _look_at(builder: str, *, options: dict[str, Any]) -> Architecture:
+    kind = builder_kind(builder)
     bare = Architecture(
-        name=name, builder=name, options=_OPTIONS.get(name, {}), parameters={}, float_buffers={}, integer_buffers={},
-        auxiliary=(), head=(), stem=None, position=None, size_option=None, transforms=_default_transforms(name),
+        name=builder, builder=builder, kind=kind, options=options, parameters={}, float_buffers={}, integer_buffers={},
+        auxiliary=(), head={}, stem=None, position=None, size_option=None, size=None, transforms=None,
     )  # fmt: skip
-    module = build_architecture(bare, {**bare.options, "num_classes": _CLASSES})
-    other = build_architecture(bare, {**bare.options, "num_classes": _OTHER_CLASSES}).state_dict()
+    module = build_architecture(bare, {**options, **_classes(kind, _CLASSES)})
+    other = build_architecture(bare, {**options, **_classes(kind, _OTHER_CLASSES)}).state_dict()
     state = {key: tensor for key, tensor in module.state_dict().items() if not key.endswith(COUNTER)}
     parameters = dict(module.named_parameters())
     buffers = {key: tensor for key, tensor in state.items() if key not in parameters}
@@ -60,11 +93,19 @@ def _look_at(name: str) -> Architecture:
         float_buffers=_shapes({key: tensor for key, tensor in buffers.items() if tensor.is_floating_point()}),
         integer_buffers=_shapes({key: tensor for key, tensor in buffers.items() if not tensor.is_floating_point()}),
         auxiliary=_auxiliary(bare, state),
-        head=tuple(key for key in state if state[key].shape != other[key].shape),
-        stem=_stem(module),
+        head={key: len(tensor) // _CLASSES for key, tensor in state.items() if tensor.shape != other[key].shape},
+        stem=_stem(module, kind),
         position=next((key for key in parameters if key.endswith("pos_embedding")), None),
         size_option=_size_option(module),
+        size=default_size(builder, module),
+        size_is_fixed=type(module).__name__ == "MViT",
+        transforms=default_transforms(builder),
+        about=detector_facts(module),
     )
+
+
+def _classes(kind: Kind, number: int) -> dict[str, int]:
+    return {} if kind == "flow" else {"num_classes": number}
 
 
 def _shapes(tensors: dict[str, Any]) -> Shapes:
@@ -78,10 +119,14 @@ def _auxiliary(bare: Architecture, state: dict[str, Tensor]) -> tuple[str, ...]:
     return tuple(name for name in whole if name not in state and not name.endswith(COUNTER))
 
 
-def _stem(module: nn.Module) -> str | None:
-    """The weight of the one convolution that reads the image."""
+def _stem(module: nn.Module, kind: Kind) -> str | None:
+    """The weight of the one convolution that reads the image. A detector normalises three channels before it."""
+    if kind in ("detection", "two-stage detection"):
+        return None
     convolutions = [
-        name for name, part in module.named_modules() if isinstance(part, nn.Conv2d) and part.in_channels == 3
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Conv2d | nn.Conv3d) and part.in_channels == 3
     ]
     return f"{convolutions[0]}.weight" if len(convolutions) == 1 else None
 
@@ -89,68 +134,6 @@ def _stem(module: nn.Module) -> str | None:
 def _size_option(module: nn.Module) -> str | None:
     """The keyword that fixes the image size, for the two families whose forward depends on it."""
     return {"VisionTransformer": "image_size", "MaxVit": "input_size"}.get(type(module).__name__)
-
-
-def _default_transforms(name: str) -> Transforms | None:
-    models = import_torchvision().models
-    weights = getattr(models.get_model_weights(name), "DEFAULT", None)
-    if weights is None:
-        return None
-    preset = weights.transforms()
-    return Transforms(
-        source=f"torchvision {weights!r}",
-        resize=preset.resize_size[0],
-        crop=preset.crop_size[0],
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-        interpolation=preset.interpolation.value,
-    )
-
-
-def architectures_page(zoo: Zoo) -> str:
-    """docs/architectures.md: each architecture, whether its weights identify it, and what is read from them."""
-    groups: defaultdict[object, list[str]] = defaultdict(list)
-    for entry in zoo.values():
-        groups[frozenset(entry.shapes.items())].append(entry.name)
-    rows = [_row(entry, groups[frozenset(entry.shapes.items())]) for entry in zoo.values()]
-    alone = sum(len(names) == 1 for names in groups.values())
-    return _PAGE.format(release=minor_release(), count=len(zoo), alone=alone, rows="\n".join(rows))
-
-
-def _row(entry: Architecture, group: list[str]) -> str:
-    others = [name for name in group if name != entry.name]
-    identified = f"no: `--arch` chooses between it and {', '.join(others)}" if others else "yes"
-    size = entry.transforms.crop if entry.transforms else "asked"
-    read = ["classes"] + ["channels"] * bool(entry.stem) + ["image size"] * bool(entry.position)
-    return f"| {entry.name} | {identified} | {size} | {', '.join(read)} |"
-
-
-_PAGE = """# Architectures that are identified from weights
-
-Generated from the index for torchvision {release} by `python -m deploy.checkpoint.zoo_index`; a test keeps it current.
-
-A checkpoint's tensor names and shapes are compared with every torchvision classification builder. {alone} of the
-{count} architectures below have names and shapes of their own and are identified from the weights alone. The number of
-classes is read from the head and the number of input channels from the first convolution, so both may differ from the
-pre-trained model's; no builder takes the channels as an argument, so its first convolution is changed after building.
-An identified architecture is still inferred: epsilons, activations and preprocessing leave no trace in weights.
-
-The rest come in two forms that share every name and shape but compute differently. `googlenet` and `inception_v3`
-built from pre-trained weights rescale their input inside `forward` (`transform_input=True`), which a fine-tune
-inherits; built with `weights=None` they do not. `--arch` says which one was trained. Their auxiliary heads serve
-training only and are left out, whether the checkpoint has them or not.
-
-A builder whose head was replaced by one of another structure, such as `fc = nn.Sequential(Dropout, Linear)`, is no
-longer that builder: it is refused with the nearest three, and `--factory package.module:function` gives its code.
-
-Input size: from the positional embedding where there is one, else the crop size of the builder's default pre-trained
-weights; `--input-shape` overrides the latter. `--arch` takes a name of the first column, with or without
-`torchvision/`.
-
-| architecture | identified | input size | read from the tensors |
-| --- | --- | --- | --- |
-{rows}
-"""
 
 
 def main() -> None:

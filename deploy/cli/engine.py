@@ -24,22 +24,31 @@ def command() -> None:
 @command.command("install")
 @click.option(
     "--from",
-    "from_file",
+    "from_files",
+    multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The wheel, fetched on another machine.",
+    help="A wheel that was fetched on another machine: the server's, or numpy's.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def install(*, from_file: Path | None, as_json: bool) -> None:
+def install(*, from_files: tuple[Path, ...], as_json: bool) -> None:
     """Fetch the local engine once into the user's cache: a real tritonserver out of a wheel, pinned by its SHA-256.
 
-    pip fetches it, so its configuration (index, proxy, certificates) holds here too.
+    With it comes the numpy 1.26 that this server's python backend needs (`package --ensemble`). pip fetches both, so
+    its configuration (index, proxy, certificates) holds here too.
     """
     from deploy.serve.install import install_engine
+    from deploy.serve.python_environment import install_python_environment, numpy_wheel
 
     if not as_json:
-        click.echo("installing the local engine (55 MB, unless it is there already)", err=True)
-    _show((install_engine(from_file),), as_json=as_json)
+        click.echo("installing the local engine (75 MB, unless it is there already)", err=True)
+    numpy_files = [path for path in from_files if path.name == numpy_wheel().file]
+    server_files = [path for path in from_files if path not in numpy_files]
+    engine = install_engine(server_files[0] if server_files else None)
+    # From a file at hand nothing else is fetched: there may be no network.
+    if numpy_files or not from_files:
+        install_python_environment(numpy_files[0] if numpy_files else None)
+    _show((engine,), as_json=as_json)
 
 
 @command.command("list")

@@ -70,6 +70,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deployctl tune model_repository pets --p99-ms 15",
         "deployctl tune model_repository pets --p99-ms 15 --trials 40 --dry-run",
     ),
+    "cache list": ("deployctl cache list",),
+    "cache prune": (
+        "deployctl cache prune",
+        "deployctl cache prune --unused-days 30 --max-mb 500",
+    ),
     "targets": (
         "deployctl targets",
         "deployctl targets 26.08-cuda-sm90",

@@ -87,10 +87,12 @@ def _classes(checkpoint: Checkpoint) -> str:
 
 
 def _preprocessing(checkpoint: Checkpoint) -> str:
-    known = checkpoint.preprocessing.model_dump(exclude={"source"}, exclude_none=True)
+    known = checkpoint.preprocessing.model_dump(exclude={"source"}, exclude_defaults=True)
     details = "; ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in known.items())
     return f"{details} (from: {checkpoint.preprocessing.source})" if details else "unknown"
 
 
 def _plain(value: object) -> str:
-    return " ".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
+    if not isinstance(value, tuple):
+        return str(value)
+    return " ".join(one if isinstance(one, str) else f"{one:g}" for one in value)

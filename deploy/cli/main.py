@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tune": ("deploy.cli.tune", "Find the configuration that sustains the highest rate within a bound."),
     "targets": ("deploy.cli.targets", "List where versions can run, or explain one target."),
     "doctor": ("deploy.cli.doctor", "Say what this machine can build, serve and measure."),
+    "cache": ("deploy.cli.cache", "List or remove compiled code that is kept for the next fine-tune."),
     "docker": ("deploy.cli.docker", "Render images and a compose file that serve versions, with monitoring."),
     "k8s": ("deploy.cli.k8s", "Render what runs a version on Kubernetes."),
 }

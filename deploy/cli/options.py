@@ -4,14 +4,15 @@ Owns parsing only. `inspect` and `package` use `checkpoint_options`, a command w
 """
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.checkpoint.model import CheckpointRequest
-from deploy.cli.types import Shape
+from deploy.checkpoint.model import CheckpointRequest, PreprocessingRequest
+from deploy.cli.types import Dynamic, Edges, Numbers, Shape, Size, Values
 from deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -84,19 +85,62 @@ def _server(url: str | None, protocol: Any, wait: float | None) -> "ServerAddres
 
 _CHECKPOINT_OPTIONS = (
     click.argument("ckpt", type=click.Path(path_type=Path)),
-    click.option("--arch", metavar="NAME", help="The torchvision builder, where the weights do not say which."),
+    click.option("--base", type=click.Path(path_type=Path), metavar="CKPT", help="What a LoRA adapter was trained on."),
+    click.option("--arch", metavar="NAME", help="The torchvision builder or timm/NAME, where weights do not say."),
     click.option("--factory", metavar="PKG.MOD:FUNC", help="A function that gives your own architecture's module."),
     click.option("--weights", type=click.Choice(["ema", "raw"]), help="Which weights, where the file has both."),
     click.option(
         "--input-shape",
-        "input_shapes",
+        "inputs",
         multiple=True,
         type=Shape(),
-        metavar="C,H,W",
-        help="An input's shape without the batch, such as 3,224,224; once per input.",
+        metavar="[NAME=][DTYPE:]SIZES",
+        help="An input's shape without the batch, such as 3,224,224 or ids=int64:128; once per input. NAME=none: None.",
+    ),
+    click.option(
+        "--dynamic",
+        multiple=True,
+        type=Dynamic(),
+        metavar="NAME:AXES[=MIN..MAX]",
+        help="Axes whose size requests choose, such as image:2,3=128..512; the batch is axis 0 and always one.",
+    ),
+    click.option(
+        "--values",
+        multiple=True,
+        type=Values(),
+        metavar="NAME=LOW..HIGH",
+        help="What an integer input takes, such as ids=0..30521; NAME=mask: ones, then padding. Default: 0 and 1.",
     ),
     click.option("--trust-pickle", is_flag=True, help="Unpickle any type: runs code from the file."),
 )
+
+_PREPROCESSING_OPTIONS = (
+    click.option(
+        "--fuse-preprocess/--no-fuse-preprocess",
+        "fuse",
+        help="Take uint8 images, scaled and normalised inside the graph as training did.",
+    ),
+    click.option(
+        "--image-size",
+        type=Size(),
+        metavar="H,W",
+        help="With --fuse-preprocess: images of this size come, and are resized and cropped inside.",
+    ),
+    click.option(
+        "--mean", type=Numbers(), metavar="R,G,B", help="What training subtracted, where the file says it not."
+    ),
+    click.option("--std", type=Numbers(), metavar="R,G,B", help="What training divided by."),
+    click.option("--resize", type=Edges(), metavar="PX", help="The shorter edge in training, or height,width."),
+    click.option("--crop", type=click.IntRange(min=1), metavar="PX", help="The centre crop of training."),
+    click.option(
+        "--interpolation",
+        type=click.Choice(["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]),
+        help="How training resized.",
+    ),
+)
+
+
+_CHECKPOINT_FIELDS = ("arch", "factory", "base", "weights", "inputs", "dynamic", "values", "trust_pickle")
 
 
 def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,10 +148,11 @@ def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def with_request(*, ckpt: Path, **given: Any) -> Any:
-        named = {name: given.pop(name) for name in ("arch", "factory", "weights", "input_shapes", "trust_pickle")}
-        return function(request=CheckpointRequest(path=ckpt, **named), **given)
+        named = {name: given.pop(name) for name in _CHECKPOINT_FIELDS}
+        preprocessing = PreprocessingRequest(**{one.name: given.pop(one.name) for one in fields(PreprocessingRequest)})
+        return function(request=CheckpointRequest(path=ckpt, preprocessing=preprocessing, **named), **given)
 
     decorated: Callable[..., Any] = with_request
-    for option in reversed(_CHECKPOINT_OPTIONS):
+    for option in reversed((*_CHECKPOINT_OPTIONS, *_PREPROCESSING_OPTIONS)):
         decorated = option(decorated)
     return decorated

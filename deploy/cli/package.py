@@ -5,7 +5,7 @@ Owns the options and the printed result. The work is `deploy.package`'s.
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -14,7 +14,7 @@ from deploy.cli.llm import llm_options
 from deploy.cli.options import checkpoint_options, config_option
 from deploy.cli.packaged import show_plan, show_result
 from deploy.cli.types import Written
-from deploy.convert.model import FORMATS, Compiled, Format
+from deploy.convert.model import FORMATS, Format
 from deploy.errors import UsageError
 from deploy.targets import LOCAL_CPU, find_target
 
@@ -28,7 +28,7 @@ class _Formats(Written):
     """Formats by name: aoti,onnx or ["aoti", "onnx"]."""
 
     name = "formats"
-    annotation = tuple[Compiled, ...]
+    annotation = tuple[Literal["aoti", "onnx"], ...]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Format, ...]:
         """The formats in their usual order. Raises UsageError if one does not exist or stands there twice."""
@@ -64,6 +64,21 @@ class _Formats(Written):
 @click.option(
     "--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="The largest batch; 1: static."
 )
+@click.option(
+    "--ensemble",
+    type=click.Choice(["image"]),
+    help="Publish an ensemble too, NAME_image: JPEG or PNG bytes in, labels and scores out.",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Real JPEG and PNG files to prove the ensemble with.",
+)
+@click.option(
+    "--exif-orientation/--no-exif-orientation",
+    help="With --ensemble image: training turned photographs as their EXIF says; torchvision's loaders do not.",
+)
 @click.option("--target", default=LOCAL_CPU, show_default=True, help="Where it will run: a Triton release and device.")
 @click.option(
     "--cpu-isa", type=click.Choice(["avx2", "native"]), default="avx2", show_default=True, help="What AOTI may use."
@@ -86,6 +101,9 @@ class _Formats(Written):
     "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Seconds for each child's step."
 )
 @click.option("--memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="GB", help="GB for each child.")
+@click.option(
+    "--cache/--no-cache", default=True, show_default=True, help="Take and keep compiled code of the same graph."
+)
 @click.option("--promote", is_flag=True, help="Serve the new version at once; a model's first version always is.")
 @click.option("--new-contract", is_flag=True, help="Let the name change its format, tensors or labels.")
 @click.option(
@@ -145,6 +163,7 @@ def _request(ctx: click.Context, checkpoint: CheckpointRequest, given: dict[str,
             seconds=given.pop("timeout"),
             memory=int(memory * _GB) if memory else None,
             seconds_per_cell=given.pop("seconds_per_cell"),
+            cache=given.pop("cache"),
         ),
         command=own_command(ctx, sys.argv[1:]),
         **given,

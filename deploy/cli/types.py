@@ -3,11 +3,14 @@
 Owns how each is read. Used by options and commands; `deploy.cli.config` asks them for the type that a file has.
 """
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import click
-from annotated_types import Gt
+from annotated_types import Gt, Len
+
+from deploy.checkpoint.model import DynamicRequest, InputRequest, ValuesRequest
 
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any]
@@ -27,17 +30,146 @@ class Written(ParamType):
 
 
 class Shape(Written):
-    """Sizes without the batch: 3,224,224 or [3, 224, 224]."""
+    """An input without the batch: 3,224,224 or [3, 224, 224]; with a name and a dtype, ids=int64:128; mask=none."""
 
     name = "shape"
-    annotation = tuple[Annotated[int, Gt(0)], ...]
+    annotation = tuple[Annotated[int, Gt(0)], ...] | str
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        """The sizes; whatever is not a positive integer is refused."""
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> InputRequest:
+        """What was asked; sizes that are no positive integers are refused."""
+        if isinstance(value, InputRequest):
+            return value
+        if not isinstance(value, str):
+            return InputRequest(shape=tuple(value))
+        found = _INPUT.fullmatch(value)
+        if found is None:
+            self.fail(
+                f"{value!r} is not a shape; expected positive integers, such as 3,224,224, with NAME= and DTYPE: "
+                "before them where needed, or NAME=none",
+                param,
+                ctx,
+            )
+        sizes = tuple(map(int, found["sizes"].split(","))) if found["sizes"] else None
+        return InputRequest(shape=sizes, name=found["name"] or found["absent"], dtype=found["dtype"])
+
+    def written(self, value: Any) -> str:
+        """The input as the command line takes it."""
+        return value if isinstance(value, str) else super().written(value)
+
+
+_TWO = Annotated[tuple[Annotated[int, Gt(0)], ...], Len(2, 2)]
+
+
+class Numbers(Written):
+    """One number per channel: 0.485,0.456,0.406 or [0.485, 0.456, 0.406]."""
+
+    name = "numbers"
+    annotation = tuple[float, ...]
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """The numbers; whatever is none is refused."""
         try:
-            sizes = tuple(int(part) for part in (value.split(",") if isinstance(value, str) else value))
+            numbers = tuple(float(part) for part in (value.split(",") if isinstance(value, str) else value))
         except ValueError:
-            sizes = ()
-        if not sizes or min(sizes) < 1:
-            self.fail(f"{value!r} is not a shape; expected positive integers, such as 3,224,224", param, ctx)
-        return sizes
+            numbers = ()
+        if not numbers:
+            self.fail(f"{value!r} is not a list of numbers; expected such as 0.485,0.456,0.406", param, ctx)
+        return numbers
+
+
+class Edges(Written):
+    """The shorter edge, or height and width: 256, or 224,224 or [224, 224]."""
+
+    name = "edges"
+    annotation = Annotated[int, Gt(0)] | _TWO
+
+    def written(self, value: Any) -> str:
+        """The size as the command line takes it."""
+        return str(value) if isinstance(value, int) else super().written(value)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | tuple[int, int]:
+        """The pixels; anything but one or two positive integers is refused."""
+        parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else list(value)
+        try:
+            sizes = [int(part) for part in parts]
+        except ValueError:
+            sizes = []
+        if len(sizes) not in (1, 2) or min(sizes) < 1:
+            self.fail(f"{value!r} is no size in pixels; expected the shorter edge, or height,width", param, ctx)
+        return sizes[0] if len(sizes) == 1 else (sizes[0], sizes[1])
+
+
+class Size(Written):
+    """Height and width in pixels: 480,640 or [480, 640]."""
+
+    name = "size"
+    annotation = _TWO
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """The two sizes; anything else is refused."""
+        size = Edges().convert(value, param, ctx)
+        if isinstance(size, int):
+            self.fail(f"{value!r} is one number; expected height,width", param, ctx)
+        return size
+
+
+class Dynamic(Written):
+    """Axes of an input whose size requests choose: image:2,3 or ids:1=1..512, an axis as 1@name for a dim's name."""
+
+    name = "dynamic"
+    annotation = str
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> DynamicRequest:
+        """What was asked."""
+        if isinstance(value, DynamicRequest):
+            return value
+        found = _DYNAMIC.fullmatch(value)
+        if found is None:
+            self.fail(
+                f"{value!r} names no axes; expected NAME:AXES[=MIN..MAX], such as image:2,3=128..512 "
+                "(the batch is axis 0)",
+                param,
+                ctx,
+            )
+        axes = tuple((int(axis), name or None) for axis, _, name in (one.partition("@") for one in _axes(found)))
+        bounds = (int(found["low"]), int(found["high"])) if found["low"] else None
+        return DynamicRequest(input=found["name"], axes=axes, bounds=bounds)
+
+    def written(self, value: Any) -> str:
+        """The text as it was."""
+        return str(value)
+
+
+class Values(Written):
+    """The values that an integer input takes: ids=0..30521, or attention_mask=mask."""
+
+    name = "values"
+    annotation = str
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ValuesRequest:
+        """What was asked."""
+        if isinstance(value, ValuesRequest):
+            return value
+        found = _VALUES.fullmatch(value)
+        if found is None:
+            self.fail(f"{value!r} is no range; expected NAME=LOW..HIGH, such as ids=0..30521, or NAME=mask", param, ctx)
+        span = None if found["low"] is None else (int(found["low"]), int(found["high"]))
+        return ValuesRequest(input=found["name"], range=span)
+
+    def written(self, value: Any) -> str:
+        """The text as it was."""
+        return str(value)
+
+
+def _axes(found: re.Match[str]) -> list[str]:
+    return found["axes"].split(",")
+
+
+_NAME = r"(?P<name>[A-Za-z_]\w*)"
+_INPUT = re.compile(
+    rf"(?:{_NAME}=)?(?:(?P<dtype>[a-z]+\d*):)?(?P<sizes>[1-9]\d*(?:,[1-9]\d*)*)|(?P<absent>[A-Za-z_]\w*)=none"
+)
+_DYNAMIC = re.compile(
+    rf"{_NAME}:(?P<axes>\d+(?:@[A-Za-z_]\w*)?(?:,\d+(?:@[A-Za-z_]\w*)?)*)(?:=(?P<low>\d+)\.\.(?P<high>\d+))?"
+)
+_VALUES = re.compile(rf"{_NAME}=(?:mask|(?P<low>-?\d+)\.\.(?P<high>-?\d+))")

@@ -41,6 +41,7 @@ def server_dockerfile(image: str, models: Sequence[ServedModel], flags: Sequence
         "WORKDIR /models",
         "# What was rendered from is what is built: each file by its digest.",
         f"RUN sha256sum --check --strict --quiet /opt/deployctl/{DIGESTS_FILE}",
+        *_python_needs(models),
         "",
         "# The image's own user `triton-server`. It writes to /tmp alone, and loads an archive's library from there:",
         "# with a read-only root give it a /tmp that is writable and not noexec.",
@@ -116,6 +117,15 @@ def _labels(models: Sequence[ServedModel]) -> list[str]:
         f'LABEL io.deployctl.version.{model.version.name}="{model.version.number}@sha256:{model.digest}"'
         for model in models
     ]
+
+
+def _python_needs(models: Sequence[ServedModel]) -> list[str]:
+    """What the steps in Python need and the image lacks: the very Pillow that their images were decoded with.
+
+    numpy is there already, in the release that the server's python backend was built for.
+    """
+    versions = sorted({needed for model in models if (needed := model.manifest.artifact.get("pillow"))})
+    return [f"RUN python3 -m pip install --no-cache-dir pillow=={version}" for version in versions[-1:]]
 
 
 def _copies(models: Sequence[ServedModel]) -> list[str]:

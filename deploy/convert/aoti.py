@@ -12,18 +12,35 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from deploy.cache import Store
+from deploy.convert.aoti_weights import put_together, take_apart
 from deploy.convert.archive import MODEL_NAME
 from deploy.convert.export import load_program
+from deploy.convert.flex import (
+    DECOMPOSED,
+    FUSED,
+    attention_detail,
+    count_flex_attention,
+    for_a_kernel,
+    kernel_for_any_threads,
+    plain_attention,
+)
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
+from deploy.convert.reuse import Weights, weights_of, work_key
 from deploy.errors import DeployError, MissingError, UnfinishedError
 from deploy.targets import CpuIsa, Target
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 _AVX2_MARCH = "x86-64-v3"  # the psABI's level that has AVX2, FMA and BMI2 and nothing beyond
 _COMPILE_COMMENT = "\n// Compile cmd"
@@ -41,6 +58,8 @@ _SETTINGS: dict[str, Any] = {
     # One uncompressed entry of the archive, which the loader maps; linking weights into the code costs time and memory.
     "aot_inductor.package_constants_in_so": False,
     "aot_inductor.package_constants_on_disk_format": "binary_blob",
+    # Else the values of the smallest weights would be in the code, and the code good for one fine-tune only.
+    "always_keep_tensor_constants": True,
     # The pool of Python workers compiles GPU kernels only, and each worker imports torch.
     "compile_threads": 1,
 }
@@ -67,24 +86,74 @@ def _find_compiler() -> str:
     return found
 
 
-def compile_aoti(program: Program, *, target: Target, folder: Path) -> Artifact:
-    """`folder/model.pt2`, compiled for the target's CPU instruction set. Raises UnfinishedError if that fails."""
-    import torch
+def compile_aoti(program: Program, *, target: Target, folder: Path, store: Store | None = None) -> Artifact:
+    """`folder/model.pt2`, compiled for the target's CPU instruction set. Raises UnfinishedError if that fails.
 
+    From `store` code is taken that was compiled before for the same graph, and kept there for the next.
+    """
     compiler = _find_compiler()
-    path = folder / ARTIFACT_FILES["aoti"]
     march = _AVX2_MARCH if _is_avx2(target.cpu_isa) else "native"
+    build = _Build(program=program, target=target, folder=folder, compiler=compiler, march=march)
+    weights = weights_of(load_program(program))
+    key = build.key(weights)
     with tempfile.TemporaryDirectory(prefix="inductor-", dir=folder) as work:
-        script = _write_compiler(compiler, Path(work), march=march)
+        entry = Path(work) / "entry"
+        reused = store is not None and store.take(key, entry)
+        details = None if reused else build.compile(weights, entry, work=Path(work))
+        if details is None or entry.is_dir():
+            details = put_together(entry, weights, build.path).details
+        if store and not reused and entry.is_dir():
+            store.keep(key, entry, about=f"AOTInductor code of {len(weights.used)} weights for {target.name}")
+    return Artifact(
+        format="aoti", folder=folder, files=(build.path.name,), seconds=0.0, peak_memory=0, details=details,
+        reused=key if reused else None,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Build:
+    """One compilation: of what, for what, with what. `march` is what the compiler is told of the machine."""
+
+    program: Program
+    target: Target
+    folder: Path
+    compiler: str
+    march: str
+
+    @property
+    def path(self) -> Path:
+        return self.folder / ARTIFACT_FILES["aoti"]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        if not _is_avx2(self.target.cpu_isa):
+            return _SETTINGS
+        # cpuid is asked all the same; what is skipped is compiling a test program per instruction set.
+        return {**_SETTINGS, "cpp.simdlen": 256, "cpp.vec_isa_ok": True}
+
+    def key(self, weights: Weights) -> str:
+        """The key of the code that this compiles, whatever the values of the weights."""
+        told = {name: str(value) for name, value in self.settings.items()}
+        told |= {"compiler": _version(self.compiler), "march": self.march}
+        if self.march == "native":
+            told["cpu"] = _cpu_flags()
+        return work_key(
+            self.program, load_program(self.program), weights, format="aoti", settings=told, target=self.target
+        )
+
+    def compile(self, weights: Weights, entry: Path, *, work: Path) -> dict[str, str]:
+        """The archive's details, and the archive at `path`: in parts in `entry` where it can be taken apart."""
+        import torch
+
+        script = _write_compiler(self.compiler, work, march=self.march)
         search = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
-        settings = {**_SETTINGS, "cpp.cxx": (None, script.name)}
-        if _is_avx2(target.cpu_isa):
-            # cpuid is asked all the same; what is skipped is compiling a test program per instruction set.
-            settings |= {"cpp.simdlen": 256, "cpp.vec_isa_ok": True}
-        with _environment(TORCHINDUCTOR_CACHE_DIR=work, PATH=search):
-            _package(_compile(program, settings), path)
-    details = {"torch": torch.__version__, "compiler": _version(compiler), "march": march, **_facts(path)}
-    return Artifact(format="aoti", folder=folder, files=(path.name,), seconds=0.0, peak_memory=0, details=details)
+        with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search):
+            files, attention = _compile(self.program, {**self.settings, "cpp.cxx": (None, script.name)})
+            _package(files, self.path)
+        made = {"torch": torch.__version__, "compiler": _version(self.compiler), "march": self.march}
+        details = {**made, **_facts(self.path), **attention_detail(self.program, attention)}
+        take_apart(self.path, weights, details, into=entry)
+        return details
 
 
 def _is_avx2(isa: CpuIsa) -> bool:
@@ -123,11 +192,23 @@ def _environment(**values: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _compile(program: Program, settings: dict[str, Any]) -> list[Any]:
+def _compile(program: Program, settings: dict[str, Any]) -> tuple[list[Any], str]:
+    """The compiled files, and which way FlexAttention went: its own kernel where AOTInductor has one for this use."""
+    exported, why = load_program(program), ""
+    if count_flex_attention(exported):
+        try:
+            with kernel_for_any_threads():
+                return _compile_exported(for_a_kernel(exported), settings), FUSED
+        except UnfinishedError as error:
+            why = f" ({error.found})"
+            print(f"FlexAttention's own kernel is not used: {error.found}", file=sys.stderr)
+    return _compile_exported(plain_attention(exported), settings), f"{DECOMPOSED}{why}"
+
+
+def _compile_exported(exported: ExportedProgram, settings: dict[str, Any]) -> list[Any]:
     from torch._inductor import aot_compile
     from torch._inductor.exc import InductorError
 
-    exported = load_program(program)
     arguments, keywords = exported.example_inputs
     try:
         files = aot_compile(exported.module(check_guards=False), arguments, keywords, options=settings)
@@ -156,8 +237,15 @@ def _remove_local_paths(source: Path) -> None:
 
 
 def _version(compiler: str) -> str:
-    printed = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    return printed.splitlines()[0]
+    """The first line of what it says of itself; empty where it says nothing."""
+    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    return next(iter(done.stdout.splitlines()), "")
+
+
+def _cpu_flags() -> str:
+    """What this machine's processor can do, as the kernel lists it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
 def _facts(path: Path) -> dict[str, str]:

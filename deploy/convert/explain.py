@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from deploy.errors import UnfinishedError
+from deploy.spec import BATCH, Dim
 
 _SHAPES_LOGGER = "torch.fx.experimental.symbolic_shapes"
 _SPECIALISED = "specialized it to be a constant"
@@ -23,13 +24,17 @@ def user_line(error: BaseException) -> str:
     return _place(traceback.extract_tb(error.__traceback__))
 
 
-def explain_export_error(error: Exception, attempt: Callable[[], object], *, max_batch: int) -> UnfinishedError:
+def explain_export_error(error: Exception, attempt: Callable[[], object], *, dims: Sequence[Dim]) -> UnfinishedError:
     """What to raise for an error of `torch.export`. `attempt` exports again where only a second look shows the line."""
     if _SPECIALISED in str(error):
+        constraint = _constraint(error)
+        dim = next((dim for dim in dims if f"({dim.name})" in constraint or f" {dim.name} " in constraint), dims[0])
+        dimension = "batch dimension" if dim.name == BATCH else f"dynamic dimension {dim.name}"
+        instead = "use --max-batch 1" if dim.name == BATCH else "leave out its --dynamic"
         return UnfinishedError(
-            f"the model makes its batch dimension a constant{_where_specialised(attempt)}: {_constraint(error)}",
-            expected=f"a forward that takes any batch of 1..{max_batch}",
-            fix="make that code independent of the batch size, or use --max-batch 1",
+            f"the model makes its {dimension} a constant{_where_specialised(attempt)}: {constraint}",
+            expected=f"a forward that takes any {dim.name} of {dim.minimum}..{dim.maximum}",
+            fix=f"make that code independent of the size, or {instead}",
         )
     return UnfinishedError(
         f"the model cannot be exported: {_first_paragraph(error)}{user_line(error)}",

@@ -1,6 +1,6 @@
 """A checkpoint becomes one `torch.export` program, with the complete spec read from it.
 
-Owns the batch dimension and what is said when a model does not have one; compiles nothing.
+Owns the dynamic dims and the calls that come before an export; the spec is read in `contract`. Compiles nothing.
 Called by run and `__main__`, always in a child process.
 """
 
@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.model import Checkpoint
+from deploy.checkpoint.program import check_batch
+from deploy.convert.contract import read_spec
 from deploy.convert.explain import explain_export_error, user_line
-from deploy.convert.flatten import output_names, positional
+from deploy.convert.flatten import arguments_of, leaves, output_names, positional
+from deploy.convert.flex import count_flex_attention, plain_attention
 from deploy.convert.model import Program
 from deploy.errors import DeployError, UnfinishedError, UsageError
 from deploy.files import sha256_bytes
-from deploy.spec import BATCH, Dim, Spec, TensorSpec
+from deploy.spec import BATCH, Dim, TensorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.export import ExportedProgram
+
+    from deploy.convert.flatten import Arrange
 
 PROGRAM_FILE = "program.pt2"
 _SAMPLE_BATCH = 2  # a sample of one row makes the exporter take the batch for the constant 1
@@ -32,8 +37,9 @@ _made_here: dict[Path, ExportedProgram] = {}
 def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path) -> Program:
     """The checkpoint's program, written to `folder/program.pt2`; its cost is left for the caller to fill in.
 
-    The batch is dynamic in 1..max_batch; with `max_batch=1` the program is static and every shape begins with 1.
-    Raises UsageError if the model's inputs or outputs cannot be served, UnfinishedError if it cannot be exported.
+    The batch is dynamic in 1..max_batch; with `max_batch=1` it is static and every shape begins with 1. The other
+    dynamic dims are those of the checkpoint. Raises UsageError if the model's inputs or outputs cannot be served,
+    UnfinishedError if it cannot be exported.
     """
     import torch
 
@@ -41,17 +47,27 @@ def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path) -> P
 
     if max_batch < 1:
         raise UsageError(f"the largest batch is {max_batch}", expected="1 or more", fix="set --max-batch to 1 or more")
-    inputs = program_inputs(checkpoint.inputs, max_batch=max_batch)
+    if checkpoint.how == "program":
+        check_batch(checkpoint.options, max_batch)
+    inputs, dims = program_inputs(checkpoint.inputs, max_batch=max_batch), program_dims(checkpoint, max_batch=max_batch)
     module = build_module(checkpoint)
-    example = seeded_inputs(inputs, batch=_SAMPLE_BATCH)
-    names = _names_from_a_call(module, example)
-    exported = _export(positional(module), example, max_batch=max_batch)
-    spec = _spec(exported, inputs, names, max_batch=max_batch)
+    parameters = [tensor.name for tensor in inputs]
+    arrange = arguments_of(module, parameters, checkpoint.absent)
+    example = seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=dims)
+    outputs = _call(module, arrange, example)
+    names, notes = output_names(outputs), _numbers(module, arrange, example, outputs=outputs, max_batch=max_batch)
+    exported = _export(positional(module, parameters, checkpoint.absent), example, inputs=inputs, dims=dims)
+    spec = read_spec(exported, inputs, names, dims=dims, checkpoint=checkpoint)
     path = folder / PROGRAM_FILE
-    torch.export.save(exported, path)
+    saved = plain_attention(exported)
+    torch.export.save(saved, path)
     _made_here.clear()
     _made_here[path] = exported
-    return Program(path=path, spec=spec, digest=_digest(exported), seconds=0.0, peak_memory=0)
+    uses = count_flex_attention(exported)
+    return Program(
+        path=path, spec=spec, digest=_digest(exported, saved), seconds=0.0, peak_memory=0, notes=notes,
+        flex_attention=uses,
+    )  # fmt: skip
 
 
 def load_program(program: Program) -> ExportedProgram:
@@ -63,19 +79,36 @@ def load_program(program: Program) -> ExportedProgram:
     return torch.export.load(program.path)
 
 
-def seeded_inputs(inputs: Sequence[TensorSpec], *, batch: int) -> tuple[Tensor, ...]:
-    """One tensor per input, the same in every run: normal where floating, 0 or 1 otherwise."""
+def seeded_inputs(inputs: Sequence[TensorSpec], *, batch: int, dims: Sequence[Dim] = ()) -> tuple[Tensor, ...]:
+    """One tensor per input, the same in every run: normal where floating, else in the input's own range."""
     import torch
 
     generator = torch.Generator().manual_seed(_SEED)
+    sizes = _example_sizes(inputs, batch=batch, dims=dims)
     tensors = []
     for tensor in inputs:
-        shape, dtype = tensor.concrete(**{BATCH: batch}), getattr(torch, tensor.dtype)
-        if dtype.is_floating_point:
+        shape, dtype = tensor.concrete(**sizes), getattr(torch, tensor.dtype)
+        if tensor.mask:
+            tensors.append(torch.ones(shape, dtype=dtype))
+        elif dtype.is_floating_point:
             tensors.append(torch.randn(shape, generator=generator).to(dtype))
         else:
-            tensors.append(torch.randint(0, 2, shape, generator=generator).to(dtype))
+            low, high = tensor.values or (0, 1)
+            tensors.append(torch.randint(low, high + 1, shape, generator=generator).to(dtype))
     return tuple(tensors)
+
+
+def _example_sizes(inputs: Sequence[TensorSpec], *, batch: int, dims: Sequence[Dim]) -> dict[str, int]:
+    """A size for each dim within its bounds, if possible unlike every other size: equal ones look tied to a tracer."""
+    sizes = {BATCH: batch}
+    taken = {0, 1, batch, *(size for tensor in inputs for size in tensor.shape if isinstance(size, int))}
+    for dim in dims:
+        if dim.name == BATCH:
+            continue
+        free = (size for size in (*range(dim.middle, dim.maximum + 1), *range(dim.minimum, dim.middle)))
+        sizes[dim.name] = next((size for size in free if size not in taken), dim.middle)
+        taken.add(sizes[dim.name])
+    return sizes
 
 
 def program_inputs(inputs: tuple[TensorSpec, ...], *, max_batch: int) -> tuple[TensorSpec, ...]:
@@ -84,7 +117,7 @@ def program_inputs(inputs: tuple[TensorSpec, ...], *, max_batch: int) -> tuple[T
     Raises UsageError if a shape does not begin with the batch.
     """
     for tensor in inputs:
-        if tensor.shape[:1] != (BATCH,) or not all(isinstance(size, int) for size in tensor.shape[1:]):
+        if tensor.shape[:1] != (BATCH,) or BATCH in tensor.shape[1:]:
             raise UsageError(
                 f"input {tensor.name!r} has the shape {list(tensor.shape)}", expected=f"[{BATCH!r}, sizes ...]"
             )
@@ -93,13 +126,20 @@ def program_inputs(inputs: tuple[TensorSpec, ...], *, max_batch: int) -> tuple[T
     return tuple(tensor.model_copy(update={"shape": (1, *tensor.shape[1:])}) for tensor in inputs)
 
 
-def _names_from_a_call(module: nn.Module, example: tuple[Tensor, ...]) -> tuple[str, ...]:
-    """The outputs' names. An eager call comes before the export, since it explains a model's own errors better."""
+def program_dims(checkpoint: Checkpoint, *, max_batch: int) -> tuple[Dim, ...]:
+    """The dynamic dims of the program's inputs: the batch, unless it is static, and the checkpoint's own."""
+    batch = (Dim(name=BATCH, minimum=1, maximum=max_batch),) if max_batch > 1 else ()
+    return (*batch, *checkpoint.dims)
+
+
+def _call(module: nn.Module, arrange: Arrange, example: Sequence[Tensor]) -> Any:
+    """What the module itself returns. This call comes before the export, since it explains a model's own errors."""
     import torch
 
+    arguments, keywords = arrange(example)
     try:
         with torch.no_grad():
-            outputs = module(*example)
+            return module(*arguments, **keywords)
     except DeployError:
         raise
     except Exception as error:
@@ -108,67 +148,55 @@ def _names_from_a_call(module: nn.Module, example: tuple[Tensor, ...]) -> tuple[
             f"the model fails on a batch of inputs of shape {shapes}: {error}{user_line(error)}",
             fix="check --input-shape and the model's forward",
         ) from error
-    return output_names(outputs)
 
 
-def _export(module: nn.Module, example: tuple[Tensor, ...], *, max_batch: int) -> ExportedProgram:
+def _numbers(
+    module: nn.Module, arrange: Arrange, example: Sequence[Tensor], *, outputs: Any, max_batch: int
+) -> tuple[str, ...]:
+    """A note for each output that is a single number. Raises UsageError if it sums up the rows of a batch."""
     import torch
 
-    batch = torch.export.Dim(BATCH, min=1, max=max_batch) if max_batch > 1 else None
-    shapes = (tuple({0: batch} for _ in example),) if batch else None
+    named = dict(zip(output_names(outputs), (tensor for _, tensor in leaves(outputs)), strict=True))
+    numbers = {name: tensor for name, tensor in named.items() if tensor.dim() == 0}
+    if not numbers:
+        return ()
+    if max_batch > 1:
+        first = [tensor for _, tensor in leaves(_call(module, arrange, [tensor[:1] for tensor in example]))]
+        alone = dict(zip(named, first, strict=True))
+        for name, tensor in numbers.items():
+            if not torch.equal(tensor, alone[name]):
+                raise UsageError(
+                    f"the model's {name} is a single number for all rows of a batch",
+                    expected="one row per sample: a server merges requests, whose answers must be told apart",
+                    fix="leave it out of what the model's forward returns, keep the rows apart in it "
+                    "(reduction='none'), or use --max-batch 1",
+                )
+    return tuple(f"output {name!r} is a single number: it is served as [{BATCH}, 1]" for name in numbers)
+
+
+def _export(
+    module: nn.Module, example: tuple[Tensor, ...], *, inputs: Sequence[TensorSpec], dims: Sequence[Dim]
+) -> ExportedProgram:
+    import torch
+
+    symbols = {dim.name: torch.export.Dim(dim.name, min=dim.minimum, max=dim.maximum) for dim in dims}
+    shapes = tuple(
+        {axis: symbols[size] for axis, size in enumerate(tensor.shape) if isinstance(size, str)} for tensor in inputs
+    )
 
     def attempt() -> ExportedProgram:
-        return torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
+        return torch.export.export(module, example, dynamic_shapes=(shapes,) if symbols else None, strict=False)
 
     try:
         return attempt()
     except DeployError:
         raise
     except Exception as error:
-        raise explain_export_error(error, attempt, max_batch=max_batch) from error
+        raise explain_export_error(error, attempt, dims=dims) from error
 
 
-def _spec(exported: ExportedProgram, inputs: tuple[TensorSpec, ...], names: tuple[str, ...], *, max_batch: int) -> Spec:
-    values = [node.meta["val"] for node in exported.graph.output_node().args[0]]
-    assert len(values) == len(names)
-    batch = None if max_batch == 1 else _batch_symbol(exported)
-    outputs = tuple(_output(name, value, batch) for name, value in zip(names, values, strict=True))
-    dims = () if batch is None else (Dim(name=BATCH, minimum=1, maximum=max_batch),)
-    return Spec(inputs=inputs, outputs=outputs, dims=dims)
-
-
-def _batch_symbol(exported: ExportedProgram) -> Any:
-    user_inputs = set(exported.graph_signature.user_inputs)
-    first = next(node for node in exported.graph.nodes if node.name in user_inputs)
-    return first.meta["val"].shape[0].node.expr
-
-
-def _output(name: str, value: Tensor, batch: Any) -> TensorSpec:
-    shape = tuple(_size(name, size, batch) for size in value.shape)
-    if batch is not None and (shape[0] != BATCH or BATCH in shape[1:]):
-        raise UsageError(
-            f"output {name!r} has the shape {list(shape)}",
-            expected=f"[{BATCH!r}, sizes ...]: the batch first, and nowhere else",
-            fix="return one row per sample from the model's forward, or use --max-batch 1",
-        )
-    decides = value.is_floating_point() and len(shape) == 2 and shape[1] != 1
-    dtype = str(value.dtype).removeprefix("torch.")
-    return TensorSpec(name=name, dtype=dtype, shape=shape, decision_axis=1 if decides else None)
-
-
-def _size(name: str, size: Any, batch: Any) -> int | str:
-    if isinstance(size, int):
-        return size
-    if size.node.expr == batch:
-        return BATCH
-    formula = str(size.node.expr).replace(str(batch), BATCH)
-    raise UsageError(
-        f"output {name!r} has a size that depends on the inputs in another way than by the batch: {formula}",
-        expected="sizes that are the batch or constant",
-        fix="return one row of constant size per sample from the model's forward, or use --max-batch 1",
-    )
-
-
-def _digest(exported: ExportedProgram) -> str:
-    text = (exported.graph_module.code, str(exported.graph_signature), str(exported.range_constraints))
+def _digest(exported: ExportedProgram, saved: ExportedProgram) -> str:
+    """Of both programs' text: graphs within the graph, such as a score_mod, show in the saved one alone."""
+    codes = dict.fromkeys(program.graph_module.code for program in (exported, saved))
+    text = (*codes, str(exported.graph_signature), str(exported.range_constraints))
     return sha256_bytes("\n".join(text).encode())

@@ -1,15 +1,19 @@
 """A module's inputs and outputs in one stated order: what `INPUT__i` and `OUTPUT__i` count.
 
-Owns the order and the names; exports nothing. Called by export, and by `validate` to run eager in the same order.
+Owns the order, the names and how inputs reach the forward; exports nothing. Called by export, and by `validate` to run
+eager in the same order.
 
-The order: a tensor is one output; tuples and lists in order; mappings in their own insertion order; nested ones depth
-first.
+The order: a tensor is one output; tuples and lists in order; mappings in their own insertion order, dataclasses in the
+order of their fields; nested ones depth first. None is no output.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from deploy.errors import UsageError
@@ -18,70 +22,128 @@ from deploy.spec import unique_names
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from deploy.checkpoint.model import Checkpoint
 
-def positional(module: nn.Module) -> nn.Module:
-    """The same module, taking its inputs positionally and returning a flat list of tensors.
+    Arrange = Callable[[Sequence[Tensor]], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+def flat_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False) -> nn.Module:
+    """The checkpoint's module as `positional` makes it; `dtype` and `as_in_training` are `build_module`'s."""
+    from deploy.checkpoint.load import build_module
+
+    module = build_module(checkpoint, dtype, as_in_training=as_in_training)
+    return positional(module, [tensor.name for tensor in checkpoint.inputs], checkpoint.absent)
+
+
+def positional(module: nn.Module, names: Sequence[str] = (), absent: Sequence[str] = ()) -> nn.Module:
+    """The same module, taking its inputs positionally and returning a flat list of tensors, a row per sample in each.
 
     It shares all parameters, buffers and submodules with `module`, under the same names: a wrapper round it would
-    prefix every weight's name, in the program and in the artifacts too.
+    prefix every weight's name, in the program and in the artifacts too. `names` and `absent` are `arguments_of`'s.
     """
-    original = type(module)
+    original, half = type(module), _half(module)
+    arrange = arguments_of(module, names, absent)
     twin = copy.copy(module)
     own_forward = vars(twin).pop("forward", None)
 
     def forward(self: nn.Module, *inputs: Tensor) -> list[Tensor]:
-        outputs = own_forward(*inputs) if own_forward else original.forward(self, *inputs)
-        return [tensor for _, tensor in _leaves(outputs, ())]
+        given, named = arrange(inputs)
+        outputs = own_forward(*given, **named) if own_forward else original.forward(self, *given, **named)
+        return [_with_rows(_exchanged(tensor, inputs, half), inputs) for _, tensor in leaves(outputs)]
 
     twin.__class__ = type(f"Positional{original.__name__}", (original,), {"forward": forward})
     return twin
+
+
+def arguments_of(module: nn.Module, names: Sequence[str], absent: Sequence[str] = ()) -> Arrange:
+    """How inputs in the spec's order are given to the forward: as keywords if those are the names of its parameters.
+
+    Where they are not (a spec says `image`, the forward `x`), they are given in order. Those `absent` are given None.
+    Half-precision weights get floating inputs in their own dtype, where clients send a wider one.
+    """
+    none, half = dict.fromkeys(absent), _half(module)
+    keywords = bool(names) and _are_keywords(module, names, absent)
+
+    def arrange(inputs: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = [one.to(half) if half is not None and one.is_floating_point() else one for one in inputs]
+        return ((), {**dict(zip(names, given, strict=True)), **none}) if keywords else (tuple(given), dict(none))
+
+    return arrange
 
 
 def output_names(example_outputs: object) -> tuple[str, ...]:
     """A unique name per output, in flattened order, from what the module itself returned.
 
     `output` for a lone tensor, `output_0`, `output_1`, ... for a sequence, a mapping's own keys and a named tuple's own
-    fields; nested ones are joined by `_`. Raises UsageError if there is no output, or one that is not a tensor with a
-    dimension.
+    fields; nested ones are joined by `_`. Raises UsageError if there is no output, or one that is not a tensor.
     """
-    names = unique_names([_name(path) for path, _ in _leaves(example_outputs, ())])
+    names = unique_names([_name(path) for path, _ in leaves(example_outputs)])
     if not names:
         raise UsageError("the model returns no tensors", expected="at least one tensor")
     return names
 
 
-def _leaves(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Tensor]]:
+def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Tensor]]:
+    """Each tensor of a module's outputs with its path, in flattened order. Raises UsageError for anything else."""
     import torch
 
+    if value is None:
+        return
     if isinstance(value, torch.Tensor):
-        _check_dimensions(value, path)
         yield path, value
         return
     for key, item in _children(value, path):
-        yield from _leaves(item, (*path, key))
+        yield from leaves(item, (*path, key))
+
+
+def _are_keywords(module: nn.Module, names: Sequence[str], absent: Sequence[str]) -> bool:
+    try:
+        takes = list(signature(module.forward).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    by_name = {p.name for p in takes if p.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)}
+    if by_name.issuperset(names):
+        return True
+    # A forward that only hands on what it gets, as wrappers do, names nothing: the user's names are then all there is.
+    required = {p.name for p in takes if p.default is Parameter.empty and p.name in by_name}
+    hands_on = any(p.kind is Parameter.VAR_KEYWORD for p in takes) and required <= {*names, *absent}
+    return hands_on and not any(re.fullmatch(r"input_\d+", name) for name in names)
+
+
+def _exchanged(output: Tensor, inputs: Sequence[Tensor], half: Any) -> Tensor:
+    """The output; one of half precision in the dtype of the inputs, which is the one that clients exchange."""
+    exchanged = next((one.dtype for one in inputs if one.is_floating_point()), output.dtype)
+    return output.to(exchanged) if output.dtype == half else output
+
+
+def _half(module: nn.Module) -> Any:
+    """The dtype of half-precision weights, None of others."""
+    import torch
+
+    floats = (one.dtype for one in module.parameters() if one.is_floating_point())
+    dtype = next(floats, None)
+    return dtype if dtype in (torch.float16, torch.bfloat16) else None
+
+
+def _with_rows(tensor: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    """The tensor; a single number is repeated for each row, since Triton knows no tensor without dimensions."""
+    return tensor if tensor.dim() else tensor.reshape(1, 1).repeat(inputs[0].shape[0], 1)
 
 
 def _children(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[str | int, Any]]:
     if isinstance(value, Mapping):
         return ((str(key), item) for key, item in value.items())
+    if is_dataclass(value) and not isinstance(value, type):
+        return ((field.name, getattr(value, field.name)) for field in fields(value))
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return zip(value._fields, value, strict=True)
     if isinstance(value, tuple | list):
         return enumerate(value)
     raise UsageError(
         f"the model's {_name(path)} is a {type(value).__name__}",
-        expected="a tensor, or tuples, lists and dicts of tensors",
+        expected="a tensor, or tuples, lists, dicts and dataclasses of tensors",
         fix="return tensors only from the model's forward",
     )
-
-
-def _check_dimensions(tensor: Tensor, path: tuple[str | int, ...]) -> None:
-    if tensor.dim() == 0:
-        raise UsageError(
-            f"the model's {_name(path)} is a single number, a tensor without dimensions",
-            expected="one row per sample",
-            fix="leave it out of what the model's forward returns, or give it a batch dimension",
-        )
 
 
 def _name(path: tuple[str | int, ...]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from deploy.cache import Store
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.aoti import compile_aoti
 from deploy.convert.model import Artifact, Format, Program
@@ -19,8 +20,11 @@ from deploy.targets import Target
 class Converter(Protocol):
     """Makes one artifact in the existing folder `folder`; runs in a child process."""
 
-    def __call__(self, program: Program, *, target: Target, folder: Path) -> Artifact:
-        """The artifact, without its cost. Raises DeployError if the format cannot hold the program."""
+    def __call__(self, program: Program, *, target: Target, folder: Path, store: Store | None = None) -> Artifact:
+        """The artifact, without its cost; work on the same graph is taken from `store` and kept there.
+
+        Raises DeployError if the format cannot hold the program.
+        """
 
 
 Converters = Mapping[Format, Converter]

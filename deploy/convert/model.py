@@ -9,29 +9,37 @@ from typing import Literal
 
 from deploy.spec import Spec
 
-Compiled = Literal["aoti", "onnx"]
 # A version of the format vllm is made by `deploy.llm` and has no compiled file: its engine file is the main one.
-Format = Literal[Compiled, "vllm"]
+Format = Literal["aoti", "onnx", "vllm"]
+# Beside them what a repository may hold: models of Triton's python backend, and ensembles of others.
+PublishedFormat = Literal["aoti", "onnx", "vllm", "python", "ensemble"]
 FORMATS: tuple[Format, ...] = ("aoti", "onnx")
 ARTIFACT_FILES: dict[Format, str] = {"aoti": "model.pt2", "onnx": "model.onnx", "vllm": "model.json"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text."""
+    """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text.
+
+    `notes` say what is served otherwise than the model has it. `flex_attention` counts the uses of that operator, which
+    is plain attention on disk: it cannot be saved.
+    """
 
     path: Path
     spec: Spec
     digest: str
     seconds: float
     peak_memory: int
+    notes: tuple[str, ...] = ()
+    flex_attention: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
     """One compiled file of one format. `files` are its relative paths in `folder`, the main one first.
 
-    `details` go into the manifest: opset, IR version, compiler, ISA, and so on.
+    `details` go into the manifest: opset, IR version, compiler, ISA, and so on. `reused` is the key of the work that
+    was taken from the cache, None where all was done now.
     """
 
     format: Format
@@ -40,6 +48,7 @@ class Artifact:
     seconds: float
     peak_memory: int
     details: dict[str, str]
+    reused: str | None = None
 
     @property
     def path(self) -> Path:

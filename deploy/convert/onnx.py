@@ -5,18 +5,24 @@ Owns names, ceilings and what may lie in the graph; onnx_file writes it. Called 
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy.cache import Store
 from deploy.convert.export import load_program
+from deploy.convert.flex import DECOMPOSED, attention_detail, plain_attention
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
 from deploy.convert.onnx_file import write_model
+from deploy.convert.onnx_weights import read_graph, weights_as_inputs, write_graph
+from deploy.convert.reuse import weights_of, work_key
 from deploy.errors import UnfinishedError
-from deploy.spec import BATCH, Spec, wire_input, wire_output
+from deploy.spec import Spec, wire_input, wire_output
 from deploy.targets import Target, targets_like
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from torch.export import ExportedProgram
 
 # The ceilings of newer targets are limits and no aims: the exporter writes 18, converts to 20 by rules of its own, and
 # above 25 leaves the graph as it is.
@@ -24,33 +30,58 @@ _BEST_TESTED_OPSET = 20
 _INLINE_LIMIT = 1_900_000_000  # bytes of weights; a protobuf message ends at 2 GiB
 
 
-def export_onnx(program: Program, *, target: Target, folder: Path, inline_limit: int = _INLINE_LIMIT) -> Artifact:
+def export_onnx(
+    program: Program, *, target: Target, folder: Path, inline_limit: int = _INLINE_LIMIT, store: Store | None = None
+) -> Artifact:
     """`folder/model.onnx`, or `folder/model.onnx/` with the weights in a file of their own above `inline_limit` bytes.
 
-    Raises UnfinishedError if the program has an operation that ONNX lacks, or needs a higher opset than the target's.
+    From `store` a graph is taken that was made before for the same program, and kept there for the next. Raises
+    UnfinishedError if the program has an operation that ONNX lacks, or needs a higher opset than the target's.
     """
-    model = _translate(program, opset=min(target.opset, _BEST_TESTED_OPSET))
+    exported = plain_attention(load_program(program))
+    weights = weights_of(exported)
+    key = work_key(program, exported, weights, format="onnx", settings=_versions(), target=target)
+    with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
+        entry = Path(work) / "entry"
+        reused = store is not None and store.take(key, entry)
+        model = read_graph(entry, weights) if reused else _make(exported, program.spec, target)
+        if store and not reused and write_graph(model, weights, into=entry):
+            store.keep(key, entry, about=f"ONNX graph of {len(weights.used)} weights for {target.name}")
+    files = write_model(model, folder / ARTIFACT_FILES["onnx"], inline_limit=inline_limit)
+    details = _details(model) | attention_detail(program, DECOMPOSED)
+    return Artifact(
+        format="onnx", folder=folder, files=files, seconds=0.0, peak_memory=0, details=details,
+        reused=key if reused else None,
+    )  # fmt: skip
+
+
+def _make(exported: ExportedProgram, spec: Spec, target: Target) -> ir.Model:
+    """The whole model, with its weights."""
+    model = _translate(exported, opset=min(target.opset, _BEST_TESTED_OPSET))
     model.ir_version = min(model.ir_version, target.ir_version)
-    _rename(model, program.spec)
+    _rename(model, spec)
     _strip(model)
     _check_ceilings(model, target)
-    files = write_model(model, folder / ARTIFACT_FILES["onnx"], inline_limit=inline_limit)
-    return Artifact(format="onnx", folder=folder, files=files, seconds=0.0, peak_memory=0, details=_details(model))
+    return model
 
 
-def _translate(program: Program, *, opset: int) -> ir.Model:
+def _translate(exported: ExportedProgram, *, opset: int) -> ir.Model:
     import torch
+    from onnxscript.optimizer import optimize
     from torch.onnx.errors import OnnxExporterError
 
     try:
-        exported = torch.onnx.export(load_program(program), dynamo=True, opset_version=opset, verbose=False)
+        made = torch.onnx.export(exported, dynamo=True, opset_version=opset, optimize=False, verbose=False)
     except OnnxExporterError as error:
         raise UnfinishedError(
             f"the program cannot be written as ONNX: {_reason(error)}",
             fix="use --formats aoti, or change the operation it names",
         ) from error
-    assert exported is not None
-    return exported.model
+    assert made is not None
+    model: ir.Model = made.model
+    with weights_as_inputs(model, exported.state_dict):
+        optimize(model)
+    return model
 
 
 def _reason(error: BaseException) -> str:
@@ -62,19 +93,34 @@ def _reason(error: BaseException) -> str:
 
 
 def _rename(model: ir.Model, spec: Spec) -> None:
-    """Give the tensors the names both formats share, and their batch dimension its own."""
+    """Give the tensors the names both formats share, and their dynamic dims those of the spec."""
     import onnx_ir as ir
 
     graph = model.graph
     assert len(graph.inputs) == len(spec.inputs) and len(graph.outputs) == len(spec.outputs)
     for index, value in enumerate(graph.inputs):
         value.name = wire_input(index)
+    _separate_outputs(graph)
     for index, value in enumerate(graph.outputs):
         value.name = wire_output(index)
-    if spec.batch is None:
+    if not spec.dims:
         return
     for value, tensor in zip((*graph.inputs, *graph.outputs), (*spec.inputs, *spec.outputs), strict=True):
-        value.shape = ir.Shape([BATCH if size == BATCH else size for size in tensor.shape])
+        value.shape = ir.Shape(tensor.shape)
+
+
+def _separate_outputs(graph: ir.Graph) -> None:
+    """Give each output a value of its own: one that is an input, a constant or another output has a name already."""
+    import onnx_ir as ir
+
+    taken = {id(value) for value in (*graph.inputs, *graph.initializers.values())}
+    for index, value in enumerate(graph.outputs):
+        if id(value) in taken:
+            copy = ir.node("Identity", inputs=[value])
+            copy.outputs[0].type, copy.outputs[0].shape = value.type, value.shape
+            graph.append(copy)
+            graph.outputs[index] = copy.outputs[0]
+        taken.add(id(value))
 
 
 def _strip(model: ir.Model) -> None:
@@ -105,14 +151,12 @@ def _check_ceilings(model: ir.Model, target: Target) -> None:
 
 
 def _details(model: ir.Model) -> dict[str, str]:
+    return {"opset": str(model.opset_imports[""]), "ir_version": str(model.ir_version), **_versions()}
+
+
+def _versions() -> dict[str, str]:
     import onnx
     import onnxscript
     import torch
 
-    return {
-        "opset": str(model.opset_imports[""]),
-        "ir_version": str(model.ir_version),
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxscript": onnxscript.__version__,
-    }
+    return {"torch": torch.__version__, "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}

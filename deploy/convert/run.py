@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import psutil
 
-from deploy.cache import cache_folder
+from deploy.cache import Store, cache_folder
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.export import export_program
 from deploy.convert.job import CONVERTERS, ConversionJob, Converters
@@ -46,6 +46,7 @@ class ConversionPlan:
     """What to convert to, and how. `timeout` is seconds per child and step, `memory_limit` bytes per child (PSS).
 
     `jobs` is how many children may work at once; None means as many as cores and free memory allow, at most two.
+    `store`: where what was compiled before for the same graph is taken from, and kept for the next.
     """
 
     formats: tuple[Format, ...] = FORMATS
@@ -55,6 +56,7 @@ class ConversionPlan:
     jobs: int | None = None
     timeout: float | None = None
     memory_limit: int | None = None
+    store: Store | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +87,8 @@ def convert(
     A format that fails is a value in `failures`, whatever its child died of. Raises UnfinishedError (UsageError where
     the model's inputs or outputs cannot be served) if there is no program: then every format is lost.
     """
-    jobs = [_write_job(checkpoint, plan, format_) for format_ in plan.formats]
+    # AOTInductor first: an operator that cannot be saved (FlexAttention) lives only in the child that exported it.
+    jobs = [_write_job(checkpoint, plan, format_) for format_ in sorted(plan.formats, key=FORMATS.index)]
     at_once = _jobs_at_once(plan, checkpoint)
     with ExitStack() as workers:
         first = workers.enter_context(_worker(jobs[0], plan))
@@ -94,7 +97,7 @@ def convert(
         def one(job: ConversionJob) -> Artifact | ConversionFailure:
             # Known to the outer block too, which is left first when the user interrupts.
             with first if job is jobs[0] else workers.enter_context(_worker(job, plan)) as worker:
-                return _convert(worker, job, partial(converters[job.format], program), progress)
+                return _convert(worker, job, partial(converters[job.format], program, store=plan.store), progress)
 
         outcomes = _side_by_side(one, jobs, at_once=at_once)
     return Conversion(

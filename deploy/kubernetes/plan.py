@@ -101,6 +101,7 @@ def make_plan(request: KubernetesRequest) -> Plan:
     target = _target(request)
     measure = measure_for(histograms=target.latency_histograms)
     model = served_model(request.version, target, objectives=request.objectives, measure=measure)
+    _ = model.manifest.compiled  # one pod serves one model: an ensemble's would lack its steps
     served, latency = _evidence(request.version)
     level, quantiles = latency_export(request.objectives, measure=measure)
     name = object_name(request.version.name, request.name)

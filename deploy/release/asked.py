@@ -83,7 +83,7 @@ def answers(side: Side, asked: Sequence[Asked], *, threads: int, logs: Path, lim
     Raises ChildFailed if it crashes, hangs past the limit, or cannot load the artifact.
     """
     manifest = side.manifest
-    path = side.version.folder / ARTIFACT_FILES[manifest.format]
+    path = side.version.folder / ARTIFACT_FILES[manifest.compiled]
     name = f"answers of version {side.version.number}"
     with Worker(name, log=logs / f"{name.replace(' ', '-')}.log", limits=limits) as worker:
         worker.make(AotiModel if manifest.format == "aoti" else OnnxModel, path, threads=threads)
@@ -91,7 +91,7 @@ def answers(side: Side, asked: Sequence[Asked], *, threads: int, logs: Path, lim
 
 
 def _given(path: Path, spec: Spec) -> Iterator[Asked]:
-    samples = load_samples(path, spec.inputs)
+    samples = load_samples(path, spec.inputs, spec.dims)
     yield Asked(
         name=path.name,
         real=True,

@@ -144,7 +144,7 @@ def _sha256(digest: str) -> Any:
 
 
 def _is_artifact(path: str, manifest: Manifest) -> bool:
-    main = ARTIFACT_FILES[manifest.format]
+    main = "model.py" if manifest.format in ("python", "ensemble") else ARTIFACT_FILES[manifest.compiled]
     return path == main or path.startswith(f"{main}/")
 
 
@@ -189,5 +189,5 @@ def _properties(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "target", manifest.target.name
     yield "parameters", str(manifest.checkpoint.parameters)
     yield "parity", f"{manifest.verdicts.parity.verdict}: {manifest.verdicts.parity.reason}"
-    for name, value in manifest.preprocessing.model_dump(exclude_none=True).items():
+    for name, value in manifest.preprocessing.model_dump(exclude_defaults=True).items():
         yield f"preprocessing:{name}", str(value)

@@ -101,6 +101,7 @@ def other_parity_file(name: str) -> str:
 def read_packaged(folder: Path, manifest: Manifest) -> Packaged:
     """The evidence that lies in a version's folder."""
     evidence = folder / EVIDENCE_FOLDER
+    compiled = manifest.format not in ("python", "ensemble")
     damage: list[str] = []
 
     def read(kind: type[R], name: str, *, required: bool = False) -> R | None:
@@ -111,13 +112,15 @@ def read_packaged(folder: Path, manifest: Manifest) -> Packaged:
             return None
 
     others = sorted(path.name for path in evidence.glob(other_parity_file("*")))
-    parity = [read(ParityEvidence, PARITY_FILE, required=True), *(read(ParityEvidence, name) for name in others)]
+    parity = [read(ParityEvidence, PARITY_FILE, required=compiled), *(read(ParityEvidence, name) for name in others)]
     return Packaged(
         manifest=manifest,
         parity=tuple(one for one in parity if one is not None),
         behaviour=read(BehaviourEvidence, BEHAVIOUR_FILE),
         latency=read(LatencyEvidence, LATENCY_FILE),
-        served=read(ServedEvidence, SERVED_FILE, required=manifest.served_check == "done"),
+        served=read(
+            ServedEvidence, SERVED_FILE, required=manifest.served_check == "done" and manifest.format != "python"
+        ),
         damage=tuple(damage),
     )
 

@@ -261,13 +261,15 @@ def _classes(manifest: Manifest) -> str:
 
 
 def _preprocessing(manifest: Manifest) -> str:
-    known = manifest.preprocessing.model_dump(exclude={"source"}, exclude_none=True)
+    known = manifest.preprocessing.model_dump(exclude={"source"}, exclude_defaults=True)
     details = "; ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in known.items())
     return f"{details} (from: {manifest.preprocessing.source})" if details else "not known"
 
 
 def _plain(value: object) -> str:
-    return " ".join(f"{number:g}" for number in value) if isinstance(value, tuple) else str(value)
+    if not isinstance(value, tuple):
+        return str(value)
+    return " ".join(one if isinstance(one, str) else f"{one:g}" for one in value)
 
 
 def _files(manifest: Manifest) -> Section:

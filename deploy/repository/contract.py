@@ -13,7 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Protocol
 
-from deploy.convert.model import Format
+from deploy.convert.model import PublishedFormat
 from deploy.errors import UsageError
 from deploy.repository.find import read_manifest
 from deploy.repository.layout import Version, promoted_version, version_numbers
@@ -25,7 +25,7 @@ class Contract(Protocol):
     """What a name is bound to. A `Manifest` is one."""
 
     @property
-    def format(self) -> Format:
+    def format(self) -> PublishedFormat:
         """The artifact's format."""
 
     @property

@@ -22,7 +22,7 @@ from deploy.repository.layout import (
     is_version_number,
     promoted_version,
 )
-from deploy.repository.manifest import Manifest, changed_files, refuse_changed
+from deploy.repository.manifest import Manifest, changed_files, refuse_changed, version_digest
 
 # What `write_atomically` calls a file until it is whole: another process may be promoting or publishing just now.
 _UNFINISHED_CONFIG = re.compile(rf"\.{re.escape(CONFIG_FILE)}\.[A-Za-z0-9_]+")
@@ -59,13 +59,35 @@ def changes(version: Version, manifest: Manifest) -> tuple[str, ...]:
     Raises UsageError for a link, and for a file that cannot be read.
     """
     try:
-        return (*changed_files(version.folder, manifest), *stray_entries(version.model_folder))
+        return (
+            *changed_files(version.folder, manifest),
+            *stray_entries(version.model_folder),
+            *_changed_steps(version, manifest),
+        )
     except PermissionError as error:
         raise UsageError(
             f"{error.filename} cannot be read, so {version} cannot be compared with its digests",
             expected="files that this user may read",
             fix="change their permissions",
         ) from error
+
+
+def step_versions(version: Version, manifest: Manifest) -> tuple[Version, ...]:
+    """Where the steps of an ensemble lie: beside it. Empty for any other version."""
+    return tuple(
+        Version(repository=version.repository, name=step.model, number=step.version) for step in manifest.steps
+    )
+
+
+def _changed_steps(version: Version, manifest: Manifest) -> Iterator[str]:
+    """An ensemble's steps that are absent, are not the versions it was proven with, or have changed themselves."""
+    for step, place in zip(manifest.steps, step_versions(version, manifest), strict=True):
+        if not place.manifest.is_file():
+            yield f"{step}, a step of {version}, is not there"
+        elif version_digest(place.folder) != step.digest:
+            yield f"{step} is not the version that {version} was proven with"
+        else:
+            yield from (f"{step}: {found}" for found in changes(place, read_manifest(place)))
 
 
 def stray_entries(model_folder: Path) -> tuple[str, ...]:

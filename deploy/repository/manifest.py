@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from deploy import __version__
 from deploy.checkpoint.model import Checkpoint, Preprocessing
-from deploy.convert.model import Format
+from deploy.convert.model import Format, PublishedFormat
 from deploy.errors import UsageError
 from deploy.evidence import Judgement, Verdict
 from deploy.files import relative_files, sha256_file, shown
@@ -105,18 +105,29 @@ class Verdicts(Record):
     served: Judgement | None = None
 
 
+class StepVersion(Record):
+    """A version that an ensemble runs as one of its steps, by the digest that it had when the whole was proven."""
+
+    model: str
+    version: int = Field(ge=1)
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.model}:{self.version}"
+
+
 class Manifest(Record):
     """Everything a version says about itself; it is written last and holds the digest of every other file.
 
     `wire` maps the tensor names that clients use to the spec's own. `unsafe_accepted` names the checks that failed and
     were accepted all the same. `contract_changes` says what clients of the version that was promoted when this one
-    was published will notice.
+    was published will notice. `steps` are the versions that an ensemble is made of, beside it in the repository.
     """
 
     schema_version: Literal[1] = 1
     name: str
     version: int = Field(ge=1)
-    format: Format
+    format: PublishedFormat
     created: str
     command: tuple[str, ...]
     spec: Spec
@@ -131,7 +142,21 @@ class Manifest(Record):
     served_check: Literal["done", "skipped"]
     unsafe_accepted: tuple[str, ...] = ()
     contract_changes: tuple[str, ...] = ()
+    steps: tuple[StepVersion, ...] = ()
     files: tuple[FileEntry, ...] = ()
+
+    @property
+    def compiled(self) -> Format:
+        """The format of the model that the version itself holds. Raises UsageError for a version that holds none."""
+        if self.format == "python" or self.format == "ensemble":  # noqa: PLR1714 - so that mypy follows
+            what = "an ensemble" if self.steps else "a step of an ensemble, in Python"
+            others = ", ".join(map(str, self.steps)) or "the version that its ensemble runs"
+            raise UsageError(
+                f"{self.name}:{self.version} is {what}, which holds no model of its own",
+                expected="a version with a model.onnx or a model.pt2",
+                fix=f"name the network itself: {others}",
+            )
+        return self.format
 
     def blockers(self) -> tuple[str, ...]:
         """Why this version may not be released, one sentence per check; empty if nothing stands against it.

@@ -47,9 +47,9 @@ class Subject:
 
 def read_subject(version: Version, manifest: Manifest) -> Subject:
     """What there is to hold against a target. Raises UsageError if the artifact is not what its name says."""
-    path = version.folder / ARTIFACT_FILES[manifest.format]
+    path = version.folder / ARTIFACT_FILES[manifest.compiled]
     return Subject(
-        format=manifest.format,
+        format=manifest.compiled,
         config=parse_config(version.config.read_text()),
         torch=manifest.artifact.get("torch"),
         cpu_isa=manifest.target.cpu_isa,

@@ -191,6 +191,13 @@ def _apply(
             expected="a version whose checks passed",
             fix="package the checkpoint again",
         )
+    for step in manifest.steps:
+        if promoted_version(version.repository / step.model) != step.version:
+            raise UsageError(
+                f"{version} is an ensemble that runs {step}, which is not promoted",
+                expected="an ensemble whose steps are all served",
+                fix=f"run `deployctl promote {version.repository} {step}` first",
+            )
     config = version.config.read_text()
     require_clean(config, folder=version.model_folder)
     digest = version_digest(version.folder)

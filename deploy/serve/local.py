@@ -24,8 +24,10 @@ from deploy.repository.view import make_view
 from deploy.serve import backends, vllm
 from deploy.serve.engines import LIBRARIES, SERVER, Engine
 from deploy.serve.parameters import DIGEST_PARAMETER
+from deploy.serve.python_environment import ENVIRONMENT_PARAMETER, find_python_environment
 
 _BACKENDS = ("onnxruntime", "pytorch", "vllm")
+_PYTHON = "python"
 _RUNTIME = "model.py"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's shared memory, looked at only
 # A region starts with one megabyte and holds a batch's inputs and outputs, and both again while it grows.
@@ -46,9 +48,18 @@ def served_view(folder: Path, versions: Sequence[Version], engine: Engine) -> Pa
 
 
 def adapt(version: Version, config: Any) -> Any:
-    """The config that the local engine reads: a python-based backend instead of a C++ one, and the digests to check."""
+    """The config that the local engine reads: a python-based backend instead of a C++ one, and the digests to check.
+
+    An ensemble stays as it is; a model of the python backend gets the numpy that this engine's stub was built for.
+    Raises MissingError without that.
+    """
     adapted = schema().ModelConfig()
     adapted.CopyFrom(config)
+    if adapted.platform == "ensemble":
+        return adapted
+    if adapted.backend == _PYTHON:
+        adapted.parameters[ENVIRONMENT_PARAMETER].string_value = str(find_python_environment())
+        return adapted
     # Named, so that the core never looks for a shared library inside the model's own folder.
     adapted.runtime = _RUNTIME
     if adapted.platform == "torch_aoti":

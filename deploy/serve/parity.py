@@ -61,7 +61,7 @@ def ask_server(server: TritonServer, version: Version, question: ServedQuestion)
         judgement=_judgement(checks, total, merges=model.merges),
         mode=server.engine.mode,
         engine=f"tritonserver {served_by} ({server.engine.kind})",
-        release=_release(served_by, server.engine),
+        release=release_of(served_by, server.engine),
         backend=_backend(config.backend, question.format, server.engine),
         config_difference=config_difference(version, server.engine),
         checks=tuple(checks),
@@ -85,7 +85,8 @@ def _judgement(checks: Sequence[ServedCheck], counted: Statistics, *, merges: bo
     return Judgement(verdict=Verdict.PASS, reason=f"{rows} rows in {len(checks)} ways of asking, all within the budget")
 
 
-def _release(server_version: str, engine: Engine) -> str:
+def release_of(server_version: str, engine: Engine) -> str:
+    """The Triton release (`YY.MM`) whose server calls itself so, as far as is known."""
     releases = {target.server_version: target.triton for target in all_targets().values()}
     return releases.get(server_version) or engine.release
 

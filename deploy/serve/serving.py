@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploy.errors import UsageError
-from deploy.repository.find import find_version, list_models
-from deploy.repository.integrity import require_intact
+from deploy.repository.find import find_version, list_models, read_manifest
+from deploy.repository.integrity import require_intact, step_versions
 from deploy.repository.layout import Version
 from deploy.serve.engines import Engine
 from deploy.serve.local import served_view
@@ -25,7 +25,7 @@ def chosen_versions(repository: Path, references: Sequence[str]) -> tuple[Versio
     Raises UsageError if one does not exist, or nothing is promoted.
     """
     if references:
-        return tuple(find_version(repository, reference) for reference in references)
+        return with_steps(tuple(find_version(repository, reference) for reference in references))
     models = list_models(repository)
     promoted = tuple(model.version(model.promoted) for model in models if model.promoted is not None)
     if not promoted:
@@ -35,7 +35,25 @@ def chosen_versions(repository: Path, references: Sequence[str]) -> tuple[Versio
             expected=f"a promoted version of {names}" if names else "a repository that holds models",
             fix="name a version (NAME:N), promote one, or publish one with `deployctl package`",
         )
-    return promoted
+    return with_steps(promoted)
+
+
+def with_steps(versions: Sequence[Version]) -> tuple[Version, ...]:
+    """The versions, and those that ensembles among them run as steps.
+
+    Raises UsageError if two of them need different versions of one model: a server has one of each.
+    """
+    wanted = {version.name: version for version in versions}
+    for version in versions:
+        for step in step_versions(version, read_manifest(version)) if version.manifest.is_file() else ():
+            other = wanted.setdefault(step.name, step)
+            if other.number != step.number:
+                raise UsageError(
+                    f"{version} is an ensemble that runs {step}, and {other} is to be served too",
+                    expected="one version of each model",
+                    fix=f"name the versions that belong together, or promote {step} and {version}",
+                )
+    return tuple(wanted.values())
 
 
 @contextmanager

@@ -27,6 +27,10 @@ client.close()
 _INPUT = """\
 inputs.append(triton.InferInput("{wire}", {shape}, "{triton}"))  # {name}
 inputs[-1].set_data_from_numpy(np.zeros({shape}, "{dtype}"))"""
+_FILE_INPUT = """\
+inputs.append(triton.InferInput("{wire}", {shape}, "BYTES"))  # {name}
+with open("{file}", "rb") as file:
+    inputs[-1].set_data_from_numpy(np.array(file.read(), object).reshape({shape}))"""
 _OUTPUT = 'print(result.as_numpy("{wire}"))  # {name}'
 
 _CURL = """\
@@ -35,6 +39,15 @@ header='{header}'
   -H "Inference-Header-Content-Length: ${{#header}}" -H "Content-Type: application/octet-stream" \\
   http://{http}/v2/models/{name}/versions/{version}/infer
 """
+_CURL_FILE = """\
+bytes=$(stat -c %s {file})
+header='{before}'$((bytes + 4))'{after}'
+length=$(printf '\\\\x%02x' $((bytes & 255)) $((bytes >> 8 & 255)) $((bytes >> 16 & 255)) $((bytes >> 24)))
+{{ printf %s "$header"; printf "$length"; cat {file}; }} | curl -sS --data-binary @- \\
+  -H "Inference-Header-Content-Length: ${{#header}}" -H "Content-Type: application/octet-stream" \\
+  http://{http}/v2/models/{name}/versions/{version}/infer
+"""
+_FILE = "image.jpg"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +62,9 @@ class WireTensor:
 
     @property
     def size(self) -> int:
-        """Bytes of the tensor."""
+        """Bytes of the tensor; 0 for texts and files, which have any."""
+        if self.dtype == "string":
+            return 0
         widths = {"bool": 1, "bfloat16": 2}
         width = widths.get(self.dtype) or int("".join(filter(str.isdigit, self.dtype))) // 8
         return width * math.prod(self.shape)
@@ -76,8 +91,13 @@ class ClientExample:
     def python(self, grpc: str) -> str:
         """A program that asks the server at `grpc` for one row of zeros and prints every output."""
         inputs = [
-            _INPUT.format(
-                wire=tensor.wire, shape=list(tensor.shape), triton=tensor.triton, dtype=tensor.dtype, name=tensor.name
+            (_FILE_INPUT if tensor.dtype == "string" else _INPUT).format(
+                wire=tensor.wire,
+                shape=list(tensor.shape),
+                triton=tensor.triton,
+                dtype=tensor.dtype,
+                name=tensor.name,
+                file=_FILE,
             )
             for tensor in self.inputs
         ]
@@ -101,8 +121,20 @@ class ClientExample:
             }
             for tensor in self.inputs
         ]
+        header = json.dumps({"inputs": described})
+        if any(tensor.dtype == "string" for tensor in self.inputs):
+            # The file's length is known to the shell alone, and stands before its bytes.
+            before, after = header.split('"binary_data_size": 0', 1)
+            return _CURL_FILE.format(
+                before=f'{before}"binary_data_size": ',
+                after=after,
+                file=_FILE,
+                http=http,
+                name=self.version.name,
+                version=self.version.number,
+            )
         return _CURL.format(
-            header=json.dumps({"inputs": described}),
+            header=header,
             size=sum(tensor.size for tensor in self.inputs),
             http=http,
             name=self.version.name,
@@ -117,7 +149,7 @@ def _tensors(entries: Any, specs: tuple[TensorSpec, ...], spec: Spec) -> tuple[W
         WireTensor(
             wire=entry.name,
             name=tensor.name,
-            triton=words.Name(entry.data_type).removeprefix("TYPE_"),
+            triton=words.Name(entry.data_type).removeprefix("TYPE_").replace("STRING", "BYTES"),
             dtype=tensor.dtype,
             # A row that is a scalar has one element on the wire.
             shape=tensor.concrete(**sizes) + ((1,) if entry.HasField("reshape") else ()),

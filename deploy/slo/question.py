@@ -19,6 +19,7 @@ from deploy.slo.counters import ServedInput, ServedMetadata
 from deploy.slo.stream import StreamQuestion
 from deploy.slo.wire import Query, WireOutput
 from deploy.spec import BATCH, TensorSpec
+from deploy.validate.baseline import Baseline
 from deploy.validate.families import REAL
 from deploy.validate.samples import load_samples
 from deploy.validate.store import load_baseline
@@ -119,18 +120,25 @@ def make_stream_query(subject: Subject, question: StreamQuestion, metadata: Serv
 
 def _rows_of_version(version: Version, samples: Path | None) -> Rows:
     manifest = require_compiled(version, read_manifest(version), doing="ask it for tensors")
+    _ = manifest.compiled  # rows are numbers: a file or a text is none
     if samples is not None:
-        found = load_samples(samples, manifest.spec.inputs)
+        found = load_samples(samples, manifest.spec.inputs, manifest.spec.dims)
         inputs: Sequence[np.ndarray] = found.inputs
         source = f"{samples.name}, {found.rows} rows, sha256 {found.digest[:12]}"
     else:
         baseline = load_baseline(version.evidence, manifest.spec)
-        families = [REAL] if REAL in baseline.rows else list(baseline.rows)
+        families = [REAL] if REAL in baseline.rows else _alike(baseline)
         pools = [baseline.rows[family].pool for family in families]
         inputs = [np.concatenate(arrays) for arrays in zip(*(pool.inputs for pool in pools), strict=True)]
         source = f"evidence of {version}: {', '.join(families)}, {len(inputs[0])} rows"
     model = ServedModel(version=version, config=parse_config(version.config.read_text()), classes=manifest.classes)
     return Rows(arrays=model.to_wire(inputs), source=source)
+
+
+def _alike(baseline: Baseline) -> list[str]:
+    """The families whose rows are as large as the first one's; those at the ends of dynamic dims are others."""
+    shapes = {family: [array.shape[1:] for array in rows.pool.inputs] for family, rows in baseline.rows.items()}
+    return [family for family in shapes if shapes[family] == next(iter(shapes.values()))]
 
 
 def _spec(tensor: ServedInput) -> TensorSpec:

@@ -99,7 +99,7 @@ def _link_warmup(source: Path, stage: Stage, config: Any) -> None:
 def _served(stage: Stage, manifest: Manifest, engine: Engine) -> Manifest:
     """The manifest with the new config's own served verdict, which its evidence now says too."""
     baseline = load_baseline(stage.version.evidence, manifest.spec)
-    question = ServedQuestion(baseline=baseline, format=manifest.format, classes=manifest.classes)
+    question = ServedQuestion(baseline=baseline, format=manifest.compiled, classes=manifest.classes)
     served: ServedEvidence = check_served(stage.version, engine, question, staged=True)
     if not served.judgement.passed:
         raise UnfinishedError(

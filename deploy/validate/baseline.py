@@ -105,8 +105,9 @@ def make_baseline(
     """
     judged = _all_judged(reference)
     runs: dict[tuple[str, str], dict[str, list[Comparison]]] = {}
+    pools = {pool.family: pool for pool in question.pools}
     for case, found in eager:
-        check_outputs(question.spec, case, found)
+        check_outputs(question.spec, case, found, pool=pools[case.family])
         for index, output in enumerate(question.spec.outputs):
             comparison = _compare_eager(output, reference[case.family][index], case, found[index])
             runs.setdefault((output.name, case.family), {}).setdefault(case.name, []).append(comparison)
@@ -125,7 +126,7 @@ def declared_baseline(question: Question, eager: Iterable[tuple[Case, Arrays]], 
     reference: dict[str, Arrays] = {}
     pools = {pool.family: pool for pool in question.pools}
     for case, found in eager:
-        check_outputs(question.spec, case, found)
+        check_outputs(question.spec, case, found, pool=pools[case.family])
         held = reference.setdefault(case.family, [])
         for index, output in enumerate(question.spec.outputs):
             rows = as_rows(found[index], output)
@@ -141,9 +142,9 @@ def declared_baseline(question: Question, eager: Iterable[tuple[Case, Arrays]], 
     return _assemble(question, reference, budgets, judged=_all_judged(reference), kind=kind, failures=[])
 
 
-def check_outputs(spec: Spec, case: Case, outputs: Sequence[np.ndarray]) -> None:
+def check_outputs(spec: Spec, case: Case, outputs: Sequence[np.ndarray], *, pool: Pool) -> None:
     """Raises UnfinishedError if eager's outputs are not those the exported program declares."""
-    problem = structure_problem(spec, case, outputs)
+    problem = structure_problem(spec, case, outputs, pool=pool)
     if problem:
         raise UnfinishedError(
             f"the checkpoint's own outputs do not fit the exported program: {problem} ({case.name})",
@@ -151,14 +152,15 @@ def check_outputs(spec: Spec, case: Case, outputs: Sequence[np.ndarray]) -> None
         )
 
 
-def structure_problem(spec: Spec, case: Case, outputs: Sequence[np.ndarray]) -> str:
+def structure_problem(spec: Spec, case: Case, outputs: Sequence[np.ndarray], *, pool: Pool) -> str:
     """What is wrong with the number, dtypes or shapes of the outputs of one call; empty if nothing is."""
     if len(outputs) != len(spec.outputs):
         return f"{len(outputs)} outputs instead of {len(spec.outputs)}"
+    sizes = {**spec.sizes_of(pool.inputs), BATCH: len(case.rows)}
     for tensor, array in zip(spec.outputs, outputs, strict=True):
         if array.dtype.name != tensor.dtype:
             return f"output {tensor.name!r} is {array.dtype} instead of {tensor.dtype}"
-        wanted = [len(case.rows) if size == BATCH else size for size in tensor.shape]
+        wanted = [sizes.get(size, size) if isinstance(size, str) else size for size in tensor.shape]
         fits = len(wanted) == array.ndim and all(
             isinstance(size, str) or size == actual for size, actual in zip(wanted, array.shape, strict=True)
         )

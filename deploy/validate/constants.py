@@ -46,7 +46,9 @@ class Normalisation:
 
 def find_wrong_constant(module: Any, format: Format, path: Path) -> FaultPlace | None:
     """The packaged constant that is not the eager module's, or how many; None if all that can be compared are equal."""
-    wanted = {name: tensor.detach().cpu().numpy() for name, tensor in module.state_dict().items()}
+    # Buffers too that no state_dict holds: the mean and the standard deviation of fused preprocessing are such.
+    tensors = dict(module.named_buffers()) | module.state_dict()
+    wanted = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
     packaged = packaged_constants(format, path)
     pairs = dict(_pairs(wanted, packaged))
     folds = list(_normalisations(module))

@@ -57,18 +57,20 @@ class _Timed:
 
 
 class EagerModel(_Timed):
-    """The checkpoint's module, called eagerly. With `dtype="float64"` it is the reference; inputs are upcast to it."""
+    """The checkpoint's module, called eagerly, behind training's own transforms where preprocessing is fused.
+
+    With `dtype="float64"` it is the reference; inputs are upcast to it.
+    """
 
     def __init__(self, checkpoint: Checkpoint, *, dtype: str | None = None, threads: int) -> None:
         import torch
 
-        from deploy.checkpoint.load import build_module
-        from deploy.convert.flatten import positional
+        from deploy.convert.flatten import flat_module
 
         started = time.perf_counter()
         torch.set_num_threads(threads)
         self._dtype = getattr(torch, dtype) if dtype else None
-        self._module = positional(build_module(checkpoint, dtype=dtype))
+        self._module = flat_module(checkpoint, dtype, as_in_training=True)
         self.load_seconds = time.perf_counter() - started
 
     def run(self, inputs: Sequence[np.ndarray]) -> Arrays:

@@ -6,6 +6,7 @@ Owns what the inputs of a check look like; how they are batched is in `cases`. C
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -15,9 +16,12 @@ from deploy.validate.samples import Samples
 REAL = "real"
 CONSTANT = "constant"
 SEEDED = ("normal", "image", CONSTANT, "large")
+# Only where another dim than the batch is dynamic: normal values at the least and the greatest sizes of those dims.
+SMALLEST, LARGEST = "smallest", "largest"
 REAL_ROWS = 8
 SEEDED_ROWS = 4
 _FEWEST_ROWS = 3
+_EXTREME_ROWS = 2
 _POOL_BYTES = 32 * 1024 * 1024
 # Thirty standard deviations: past what preprocessing lets through, short of overflow in any normalised network.
 _LARGE = 30.0
@@ -47,17 +51,27 @@ class Pool:
 
 
 def make_pools(spec: Spec, samples: Samples | None, seed: int) -> tuple[Pool, ...]:
-    """The real rows (spread evenly over the file) where there are samples, then the seeded families."""
+    """The real rows (spread evenly over the file) where there are samples, then the seeded families.
+
+    Dynamic dims beside the batch stand at an odd size between their bounds, and at each bound in a family of its own.
+    """
     real = [_real_pool(samples, pool_rows(spec, REAL_ROWS))] if samples else []
     rows = pool_rows(spec, SEEDED_ROWS)
-    return (*real, *(_seeded_pool(spec, family, rows=rows, seed=seed) for family in SEEDED))
+    seeded = [_seeded_pool(spec, family, rows=rows, seed=seed) for family in SEEDED]
+    extremes = (SMALLEST, LARGEST) if spec.input_dims else ()
+    return (*real, *seeded, *(_extreme_pool(spec, family, seed=seed) for family in extremes))
 
 
 def pool_rows(spec: Spec, wanted: int) -> int:
     """Rows in a pool: as many as wanted, fewer where no batch holds them or float64 outputs would fill the memory."""
-    row_bytes = sum(8 * math.prod(_row_shape(spec, tensor)) for tensor in (*spec.inputs, *spec.outputs))
     wanted = wanted if spec.batch is None else min(wanted, spec.max_batch)
-    return max(_FEWEST_ROWS, min(wanted, _POOL_BYTES // max(row_bytes, 1)))
+    return max(_FEWEST_ROWS, min(wanted, rows_in_memory(spec, SEEDED[0])))
+
+
+def rows_in_memory(spec: Spec, family: str) -> int:
+    """How many rows of a seeded family, with their outputs in float64, fit into the memory for a pool; at least 1."""
+    shapes = (_row_shape(spec, tensor, family) for tensor in (*spec.inputs, *spec.outputs))
+    return max(1, _POOL_BYTES // max(1, sum(8 * math.prod(shape) for shape in shapes)))
 
 
 def _real_pool(samples: Samples, rows: int) -> Pool:
@@ -70,24 +84,32 @@ def _real_pool(samples: Samples, rows: int) -> Pool:
 
 
 def _seeded_pool(spec: Spec, family: str, *, rows: int, seed: int) -> Pool:
-    generator = np.random.default_rng([seed, SEEDED.index(family)])
+    generator = np.random.default_rng([seed, (*SEEDED, SMALLEST, LARGEST).index(family)])
     arrays = []
     for tensor in spec.inputs:
-        shape = (rows, *_row_shape(spec, tensor))
-        arrays.append(_values(generator, tensor.dtype, family, shape))
+        shape = (rows, *_row_shape(spec, tensor, family))
+        arrays.append(_values(generator, tensor, family, shape))
     return Pool(family=family, inputs=tuple(arrays))
 
 
-def _row_shape(spec: Spec, tensor: TensorSpec) -> tuple[int, ...]:
-    """A row's shape; other dynamic dims than the batch stand at the size 16, or at the bound nearest to it."""
-    sizes = {dim.name: min(max(16, dim.minimum), dim.maximum) for dim in spec.dims}
-    return tensor.concrete(**sizes)[1:]
+def _extreme_pool(spec: Spec, family: str, *, seed: int) -> Pool:
+    rows = min(_EXTREME_ROWS, rows_in_memory(spec, family))
+    return _seeded_pool(spec, family, rows=rows, seed=seed)
 
 
-def _values(generator: np.random.Generator, dtype: str, family: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Values of one family. Integers are 0 or 1: within any vocabulary, mask or index range of more than one entry."""
+def _row_shape(spec: Spec, tensor: TensorSpec, family: str) -> tuple[int, ...]:
+    """A row's shape, with the sizes of other dynamic dims than the batch that the family has."""
+    choose = {SMALLEST: attrgetter("minimum"), LARGEST: attrgetter("maximum")}.get(family, attrgetter("middle"))
+    return tensor.concrete(**{dim.name: choose(dim) for dim in spec.dims})[1:]
+
+
+def _values(generator: np.random.Generator, tensor: TensorSpec, family: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Values of one family, such as the input takes. Integers are 0 or 1 unless the spec has a range for them."""
+    dtype = tensor.dtype
+    if tensor.mask:
+        return _mask(generator, tensor, family, shape)
     if dtype == "bool" or "int" in dtype:
-        return generator.integers(0, 2, shape).astype(dtype)
+        return _integers(generator, tensor, family, shape)
     if family == "image":
         values = _smooth(generator, shape)
     elif family == "constant":
@@ -96,6 +118,28 @@ def _values(generator: np.random.Generator, dtype: str, family: str, shape: tupl
     else:
         values = generator.standard_normal(shape) * (_LARGE if family == "large" else 1.0)
     return np.ascontiguousarray(values, dtype=dtype)
+
+
+def _integers(generator: np.random.Generator, tensor: TensorSpec, family: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Integers of the whole range; the families of constant and large values hold its ends."""
+    low, high = tensor.values or (0, 1)
+    values = generator.integers(low, high, shape, endpoint=True)
+    ends = {CONSTANT: low, "large": high}
+    if tensor.values and family in ends:
+        values.reshape(len(values), -1)[:, :1] = ends[family]
+    return values.astype(tensor.dtype)
+
+
+def _mask(generator: np.random.Generator, tensor: TensorSpec, family: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A prefix of ones along the mask's axis, the whole of it in the first row; nothing is padded in `constant`."""
+    length = shape[tensor.mask_axis]
+    lengths = generator.integers(1, length, shape[0], endpoint=True)
+    lengths[0] = length
+    if family == CONSTANT:
+        lengths[:] = length
+    along = np.arange(length).reshape(-1, *[1] * (len(shape) - 1 - tensor.mask_axis))
+    kept = along < lengths.reshape(-1, *[1] * (len(shape) - 1))
+    return np.ascontiguousarray(np.broadcast_to(kept, shape), dtype=tensor.dtype)
 
 
 def _smooth(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

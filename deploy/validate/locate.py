@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from deploy.checkpoint.load import build_module
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.aoti import compile_aoti
+from deploy.convert.flatten import flat_module
 from deploy.convert.model import Format, Program
 from deploy.evidence import FaultPlace
 from deploy.spec import Spec
@@ -61,11 +61,11 @@ def locate(checkpoint: Checkpoint, suspect: Suspect) -> FaultPlace | None:
     started = time.monotonic()
     model = (AotiModel if suspect.format == "aoti" else OnnxModel)(suspect.path, threads=1)
     suspect = _narrowed(suspect, model)
-    eager = build_module(checkpoint)
+    eager = flat_module(checkpoint)
     place = _find_wiring(suspect, model.run(suspect.inputs)) or find_wrong_constant(eager, suspect.format, suspect.path)
     if place:
         return place
-    exact = build_module(checkpoint, dtype="float64")
+    exact = flat_module(checkpoint, "float64")
     place = _find_in_program(suspect, exact, eager)
     if place or suspect.format == "onnx":
         return place or _find_in_graph(suspect, exact, eager)

@@ -116,7 +116,7 @@ def judge(baseline: Baseline, answers: Iterable[Answer], *, format: str) -> Pari
 def _take(findings: _Findings, baseline: Baseline, answer: Answer) -> None:
     """Judge one call: that it ran, then its structure, then each output."""
     case = answer.case
-    problem = answer.error or structure_problem(baseline.question.spec, case, answer.outputs)
+    problem = answer.error or _structure_problem(baseline, case, answer.outputs)
     if problem:
         check = "run" if answer.error else "structure"
         findings.fail(ParityFailure(check=check, output="", case=case.name, message=f"{problem} ({case.name})"))
@@ -130,6 +130,19 @@ def _take(findings: _Findings, baseline: Baseline, answer: Answer) -> None:
         _judge_alone(findings, place, rows)
         if answer.again is not None:
             _judge_repeat(findings, place, rows, as_rows(answer.again[index], place.output))
+
+
+def _structure_problem(baseline: Baseline, case: Case, outputs: Sequence[np.ndarray]) -> str:
+    """What is wrong with the outputs by the spec, or by the reference where a size follows from the inputs' sizes."""
+    rows, spec = baseline.rows[case.family], baseline.question.spec
+    problem = structure_problem(spec, case, outputs, pool=rows.pool)
+    if problem:
+        return problem
+    for tensor, array, reference in zip(spec.outputs, outputs, rows.reference, strict=True):
+        found, wanted = as_rows(array, tensor).shape[1:], reference.shape[1:]
+        if found != wanted:
+            return f"output {tensor.name!r} has rows of shape {list(found)} instead of {list(wanted)}"
+    return ""
 
 
 def _judge_values(findings: _Findings, place: _Place, found: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.errors import UsageError
-from deploy.spec import Spec, TensorSpec, wire_input, wire_output
+from deploy.spec import Dim, Spec, TensorSpec, check_sizes, wire_input, wire_output
 
 LABELS = "labels"
 EXPECTED = "expected"
@@ -53,16 +53,17 @@ class Samples:
         return found
 
 
-def load_samples(path: Path, inputs: Sequence[TensorSpec]) -> Samples:
+def load_samples(path: Path, inputs: Sequence[TensorSpec], dims: Sequence[Dim] = ()) -> Samples:
     """The samples in an `.npz`: one array per input under its spec name or `INPUT__i`, rows first.
 
     A model with one input may have its array under any name. `expected/<output>` (or `expected` for one output) holds
-    what the training side computed, `labels` the true class of each row. Raises UsageError for anything else.
+    what the training side computed, `labels` the true class of each row. A dynamic dim beside the batch has one size in
+    all rows, within the bounds that `dims` has for it. Raises UsageError for anything else.
     """
     arrays = dict(_read(path))
     labels = arrays.pop(LABELS, None)
     expected = {name.removeprefix(EXPECTED).removeprefix("/"): arrays.pop(name) for name in _expected_names(arrays)}
-    found = tuple(_pick(path, arrays, inputs))
+    found = tuple(_pick(path, arrays, inputs, dims))
     rows = _common_rows(path, {tensor.name: array for tensor, array in zip(inputs, found, strict=True)})
     for name, array in expected.items():
         _check_rows(path, f"{EXPECTED}/{name}".rstrip("/"), array, rows)
@@ -109,7 +110,9 @@ def _expected_names(arrays: dict[str, np.ndarray]) -> list[str]:
     return [name for name in arrays if name == EXPECTED or name.startswith(f"{EXPECTED}/")]
 
 
-def _pick(path: Path, arrays: dict[str, np.ndarray], inputs: Sequence[TensorSpec]) -> Iterator[np.ndarray]:
+def _pick(
+    path: Path, arrays: dict[str, np.ndarray], inputs: Sequence[TensorSpec], dims: Sequence[Dim]
+) -> Iterator[np.ndarray]:
     if len(inputs) == 1 and len(arrays) == 1:
         arrays = {inputs[0].name: next(iter(arrays.values()))}
     known = {name for index, tensor in enumerate(inputs) for name in (tensor.name, wire_input(index))}
@@ -117,6 +120,7 @@ def _pick(path: Path, arrays: dict[str, np.ndarray], inputs: Sequence[TensorSpec
     wanted = ", ".join(f"{tensor.name} {tensor.dtype} {list(tensor.shape)}" for tensor in inputs)
     if unknown:
         raise UsageError(f"{path}: array {unknown[0]!r} belongs to no input", expected=wanted)
+    taken: dict[str, int] = {}
     for index, tensor in enumerate(inputs):
         array = arrays.get(tensor.name, arrays.get(wire_input(index)))
         if array is None:
@@ -128,7 +132,11 @@ def _pick(path: Path, arrays: dict[str, np.ndarray], inputs: Sequence[TensorSpec
                 fix=f"save it with .astype('{tensor.dtype}'), preprocessed as in training",
             )
         _check_row_shape(path, tensor.name, array, tensor)
+        row = tensor.model_copy(update={"shape": tensor.shape[1:], "mask": False})
+        found_shape = f"{path}: {tensor.name!r} is {list(array.shape)}"
+        check_sizes(row, array.shape[1:], dims, found=found_shape, taken=taken)
         _check_numbers(path, tensor.name, array)
+        _check_range(path, tensor, array)
         yield array
 
 
@@ -145,6 +153,23 @@ def _check_numbers(path: Path, name: str, array: np.ndarray) -> None:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         row = int(np.argwhere(~np.isfinite(array))[0][0])
         raise UsageError(f"{path}: {name!r} holds NaN or infinity in row {row}", expected="finite numbers")
+
+
+def _check_range(path: Path, tensor: TensorSpec, array: np.ndarray) -> None:
+    """Refuse what the model would fail on: an index beyond its table, a row of which nothing is left by its mask."""
+    if tensor.values is not None:
+        low, high = tensor.values
+        outside = (array < low) | (array > high)
+        if outside.any():
+            place = tuple(map(int, np.argwhere(outside)[0]))
+            found = f"{path}: {tensor.name!r} holds {array[place]} in row {place[0]}"
+            raise UsageError(found, expected=f"values in {low}..{high}")
+    if tensor.mask:
+        rows = array.reshape(len(array), -1)
+        wrong = ~np.isin(rows, (0, 1)).all(axis=1) | (rows == 0).all(axis=1)
+        if wrong.any():
+            found = f"{path}: {tensor.name!r} is no mask in row {int(np.flatnonzero(wrong)[0])}"
+            raise UsageError(found, expected="1 where a row has content, 0 where it is padded, and not all 0")
 
 
 def _check_rows(path: Path, name: str, array: np.ndarray, rows: int) -> None:

@@ -4,7 +4,7 @@ Owns `evidence/samples.npz` and `evidence/samples.json`. The checkpoint is not n
 later. Called by run, serve and verify.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +43,8 @@ class StoredSamples(Record):
 def save_baseline(baseline: Baseline, folder: Path, *, limit: int = _BYTES) -> None:
     """Write the baseline's rows into `folder`: all of them, or as many per family as fit into `limit` bytes.
 
-    At least one row of each family is kept. Rows in which eager overflows are left out.
+    At least one row of each family is kept. Rows in which eager overflows are left out. A tensor is one array of all
+    families' rows, or an array per family (`inputs/<name>/<family>`) where their shapes differ.
     """
     kept = {family: _kept_rows(rows, _rows_that_fit(baseline, limit)) for family, rows in baseline.rows.items()}
     kept = {family: rows for family, rows in kept.items() if rows}
@@ -57,13 +58,11 @@ def save_baseline(baseline: Baseline, folder: Path, *, limit: int = _BYTES) -> N
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, np.ndarray] = {}
     for index, tensor in enumerate(baseline.question.spec.inputs):
-        arrays[f"inputs/{tensor.name}"] = np.concatenate(
-            [baseline.rows[family].pool.inputs[index][rows] for family, rows in kept.items()]
-        )
+        held = {family: baseline.rows[family].pool.inputs[index][rows] for family, rows in kept.items()}
+        arrays |= _joined(f"inputs/{tensor.name}", held)
     for index, tensor in enumerate(baseline.question.spec.outputs):
-        arrays[f"reference/{tensor.name}"] = np.concatenate(
-            [baseline.rows[family].reference[index][rows] for family, rows in kept.items()]
-        )
+        held = {family: baseline.rows[family].reference[index][rows] for family, rows in kept.items()}
+        arrays |= _joined(f"reference/{tensor.name}", held)
     np.savez(folder / ARRAYS, allow_pickle=False, **arrays)
     record.write(folder / RECORD)
 
@@ -73,19 +72,19 @@ def load_baseline(folder: Path, spec: Spec) -> Baseline:
     record = StoredSamples.read(folder / RECORD)
     try:
         with np.load(folder / ARRAYS, allow_pickle=False) as archive:
-            inputs = [archive[f"inputs/{tensor.name}"] for tensor in spec.inputs]
-            reference = [archive[f"reference/{tensor.name}"] for tensor in spec.outputs]
+            inputs = [_parted(archive, f"inputs/{tensor.name}", record) for tensor in spec.inputs]
+            reference = [_parted(archive, f"reference/{tensor.name}", record) for tensor in spec.outputs]
     except (OSError, KeyError, ValueError) as error:
         raise UsageError(
             f"{folder / ARRAYS} cannot be read: {error}", expected="the file that packaging wrote, unedited"
         ) from error
     rows = {
         stored.family: RowSet(
-            pool=Pool(family=stored.family, inputs=tuple(array[part] for array in inputs), origin=stored.origin),
-            reference=tuple(array[part] for array in reference),
-            judged=tuple(np.ones(array[part].shape, bool) for array in reference),
+            pool=Pool(family=stored.family, inputs=tuple(held[stored.family] for held in inputs), origin=stored.origin),
+            reference=tuple(held[stored.family] for held in reference),
+            judged=tuple(np.ones(held[stored.family].shape, bool) for held in reference),
         )
-        for stored, part in _parts(record)
+        for stored in record.families
     }
     pools = tuple(row_set.pool for row_set in rows.values())
     question = Question(
@@ -95,11 +94,20 @@ def load_baseline(folder: Path, spec: Spec) -> Baseline:
     return Baseline(question=question, rows=rows, budgets=budgets, reference=record.reference)
 
 
-def _parts(record: StoredSamples) -> Iterator[tuple[StoredFamily, slice]]:
-    start = 0
-    for stored in record.families:
-        yield stored, slice(start, start + stored.rows)
-        start += stored.rows
+def _joined(name: str, held: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What is written of one tensor."""
+    if len({array.shape[1:] for array in held.values()}) > 1:
+        return {f"{name}/{family}": array for family, array in held.items()}
+    return {name: np.concatenate(list(held.values()))}
+
+
+def _parted(archive: Mapping[str, np.ndarray], name: str, record: StoredSamples) -> dict[str, np.ndarray]:
+    """One tensor's rows by family. Raises KeyError if they are not there."""
+    if name not in archive:
+        return {stored.family: archive[f"{name}/{stored.family}"] for stored in record.families}
+    ends = np.cumsum([stored.rows for stored in record.families])
+    parts = np.split(archive[name], ends[:-1])
+    return {stored.family: part for stored, part in zip(record.families, parts, strict=True)}
 
 
 def _rows_that_fit(baseline: Baseline, limit: int) -> int:

@@ -19,6 +19,8 @@ State = dict[str, Tensor]
 def seeded(builder: str, **options: Any) -> nn.Module:
     """A torchvision module built the ordinary way, with seeded weights and a head that is not zero."""
     torch.manual_seed(0)
+    if load_zoo()[builder].kind in ("segmentation", "detection", "two-stage detection"):
+        options["weights_backbone"] = None  # by default such a builder downloads them
     module: nn.Module = import_torchvision().models.get_model(builder, weights=None, **options)
     for name, tensor in module.state_dict().items():
         if name in load_zoo()[builder].head:
@@ -44,8 +46,8 @@ def prefixed(state: Mapping[str, Tensor], prefix: str) -> State:
 def bound_shapes(entry: Architecture, *, classes: int, channels: int) -> dict[str, tuple[int, ...]]:
     """The shapes of an architecture's tensors after a fine-tune with other classes and input channels."""
     shapes = dict(entry.shapes)
-    for name in entry.head:
-        shapes[name] = (classes, *shapes[name][1:])
+    for name, multiple in entry.head.items():
+        shapes[name] = (classes * multiple, *shapes[name][1:])
     if entry.stem:
         rows, _, *kernel = shapes[entry.stem]
         shapes[entry.stem] = (rows, channels, *kernel)

@@ -1,6 +1,7 @@
 """Each thing that is not a checkpoint gets its own message; each container of weights is read."""
 
 import argparse
+import fractions
 import io
 import pickle
 import random
@@ -105,17 +106,17 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "list": (lambda path: torch.save([torch.ones(2)], path), ["a list of 1 items"]),
     "number": (lambda path: torch.save(3, path), ["holds an object of type int"]),
     "torchscript": (put_torchscript, ["TorchScript archive", "torch.jit.load", "state_dict()"]),
-    "exported program": (put_exported, ["torch.export", ".pt2", "exported from"]),
+    "exported program": (put_exported, ["torch.export program rather than weights"]),
     "onnx": (put_onnx, ["ONNX model", "exported from"]),
     "plain pickle": (lambda path: path.write_bytes(pickle.dumps({"a": 1})), ["PyTorch did not write"]),
     "whole module": (lambda path: torch.save(Tiny(), path), ["whole pickled module", "Tiny", "state_dict()"]),
     "needs a type": (
-        lambda path: torch.save({"state_dict": STATE, "args": argparse.Namespace(lr=1)}, path),
-        ["argparse.Namespace", "--trust-pickle"],
+        lambda path: torch.save({"state_dict": STATE, "rate": fractions.Fraction(1, 3)}, path),
+        ["fractions.Fraction", "--trust-pickle"],
     ),
     "needs a type, legacy": (
-        lambda path: torch.save({"args": argparse.Namespace()}, path, _use_new_zipfile_serialization=False),
-        ["argparse.Namespace", "--trust-pickle"],
+        lambda path: torch.save({"rate": fractions.Fraction(1, 3)}, path, _use_new_zipfile_serialization=False),
+        ["fractions.Fraction", "--trust-pickle"],
     ),
     "npz": (put_npz, ["NumPy archive"]),
     "zip": (put_zip, ["a zip archive without PyTorch weights"]),
@@ -137,7 +138,7 @@ def test_what_is_not_a_checkpoint_is_named(what: str, tmp_path: Path) -> None:
 def test_different_things_are_refused_in_different_words() -> None:
     first_words = {what: words[0] for what, (_, words) in UNUSABLE.items()}
     shared = [words for words in first_words.values() if list(first_words.values()).count(words) > 1]
-    assert set(shared) == {"truncated or damaged", "argparse.Namespace"}
+    assert set(shared) == {"truncated or damaged", "fractions.Fraction"}
 
 
 def test_a_directory_names_the_files_in_it(tmp_path: Path) -> None:
@@ -186,10 +187,17 @@ def test_numpy_scalars_beside_the_weights_are_harmless(tmp_path: Path) -> None:
     assert read_stored(path).content["best_accuracy"] == 0.93
 
 
+def test_settings_and_paths_beside_the_weights_are_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "reference.pth"
+    torch.save({"model": STATE, "args": argparse.Namespace(lr=0.1), "data": Path("images")}, path)
+    content = read_stored(path).content
+    assert (content["args"].lr, str(content["data"])) == (0.1, "images")
+
+
 def test_trust_pickle_reads_other_types(tmp_path: Path) -> None:
     path = tmp_path / "training.pth"
-    torch.save({"state_dict": STATE, "args": argparse.Namespace(lr=0.1)}, path)
-    assert read_stored(path, trust_pickle=True).content["args"].lr == 0.1
+    torch.save({"state_dict": STATE, "rate": fractions.Fraction(1, 3)}, path)
+    assert read_stored(path, trust_pickle=True).content["rate"].denominator == 3
 
 
 def test_trust_pickle_still_refuses_a_whole_module(tmp_path: Path) -> None:
@@ -208,6 +216,14 @@ def test_trust_pickle_explains_a_type_that_is_not_here(tmp_path: Path, monkeypat
     message = refusal(path, trust_pickle=True)
     assert "ModuleNotFoundError: No module named 'training_code'" in message
     assert "where the training code is" in message
+
+
+def test_weights_that_torchao_quantized_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, name = tmp_path / "quantized.pth", "torchao"
+    monkeypatch.setitem(sys.modules, name, module := ModuleType(name))
+    monkeypatch.setattr(module, "Int8Tensor", quantized := type("Int8Tensor", (), {"__module__": name}), False)
+    torch.save({"weight": quantized()}, path)
+    assert "torchao has quantized (torchao.Int8Tensor)" in refusal(path)
 
 
 def test_nothing_runs_without_trust(tmp_path: Path) -> None:

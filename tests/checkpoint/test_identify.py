@@ -1,4 +1,6 @@
-"""Every builder that weights can tell apart is identified, whatever its head and input channels."""
+"""Every builder that weights can tell apart is identified, whatever its kind, head and input channels."""
+
+from collections import Counter
 
 import pytest
 
@@ -10,31 +12,88 @@ from deploy.errors import UsageError
 from tests.checkpoint.checkpoints import bound_shapes
 
 ZOO = load_zoo()
-FORMS = {"googlenet", "googlenet+transform_input", "inception_v3", "inception_v3+transform_input"}
-ALONE = [name for name in ZOO if name not in FORMS]
+RIVALS = {
+    "googlenet": "googlenet+transform_input",
+    "inception_v3": "inception_v3+transform_input",
+    "retinanet_resnet50_fpn": "retinanet_resnet50_fpn+coco_v1",
+    "fasterrcnn_mobilenet_v3_large_320_fpn": "fasterrcnn_mobilenet_v3_large_fpn",
+}
+QUANTIZABLE = [name for name in ZOO if name.startswith("quantized_")]
+ALONE = [name for name in ZOO if name not in {*RIVALS, *RIVALS.values(), *QUANTIZABLE}]
+KINDS = {"classification": 80 + 12, "segmentation": 6, "video": 9, "flow": 2, "detection": 5, "two-stage detection": 7}
 
 
-def test_the_zoo_holds_every_classification_builder() -> None:
-    assert len({entry.builder for entry in ZOO.values()}) == 80
-    assert set(ZOO) >= FORMS
+def test_the_zoo_holds_every_builder() -> None:
+    builders = {entry.builder: entry.kind for entry in ZOO.values()}
+    assert Counter(builders.values()) == KINDS
+    assert set(ZOO) >= {*RIVALS, *RIVALS.values()}
 
 
-def test_every_architecture_has_a_head_an_image_size_and_a_stem() -> None:
-    assert [name for name, entry in ZOO.items() if not entry.head or entry.transforms is None] == []
-    assert {name for name, entry in ZOO.items() if entry.stem is None} == {name for name in FORMS if "+" in name}
+def test_every_architecture_has_a_head_an_input_size_and_a_stem() -> None:
+    assert [name for name, entry in ZOO.items() if entry.size is None or entry.transforms is None] == []
+    assert {entry.kind for entry in ZOO.values() if not entry.head} == {"flow"}
+    fixed = {name for name, entry in ZOO.items() if entry.stem is None and entry.kind in ("classification", "video")}
+    assert fixed == {"googlenet+transform_input", "inception_v3+transform_input"}
+
+
+def test_frames_of_a_clip_come_before_height_and_width() -> None:
+    sizes = {name: entry.size for name, entry in ZOO.items() if entry.kind == "video"}
+    assert all(size is not None and len(size) == 3 for size in sizes.values())
+    assert (sizes["r3d_18"], sizes["s3d"], sizes["swin3d_t"]) == ((16, 112, 112), (128, 224, 224), (32, 224, 224))
 
 
 @pytest.mark.parametrize("name", ALONE)
 @pytest.mark.parametrize(("classes", "channels"), [(1000, 3), (7, 3), (2, 1), (1, 12)])
 def test_identified_with_other_classes_and_channels(name: str, classes: int, channels: int) -> None:
-    match = identify(bound_shapes(ZOO[name], classes=classes, channels=channels), ZOO)
+    entry = ZOO[name]
+    expected = (classes if entry.head else None, channels if entry.stem else 3)
+    match = identify(bound_shapes(entry, classes=classes, channels=channels), ZOO)
     assert match.architecture.name == name
-    assert (match.num_classes, match.in_channels) == (classes, channels)
-    assert match.options.get("in_channels", 3) == channels
+    assert (match.num_classes, match.in_channels) == expected
+    assert match.options.get("in_channels", 3) == expected[1]
+
+
+@pytest.mark.parametrize("name", QUANTIZABLE)
+def test_a_quantizable_form_is_taken_for_the_plain_builder(name: str) -> None:
+    entry, plain = ZOO[name], name.removeprefix("quantized_")
+    shapes = bound_shapes(entry, classes=5, channels=3)
+    if plain in RIVALS:
+        with pytest.raises(UsageError, match=rf"--arch {plain} or --arch {plain}\+transform_input"):
+            identify(shapes, ZOO)
+    else:
+        match = identify(shapes, ZOO)
+        assert match.architecture.name == plain
+        assert [other.name for other in match.also] == [name]
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_an_auxiliary_output_is_served_where_its_weights_fit(present: bool) -> None:
+    plain, both = ZOO["fcn_resnet50"], ZOO["fcn_resnet50+aux_loss"]
+    shapes = bound_shapes(both, classes=3, channels=3)
+    if not present:
+        shapes = {name: shape for name, shape in shapes.items() if not name.startswith("aux_classifier.")}
+    match = identify(shapes, ZOO)
+    assert match.architecture is (both if present else plain)
+    assert [other.name for other in match.also] == (["fcn_resnet50"] if present else [])
+    assert not match_architecture(plain, shapes).difference, "--arch fcn_resnet50 leaves the output out"
+
+
+def test_an_auxiliary_head_of_other_classes_is_left_out() -> None:
+    shapes = bound_shapes(ZOO["fcn_resnet50+aux_loss"], classes=3, channels=3)
+    shapes |= {"aux_classifier.4.weight": (21, 256, 1, 1), "aux_classifier.4.bias": (21,)}
+    match = identify(shapes, ZOO)
+    assert (match.architecture.name, match.num_classes) == ("fcn_resnet50", 3)
+
+
+def test_a_head_that_is_no_multiple_of_its_anchors_is_a_difference() -> None:
+    shapes = dict(ZOO["retinanet_resnet50_fpn_v2"].shapes)
+    shapes["head.classification_head.cls_logits.weight"] = (9 * 5 + 1, 256, 3, 3)
+    difference = match_architecture(ZOO["retinanet_resnet50_fpn_v2"], shapes).difference
+    assert difference.reshaped[0][0] == "head.classification_head.cls_logits.weight"
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "mobilenet_v3_small", "regnet_y_400mf", "squeezenet1_0", "mnasnet0_5", "maxvit_t"]
+    "name", ["resnet18", "mobilenet_v3_small", "regnet_y_400mf", "squeezenet1_0", "mnasnet0_5", "maxvit_t", "mc3_18"]
 )
 def test_identified_from_a_real_module(name: str) -> None:
     module = build_architecture(ZOO[name], {"num_classes": 5, "in_channels": 1})
@@ -46,20 +105,22 @@ def test_identified_from_a_real_module(name: str) -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_identified_from_every_real_module(name: str) -> None:
     entry = ZOO[name]
-    options = {**entry.options, "num_classes": 5} | ({"in_channels": 4} if entry.stem else {})
+    options = (
+        {**entry.options} | ({"num_classes": 5} if entry.head else {}) | ({"in_channels": 4} if entry.stem else {})
+    )
     state = build_architecture(entry, options).state_dict()
     match = match_architecture(entry, {key: tuple(tensor.shape) for key, tensor in state.items()})
     assert not match.difference
     assert match.options == options | ({"image_size": 224} if entry.position else {})
 
 
-@pytest.mark.parametrize("builder", ["googlenet", "inception_v3"])
+@pytest.mark.parametrize("builder", RIVALS)
 def test_forms_that_weights_cannot_tell_apart_are_all_named(builder: str) -> None:
     with pytest.raises(UsageError) as caught:
         identify(bound_shapes(ZOO[builder], classes=5, channels=3), ZOO)
     message = str(caught.value)
-    assert f"--arch {builder} or --arch {builder}+transform_input" in message
-    assert "pre-trained weights" in message
+    assert f"--arch {builder} or --arch {RIVALS[builder]}" in message
+    assert all(ZOO[name].about and ZOO[name].about in message for name in (builder, RIVALS[builder]))
 
 
 def test_one_input_channel_rules_out_the_form_for_three() -> None:

@@ -7,7 +7,8 @@ import pytest
 from deploy.checkpoint import zoo
 from deploy.checkpoint.architecture import decode, encode
 from deploy.checkpoint.vision import minor_release, torchvision_version
-from deploy.checkpoint.zoo_index import architectures_page, build_zoo
+from deploy.checkpoint.zoo_index import build_zoo
+from deploy.checkpoint.zoo_page import architectures_page
 
 ROOT = Path(__file__).parents[2]
 shipped = pytest.mark.skipif(minor_release() != "0.28", reason="the index is shipped for torchvision 0.28")
@@ -24,8 +25,9 @@ def test_the_shipped_index_is_current() -> None:
 def test_the_page_is_current() -> None:
     page = (ROOT / "docs" / "architectures.md").read_text()
     assert page == architectures_page(zoo.load_zoo())
-    assert "78 of the\n82 architectures" in page
-    assert page.count("| no: `--arch` chooses") == 4
+    assert "109 of the\n129 architectures" in page
+    assert page.count("| no: `--arch` chooses") == 8
+    assert page.count("| no: taken for") == 12
 
 
 def test_another_release_reads_the_index_that_was_built_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
 from collections import OrderedDict
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -38,9 +39,9 @@ def test_names_that_meet_are_made_unique() -> None:
 @pytest.mark.parametrize(
     ("outputs", "words"),
     [
-        ((ROW, None), "output_1 is a NoneType"),
         ({"logits": ROW, "size": 3}, "size is a int"),
-        ({"logits": ROW, "loss": ROW.sum()}, "loss is a single number"),
+        ((ROW, None, "text"), "output_2 is a str"),
+        ([None], "returns no tensors"),
         ({}, "returns no tensors"),
     ],
 )
@@ -95,10 +96,61 @@ def test_positional_keeps_a_forward_set_on_the_instance() -> None:
     assert torch.equal(found, module.weight.sum() + ROW)
 
 
-def test_positional_refuses_a_number_when_called() -> None:
+def test_a_single_number_gets_a_row_per_sample() -> None:
     class Loss(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x.sum()
+            return x.sum() + 3
 
-    with pytest.raises(UsageError, match="single number"):
-        positional(Loss())(ROW)
+    (found,) = positional(Loss())(ROW)
+
+    assert torch.equal(found, torch.full((2, 1), 3.0))
+
+
+@dataclass
+class Answer:
+    """What some libraries return in place of a dict."""
+
+    scores: Tensor
+    hidden: Tensor | None = None
+    states: tuple[Tensor, ...] = ()
+
+
+def test_a_dataclass_gives_its_fields_and_none_is_no_output() -> None:
+    assert output_names(Answer(scores=ROW, states=(ROW,))) == ("scores", "states_0")
+    assert output_names({"loss": None, "logits": ROW, "cache": {}}) == ("logits",)
+
+
+class Keywords(nn.Module):
+    """Inputs by keyword only, in an order of their own, one of them optional and one that has to be given."""
+
+    def forward(self, *, bias: Tensor | None, scale: Tensor, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        y = x * scale
+        return y if bias is None else y + bias
+
+
+def test_inputs_are_given_by_the_names_of_the_forwards_parameters() -> None:
+    twos = torch.full((2, 3), 2.0)
+    (found,) = positional(Keywords(), ["x", "scale"], ["bias"])(ROW + 1, twos)
+    assert torch.equal(found, twos)
+    (found,) = positional(Keywords(), ["x", "scale", "bias"])(ROW + 1, twos, twos)
+    assert torch.equal(found, twos + 2)
+
+
+def test_names_that_the_forward_does_not_know_are_given_in_order() -> None:
+    module = TwoTowers().eval()
+    left, right = torch.randn(2, 6), torch.randn(2, 3)
+    flat = positional(module, ["image", "text"])(left, right)
+    assert torch.equal(flat[2], module(left, right)["difference"])
+
+
+def test_a_forward_that_hands_on_takes_the_names_it_is_given() -> None:
+    class HandsOn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Keywords()
+
+        def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
+            return self.inner(*args, **kwargs)  # type: ignore[no-any-return]
+
+    (found,) = positional(HandsOn(), ["scale", "x"], ["bias"])(ROW + 2, ROW + 1)
+    assert torch.equal(found, ROW + 2)

@@ -1,0 +1,157 @@
+"""What the next fine-tune of an architecture costs to package, against the first.
+
+Owns results/repackaging.*. Run from the project's root on an idle machine: `python -m benchmarks.repackaging`. Each
+round of a model: an empty cache, one seeded fine-tune packaged, another of the same architecture packaged, and that one
+again without a cache, each by a new process, with parity, latency and the served check as by default. The conversion
+part is the time from the start of the export to the end of the last format.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from deploy.cache import cache_folder
+from deploy.checkpoint.model import CheckpointRequest
+from deploy.package import package
+from deploy.repository.manifest import Environment
+from deploy.request import PackageRequest, Resources
+from deploy.targets import find_target
+from deploy.validate.machine import describe_cpus
+from tests.fixtures import save_state_dict, seeded_module
+
+RESULTS = Path(__file__).parent / "results"
+MODELS = ("resnet50", "vit_b_16")
+TURNS = (("first", 0, True), ("next", 1, True), ("next without cache", 1, False))
+
+
+class Clock:
+    """A progress display that keeps when each stage began and ended, in seconds."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, tuple[float, float]] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Keep the two moments of a stage."""
+        started = time.monotonic()
+        yield
+        self.stages[name] = (started, time.monotonic())
+
+    def note(self, text: str) -> None:
+        """Say it, for whoever waits."""
+        print(text, file=sys.stderr)
+
+
+def main() -> None:
+    """All rounds, or the one run that a round asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS), help="torchvision builders")
+    parser.add_argument("--n", type=int, default=3, help="rounds of each model")
+    parser.add_argument("--one", nargs=4, metavar="X", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(one(*given.one)))
+        return
+    rows = [row for model in given.models.split(",") for row in measure(model, given.n)]
+    record = {
+        "what": __doc__,
+        "command": f"python -m benchmarks.repackaging --models {given.models} --n {given.n}",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": Environment.here().model_dump(mode="json", exclude={"platform"}),
+        "cpus": describe_cpus(),
+        "rows": rows,
+    }
+    RESULTS.joinpath("repackaging.json").write_text(json.dumps(record, indent=1) + "\n")
+    RESULTS.joinpath("repackaging.md").write_text(table(record))
+    print(table(record))
+
+
+def measure(model: str, rounds: int) -> list[dict[str, Any]]:
+    """What each run of each round took."""
+    engines = cache_folder("engines")
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in (0, 1):
+            save_state_dict(seeded_module(model, seed=seed), Path(folder, f"{seed}.pt"))
+        for number in range(rounds):
+            work = Path(folder, str(number))
+            cache = work / "cache"
+            cache.mkdir(parents=True)
+            (cache / "engines").symlink_to(engines)
+            for turn, seed, cached in TURNS:
+                arguments = [model, f"{folder}/{seed}.pt", str(work / turn), "yes" if cached else "no"]
+                took = run([*arguments], cache)
+                found.append({"model": model, "round": number, "turn": turn, **took})
+            shutil.rmtree(work)
+    return found
+
+
+def run(arguments: list[str], cache: Path) -> dict[str, float]:
+    """One run in a process of its own; what it says it took, and the whole by the clock."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "benchmarks.repackaging", "--one", *arguments]
+    environment = {**os.environ, "DEPLOYCTL_CACHE": str(cache)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+    stages: dict[str, float] = json.loads(done.stdout)
+    return {**stages, "whole": time.monotonic() - started}
+
+
+def one(model: str, checkpoint: str, repository: str, cache: str) -> dict[str, float]:
+    """Seconds of the conversion part and of every stage, of one packaging by the main job."""
+    clock = Clock()
+    request = PackageRequest(
+        checkpoint=CheckpointRequest(path=Path(checkpoint), arch=model),
+        repository=Path(repository),
+        target=find_target("local-cpu"),
+        name=model,
+        resources=Resources(cache=cache == "yes"),
+    )
+    outcome = package(request, progress=clock).outcome
+    assert outcome.judgement.passed, outcome.judgement.reason
+    conversion = [span for name, span in clock.stages.items() if name == "export" or name.startswith("convert")]
+    seconds = {name: end - start for name, (start, end) in clock.stages.items()}
+    return {"conversion": max(end for _, end in conversion) - min(start for start, _ in conversion), **seconds}
+
+
+def table(record: dict[str, Any]) -> str:
+    """The medians as Markdown, and the next as a share of the first."""
+    lines = [
+        "# Packaging the next fine-tune of the same architecture",
+        "",
+        f"{record['date']}, {record['cpus']}, torch {record['environment']['torch']}.",
+        "Medians in seconds, with the lowest and the highest. How: `benchmarks/repackaging.py`.",
+        "",
+        "| model | part | first | next | next without cache | next / first | n |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for model in dict.fromkeys(row["model"] for row in record["rows"]):
+        for part in ("conversion", "export", "convert to aoti", "convert to onnx", "whole"):
+            taken = {
+                turn: [row[part] for row in record["rows"] if row["model"] == model and row["turn"] == turn]
+                for turn, _, _ in TURNS
+            }
+            shares = [after / before for before, after in zip(taken["first"], taken["next"], strict=True)]
+            cells = [spread(taken[turn], 1) for turn, _, _ in TURNS]
+            lines.append(f"| {model} | {part} | {' | '.join(cells)} | {spread(shares, 3)} | {len(shares)} |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float], digits: int) -> str:
+    """The median with the lowest and the highest."""
+    low, high = min(values), max(values)
+    return f"{statistics.median(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+if __name__ == "__main__":
+    main()

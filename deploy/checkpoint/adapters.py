@@ -1,0 +1,160 @@
+"""A LoRA adapter that PEFT saved is merged into the weights it was trained on: W + scale * B A.
+
+Owns the adapter's files and this arithmetic, in float64 and rounded once to the base's dtype. What is no plain LoRA is
+refused with PEFT's own way out. Works on named tensors, so that the merged weights are identified like any others.
+Called by load.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deploy.checkpoint.formats import read_stored
+from deploy.checkpoint.pretrained_folder import is_pretrained_folder
+from deploy.checkpoint.weights import strip_prefixes
+from deploy.errors import UsageError
+from deploy.files import sha256_bytes, sha256_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG = "adapter_config.json"
+_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_PREFIX = "base_model.model."
+_PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(\.weight)?")
+_MERGE = "merge it where it was trained: torch.save(model.merge_and_unload().state_dict(), 'merged.pt')"
+# What changes the arithmetic beyond W + scale * B A.
+_BEYOND = ("use_dora", "lora_bias", "target_parameters", "layer_replication", "use_qalora", "alora_invocation_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Adapter:
+    """An adapter's settings, its pairs of matrices by module, and tensors that replace the base's whole."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    pairs: dict[str, dict[str, "Tensor"]]
+    whole: dict[str, "Tensor"]
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether `path` is a folder of PEFT's."""
+    return (path / CONFIG).is_file()
+
+
+def require_base(path: Path, base: Path | None) -> Path:
+    """The base's path. Raises UsageError if an adapter comes without one, or a base without an adapter."""
+    if is_adapter(path) and base is not None:
+        if is_pretrained_folder(base):
+            raise UsageError(f"{base} is a transformers folder", expected="weights alone as a base", fix=_MERGE)
+        return base
+    if base is not None:
+        raise UsageError(
+            f"--base was given, and {path} is no adapter",
+            expected=f"a folder that PEFT saved, with {CONFIG}",
+            fix="leave out --base",
+        )
+    raise UsageError(
+        f"{path} is an adapter of PEFT's, a change to weights that are not in it",
+        expected="the checkpoint that it was trained on",
+        fix="add --base CHECKPOINT",
+    )
+
+
+def digest_of(path: Path, base: Path) -> str:
+    """The hex SHA-256 of two lines as `sha256sum` would write them: the adapter's folder and its base."""
+    return sha256_bytes(f"{sha256_path(path)}  adapter\n{sha256_path(base)}  base\n".encode())
+
+
+def merge(tensors: Mapping[str, "Tensor"], folder: Path) -> dict[str, "Tensor"]:
+    """The base's tensors, without wrapper prefixes, with the adapter in them.
+
+    Raises UsageError if the adapter is no plain LoRA, or does not fit.
+    """
+    adapter = _read_adapter(folder)
+    targets = [f"{module}.weight" for module in adapter.pairs]
+    forms = [form for _, form in strip_prefixes(tensors)]
+    fitting = next((form for form in forms if all(name in form for name in targets)), None)
+    if fitting is None:
+        missing = [name for name in targets if name not in forms[-1]]
+        raise UsageError(
+            f"the adapter {folder} changes weights that its base has not: {', '.join(missing[:3])}",
+            expected="the checkpoint that it was trained on",
+            fix="give that one as --base",
+        )
+    merged = {**fitting, **adapter.whole}
+    for module, pair in adapter.pairs.items():
+        name = f"{module}.weight"
+        merged[name] = _changed(adapter, module, fitting[name], pair)
+    return merged
+
+
+def _read_adapter(folder: Path) -> _Adapter:
+    config = _read_config(folder)
+    path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
+    if path is None:
+        raise UsageError(f"{folder} lacks its weights", expected=" or ".join(_FILES), fix="copy the whole folder")
+    pairs: dict[str, dict[str, Tensor]] = {}
+    whole: dict[str, Tensor] = {}
+    for key, tensor in read_stored(path).content.items():
+        name = str(key).removeprefix(_PREFIX)
+        if found := _PAIR.fullmatch(name):
+            pairs.setdefault(found["module"], {})[f"{found['kind'] or ''}{found['side']}"] = tensor
+        elif ".lora_" in name:
+            raise _not_plain(folder, f"holds {name}")
+        else:
+            whole[name.replace(".modules_to_save.", ".").replace(".base_layer.", ".")] = tensor
+    return _Adapter(folder=folder, config=config, pairs=pairs, whole=whole)
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_bytes())
+    except ValueError as error:
+        raise UsageError(f"{folder / CONFIG} is no JSON: {error}", fix="copy the folder again") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        raise _not_plain(folder, f"is an adapter of the type {kind}")
+    beyond = next((key for key in _BEYOND if config.get(key)), None)
+    if beyond:
+        raise _not_plain(folder, f"was trained with {beyond}")
+    return config
+
+
+def _not_plain(folder: Path, what: str) -> UsageError:
+    return UsageError(f"{folder} {what}", expected="plain LoRA, whose merge is W + scale * B A", fix=_MERGE)
+
+
+def _changed(adapter: _Adapter, module: str, weight: "Tensor", pair: Mapping[str, "Tensor"]) -> "Tensor":
+    """The weight with its pair of matrices in it. Raises UsageError if they do not fit it."""
+    import torch
+
+    sides = {side: matrix.to(torch.float64) for side, matrix in pair.items()}
+    if set(sides) == {"embedding_A", "embedding_B"}:
+        rank, change = sides["embedding_A"].shape[0], (sides["embedding_B"] @ sides["embedding_A"]).T
+    elif set(sides) == {"A", "B"}:
+        a, b = sides["A"], sides["B"]
+        rank, change = a.shape[0], (b.flatten(1) @ a.flatten(1)).reshape(b.shape[0], *a.shape[1:])
+        if adapter.config.get("fan_in_fan_out"):
+            change = change.T
+    else:
+        raise UsageError(f"{adapter.folder} has only {', '.join(sides)} for {module}", expected="a pair of matrices")
+    if change.shape != weight.shape:
+        raise UsageError(
+            f"the adapter {adapter.folder} changes {module}.weight by a tensor of shape {list(change.shape)}, and the "
+            f"base has {list(weight.shape)}",
+            expected="the checkpoint that it was trained on",
+            fix="give that one as --base; a grouped convolution's is merged by PEFT alone",
+        )
+    return (weight.to(torch.float64) + _scale(adapter.config, module, rank) * change).to(weight.dtype)
+
+
+def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """PEFT's scale for a module: alpha over the rank, or over its root; a pattern may give the module its own alpha."""
+    patterns = config.get("alpha_pattern") or {}
+    own = next((alpha for key, alpha in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), None)
+    alpha = float(config.get("lora_alpha", rank) if own is None else own)
+    return float(alpha / rank**0.5 if config.get("use_rslora") else alpha / rank)

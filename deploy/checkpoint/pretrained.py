@@ -1,0 +1,305 @@
+"""A transformers folder becomes a Checkpoint, and that a module: the class that config.json names, with these weights.
+
+Owns which classes are taken, loading them, and what is refused of the result. No code of a folder is ever run, and
+nothing is fetched. Called by load.
+"""
+
+import inspect
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from deploy.checkpoint.model import Checkpoint, CheckpointRequest
+from deploy.checkpoint.pretrained_folder import CONFIG, PretrainedFolder, has_tokenizer, open_folder
+from deploy.checkpoint.pretrained_inputs import class_names, decisions, pretrained_inputs
+from deploy.checkpoint.sentences import SentenceEmbedder, read_pooling
+from deploy.checkpoint.tensors import check_finite, check_usable, main_dtype
+from deploy.checkpoint.vision import import_torchvision
+from deploy.errors import MissingError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PRETRAINED = "transformers/"
+
+# The endings of the classes that answer in one call; a bare `...Model` gives embeddings.
+_ENDINGS = (
+    "ForSequenceClassification", "ForTokenClassification", "ForImageClassification", "ForQuestionAnswering",
+    "ForMaskedLM", "Model",
+)  # fmt: skip
+_GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_OWN_CODE = "give the module as --factory package.module:function and its weights as one file"
+_SHOWN = 5
+
+
+def read_pretrained(request: CheckpointRequest, path: Path, *, name: str) -> Checkpoint:
+    """Everything there is to know about the folder, its weights proven whole and finite.
+
+    Raises UsageError if something is missing or cannot be served, MissingError without transformers.
+    """
+    from deploy.files import sha256_folder, size_of
+
+    _check_options(request)
+    folder = open_folder(path)
+    _check_config(folder)
+    tensors = _read_weights(folder)
+    module, notes = _load(folder)
+    found = pretrained_inputs(folder, _network(module), request)
+    classes, count = class_names(folder.config, _class_name(folder))
+    dtype = main_dtype(tensors)
+    if dtype != "float32":
+        notes.append(f"the weights are {dtype}; they are computed with in float32, which holds each of them exactly")
+    if found.takes_text and not has_tokenizer(folder):
+        notes.append("no tokenizer lies in the folder: whoever calls the model must bring the right one")
+    return Checkpoint(
+        path=path.absolute(),
+        digest=sha256_folder(path),
+        format="safetensors",
+        name=name,
+        architecture=PRETRAINED + _class_name(folder),
+        how="config",
+        options={},
+        inputs=found.inputs,
+        dims=found.dims,
+        decisions=decisions(_class_name(folder)),
+        dtype=dtype,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        size=size_of(path),
+        classes=classes,
+        num_classes=count,
+        preprocessing=found.preprocessing,
+        found_under=None,
+        weights=None,
+        removed_prefixes=(),
+        trust_pickle=False,
+        kept=folder.kept,
+        notes=(*notes, *found.notes),
+    )
+
+
+def build_pretrained(checkpoint: Checkpoint) -> "nn.Module":
+    """The module in float32 and eval mode, without gradients. Raises UsageError if the folder is not what it was."""
+    module, _ = _load(open_folder(checkpoint.path))
+    return module
+
+
+def import_transformers() -> ModuleType:
+    """The module `transformers`, kept from the network. Raises MissingError if the extra is not installed."""
+    import_torchvision()  # transformers imports it, and beside a CPU-only torch that must be done in our way
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
+    try:
+        with _silence():
+            import transformers
+    except ImportError as error:
+        raise MissingError(
+            f"transformers cannot be imported: {error}",
+            expected="the extra for folders of Hugging Face transformers",
+            fix='pip install "deployctl[transformers]"',
+        ) from error
+    return transformers
+
+
+def _check_options(request: CheckpointRequest) -> None:
+    given = {"--arch": request.arch, "--factory": request.factory, "--weights": request.weights}
+    for option, value in given.items():
+        if value:
+            raise UsageError(
+                f"{option} {value} was given for {request.path}, whose {CONFIG} says which network it is",
+                expected=f"{CONFIG} alone, or the weights' file with {option}",
+                fix=f"leave out {option}",
+            )
+    if request.trust_pickle:
+        raise UsageError(
+            f"--trust-pickle was given for {request.path}",
+            expected="nothing to trust: safetensors files hold no code",
+            fix="leave it out",
+        )
+
+
+def _check_config(folder: PretrainedFolder) -> None:
+    """Raises UsageError for what no loading could make good: other code, another quantization, two towers."""
+    config, file = folder.config, folder.path / CONFIG
+    name = _class_name(folder)
+    transformers = import_transformers()
+    if name.endswith(_GENERATORS):
+        raise UsageError(
+            f"{file} names {name}, which generates text token by token",
+            expected=f"a network that answers in one call: {', '.join(f'...{ending}' for ending in _ENDINGS)}",
+            fix="serve it with an engine for generation, such as Triton's vLLM backend",
+        )
+    cls = _find_class(name)
+    if cls is None:
+        raise _unknown(folder, name, transformers.__version__)
+    if not name.endswith(_ENDINGS):
+        raise UsageError(
+            f"{file} names {name}, a task that is not known here",
+            expected=", ".join(f"...{ending}" for ending in _ENDINGS),
+            fix=_OWN_CODE,
+        )
+    if config.get("quantization_config"):
+        method = dict(config["quantization_config"]).get("quant_method", "an unnamed method")
+        raise UsageError(
+            f"the weights of {folder.path} are quantized ({method})",
+            expected="float weights",
+            fix="save the model before it was quantized, or dequantized: model.dequantize()",
+        )
+    if config.get("is_encoder_decoder"):
+        raise UsageError(f"{name} has an encoder and a decoder", expected="a network of one part", fix=_OWN_CODE)
+    wanted = getattr(cls.config_class, "model_type", None)
+    if config.get("model_type", wanted) != wanted:
+        raise UsageError(
+            f"{file} names the class {name} and the model_type {config['model_type']!r}",
+            expected=f"{wanted!r}, to which that class belongs",
+            fix="take the config.json that was saved with these weights",
+        )
+
+
+def _find_class(name: str) -> Any:
+    """The class of transformers that is called so; None where there is none."""
+    transformers = import_transformers()
+    with _silence():  # classes are imported when they are looked up
+        return getattr(transformers, name, None)
+
+
+def _unknown(folder: PretrainedFolder, name: str, release: str) -> UsageError:
+    if folder.config.get("auto_map"):
+        return UsageError(
+            f"{name} is code that came with the model ({CONFIG} has an auto_map), no class of transformers {release}",
+            expected="a class of transformers: code from a folder could do anything here, so it is never run, and "
+            "there is no trust_remote_code",
+            fix=f"read that code, make it a module of your own, and {_OWN_CODE}",
+        )
+    return UsageError(
+        f"{folder.path / CONFIG} names {name}, which transformers {release} does not have",
+        expected="a class of that release",
+        fix=f"install the transformers that it was trained with, or {_OWN_CODE}",
+    )
+
+
+def _class_name(folder: PretrainedFolder) -> str:
+    """The one class that config.json names. Raises UsageError if it names none or several."""
+    names = folder.config.get("architectures")
+    timm = folder.config.get("architecture")
+    if isinstance(timm, str) and not names:
+        raise UsageError(
+            f"{folder.path} is a folder of timm: its {CONFIG} names the architecture {timm!r}",
+            expected="the file of its weights",
+            fix=f"give that file: {folder.weights[0]} --arch timm/{timm}",
+        )
+    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
+        raise UsageError(
+            f"{folder.path / CONFIG} names {'no' if not names else f'{names} as its'} architecture",
+            expected='one class, such as "architectures": ["BertForSequenceClassification"]',
+            fix="save the fine-tuned model itself: model.save_pretrained(folder)",
+        )
+    return names[0]
+
+
+def _read_weights(folder: PretrainedFolder) -> dict[str, "Tensor"]:
+    """Every tensor of the files, memory-mapped, each usable and finite."""
+    from deploy.checkpoint.formats import read_stored
+
+    tensors: dict[str, Tensor] = {}
+    for path in folder.weights:
+        tensors.update(read_stored(path).content)
+    check_usable(tensors)
+    check_finite(tensors)
+    return tensors
+
+
+def _load(folder: PretrainedFolder) -> tuple["nn.Module", list[str]]:
+    """The module that the folder describes, and notes. Raises UsageError if a tensor of it is not in the files."""
+    name, pooling = _class_name(folder), read_pooling(folder)
+    cls = _find_class(name)
+    assert cls is not None
+    # Pooled token embeddings are all that a sentence's is made of: a pooler of the network's own would go unused.
+    unused = pooling is not None and "add_pooling_layer" in inspect.signature(cls.__init__).parameters
+    model, info = _from_pretrained(cls, folder, {"add_pooling_layer": False} if unused else {})
+    _check_whole(folder, name, info)
+    left = [key for key in sorted(info["unexpected_keys"]) if not (unused and key.rpartition("pooler.")[1])]
+    notes = [f"{len(left)} tensors that {name} does not have were left out: {_listed(left)}"] if left else []
+    if pooling is not None:
+        model = SentenceEmbedder(model, pooling)
+        how = " and ".join(pooling.modes) + (", then normalised" if pooling.normalize else "")
+        notes.append(f"one embedding per text, as modules.json says: {how}")
+    return model.eval().requires_grad_(False), notes
+
+
+def _network(module: "nn.Module") -> "nn.Module":
+    return module.transformer if isinstance(module, SentenceEmbedder) else module
+
+
+def _from_pretrained(
+    cls: Any, folder: PretrainedFolder, keywords: Mapping[str, Any]
+) -> tuple["nn.Module", dict[str, Any]]:
+    import torch
+
+    try:
+        with _silence():
+            config = cls.config_class.from_pretrained(str(folder.path), local_files_only=True)
+            config.use_cache = False  # a cache of keys and values would be among the outputs
+            model, info = cls.from_pretrained(
+                str(folder.path),
+                config=config,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
+                dtype=torch.float32,
+                **keywords,
+            )
+    except Exception as error:  # the loader raises whatever a config leads it to
+        first = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"transformers cannot load {folder.path}: {type(error).__name__}: {first}",
+            expected=f"a {cls.__name__} as its {CONFIG} describes it",
+            fix=f"make this work: transformers.{cls.__name__}.from_pretrained({str(folder.path)!r})",
+        ) from error
+    return model, info
+
+
+def _check_whole(folder: PretrainedFolder, name: str, info: Mapping[str, Any]) -> None:
+    """Raises UsageError if a tensor would be newly initialised, or has another shape than config.json says."""
+    wrong = sorted(f"{key} is {list(found)}, not {list(wanted)}" for key, found, wanted in info["mismatched_keys"])
+    if wrong:
+        raise UsageError(
+            f"the weights of {folder.path} do not have the shapes that {CONFIG} says: {_listed(wrong)}",
+            expected=f"weights and {CONFIG} of one save",
+            fix="save both again with model.save_pretrained(folder)",
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise UsageError(
+            f"the weights of {folder.path} lack {len(missing)} tensors of {name}, which would be random: "
+            + _listed(missing),
+            expected=f"every tensor of {name}, which {CONFIG} names",
+            fix="save the fine-tuned model rather than its base: model.save_pretrained(folder)",
+        )
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What transformers and what it imports have to say is said by this room; its bars would spoil the terminal."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    imported = sys.modules.get("transformers")
+    if imported is not None:
+        imported.utils.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

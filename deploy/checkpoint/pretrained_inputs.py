@@ -1,0 +1,253 @@
+"""What a transformers network takes and gives: token ids or pixels, how many of them, and what its scores mean.
+
+Owns the reading of config.json, of the tokenizer's and of the image processor's settings for that. Loads nothing.
+Called by pretrained.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deploy.checkpoint.inputs import UNKNOWN, UNKNOWN_NOTE
+from deploy.checkpoint.model import CheckpointRequest, Preprocessing
+from deploy.checkpoint.pretrained_folder import PretrainedFolder
+from deploy.checkpoint.sentences import EMBEDDING, longest_text
+from deploy.errors import UsageError
+from deploy.spec import BATCH, Dim, TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SEQUENCE = "sequence"
+TOKENS, MASK, TYPES, PIXELS = "input_ids", "attention_mask", "token_type_ids", "pixel_values"
+
+# What most encoders were trained with. Longer texts cost memory with their square, so they are asked for.
+_USUAL_TOKENS = 512
+# A tokenizer without a limit of its own has this one, or a larger one: 10^30.
+_NO_LIMIT = 10**9
+_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainedInputs:
+    """What is known of the inputs. `dims` are the dynamic ones beside the batch."""
+
+    inputs: tuple[TensorSpec, ...]
+    dims: tuple[Dim, ...]
+    preprocessing: Preprocessing
+    notes: tuple[str, ...]
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether a tokenizer makes the inputs."""
+        return self.inputs[0].name == TOKENS
+
+
+def pretrained_inputs(folder: PretrainedFolder, network: "nn.Module", request: CheckpointRequest) -> PretrainedInputs:
+    """The inputs of the network. Raises UsageError if it takes something else than one text or one image."""
+    takes = set(inspect.signature(network.forward).parameters)
+    main = getattr(network, "main_input_name", None)
+    _check_said(request)
+    if main == TOKENS and PIXELS not in takes:
+        return _text(folder, network, request, takes)
+    if main == PIXELS and TOKENS not in takes:
+        return _image(folder, request)
+    raise UsageError(
+        f"{type(network).__name__} takes {main} and more",
+        expected=f"a text ({TOKENS}) or an image ({PIXELS}), and not both",
+        fix="give the part to deploy as --factory package.module:function, its weights as one file",
+    )
+
+
+def class_names(config: Mapping[str, Any], architecture: str) -> tuple[tuple[str, ...] | None, int | None]:
+    """The names of the classes in the order of the scores, and their number; None where there are none."""
+    if not architecture.endswith("Classification"):
+        return None, None
+    named = config.get("id2label")
+    if not isinstance(named, Mapping):
+        return None, config.get("num_labels", 2)
+    names = {int(index): str(name) for index, name in named.items()}
+    if sorted(names) != list(range(len(names))):
+        raise UsageError(
+            f"id2label of config.json has the numbers {sorted(names)}", expected="0, 1, 2 ... without a gap"
+        )
+    ordered = tuple(names[index] for index in range(len(names)))
+    # What transformers calls classes that nobody named; one class is a number to be predicted.
+    unnamed = len(ordered) == 1 or ordered == tuple(f"LABEL_{index}" for index in range(len(ordered)))
+    return None if unnamed else ordered, len(ordered)
+
+
+def decisions(architecture: str) -> dict[str, int | None]:
+    """The decision axis of the outputs whose shape would say another: an embedding decides nothing."""
+    vocabulary = {"logits": 2} if architecture.endswith("ForMaskedLM") else {}
+    return {EMBEDDING: None, "pooler_output": None, **vocabulary}
+
+
+def _check_said(request: CheckpointRequest) -> None:
+    """Raises UsageError for what was said of the inputs and the folder says itself."""
+    said = {
+        "--values": request.values,
+        "--input-shape with a name or dtype": any(one.shape is None or one.name or one.dtype for one in request.inputs),
+        "--fuse-preprocess": request.preprocessing.fuse,
+        "the preprocessing": request.preprocessing.said,
+    }
+    for option, value in said.items():
+        if value:
+            raise UsageError(
+                f"{option} was given for {request.path}, a folder of transformers",
+                expected="what config.json and preprocessor_config.json say",
+                fix="leave it out, or give the module as --factory and its weights as one file",
+            )
+
+
+def _asked_length(request: CheckpointRequest, longest: int) -> Dim | None:
+    """The bounds of a text's length as asked for by `--dynamic input_ids:1=MIN..MAX`; None where nothing was asked."""
+    if not request.dynamic:
+        return None
+    asked = request.dynamic[0]
+    bounds = asked.bounds
+    plain = len(request.dynamic) == 1 and asked.input == TOKENS and [axis for axis, _ in asked.axes] == [1]
+    if not plain or bounds is None or not 1 <= bounds[0] < bounds[1] <= longest:
+        raise UsageError(
+            f"--dynamic {asked.input} does not fit a network that takes texts of 1 to {longest} tokens",
+            expected=f"bounds of their length: --dynamic {TOKENS}:1=MIN..MAX",
+            fix=f"leave it out, or write --dynamic {TOKENS}:1=1..{longest}",
+        )
+    return Dim(name=SEQUENCE, minimum=bounds[0], maximum=bounds[1])
+
+
+def _text(
+    folder: PretrainedFolder, network: "nn.Module", request: CheckpointRequest, takes: set[str]
+) -> PretrainedInputs:
+    if request.input_shapes:
+        raise UsageError(
+            f"--input-shape was given for {type(network).__name__}, which takes texts of any length",
+            expected="no shape: the length of a request is its own",
+            fix="leave out --input-shape",
+        )
+    config: Any = network.config
+    shape = (BATCH, SEQUENCE)
+    inputs = [
+        TensorSpec(name=TOKENS, dtype="int64", shape=shape, values=(0, config.vocab_size - 1)),
+        TensorSpec(name=MASK, dtype="int64", shape=shape, mask=True),
+    ]
+    types = getattr(config, "type_vocab_size", 0) or 0
+    if TYPES in takes and types > 1:
+        inputs.append(TensorSpec(name=TYPES, dtype="int64", shape=shape, values=(0, types - 1)))
+    dim, note = _length(folder, network, request)
+    return PretrainedInputs(
+        inputs=tuple(inputs),
+        dims=(dim,),
+        preprocessing=Preprocessing(source=f"the tokenizer of {folder.path.name}"),
+        notes=note,
+    )
+
+
+def _length(folder: PretrainedFolder, network: "nn.Module", request: CheckpointRequest) -> tuple[Dim, tuple[str, ...]]:
+    """The length of a text: as asked, else from whichever says the least: positions, tokenizer, what is usual."""
+    tokenizer = folder.read("tokenizer_config.json") or {}
+    told = [_positions(network), tokenizer.get("model_max_length"), longest_text(folder)]
+    limits = [int(limit) for limit in told if isinstance(limit, int | float) and 0 < limit < _NO_LIMIT]
+    longest = min(limits, default=_USUAL_TOKENS)
+    asked = _asked_length(request, longest)
+    if asked is not None:
+        return asked, ()
+    dim = Dim(name=SEQUENCE, minimum=1, maximum=min(longest, _USUAL_TOKENS))
+    if longest <= _USUAL_TOKENS:
+        return dim, ()
+    return dim, (
+        f"texts of up to {_USUAL_TOKENS} tokens; the network could take {longest}: --dynamic {TOKENS}:1=1..{longest}",
+    )
+
+
+def _positions(network: "nn.Module") -> int | None:
+    """The positions that a text can use: those of the embedding, without the ones that stand for padding (RoBERTa)."""
+    from torch import nn
+
+    for name, part in network.named_modules():
+        if isinstance(part, nn.Embedding) and name.endswith("position_embeddings"):
+            return part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
+    config: Any = network.config
+    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+
+
+def _image(folder: PretrainedFolder, request: CheckpointRequest) -> PretrainedInputs:
+    if request.dynamic:
+        raise UsageError(
+            f"--dynamic was given for {request.path}, whose images have one size",
+            expected="no --dynamic",
+            fix="leave it out, or give the module as --factory and its weights as one file",
+        )
+    settings = folder.read("preprocessor_config.json") or {}
+    channels = int(folder.config.get("num_channels", 3))
+    height, width = _size(folder, settings, request, channels)
+    known = bool(settings)
+    return PretrainedInputs(
+        inputs=(TensorSpec(name=PIXELS, dtype="float32", shape=(BATCH, channels, height, width)),),
+        dims=(),
+        preprocessing=_preprocessing(settings) if known else UNKNOWN,
+        notes=() if known else (UNKNOWN_NOTE,),
+    )
+
+
+def _size(
+    folder: PretrainedFolder, settings: Mapping[str, Any], request: CheckpointRequest, channels: int
+) -> tuple[int, int]:
+    """Height and width: as asked, else what the network was built for, else what its processor makes."""
+    built = _sides(folder.config.get("image_size"))
+    if request.input_shapes:
+        (*rest,) = request.input_shapes
+        if len(rest) != 1 or len(rest[0]) != 3 or rest[0][0] != channels:
+            raise UsageError(
+                f"--input-shape {' and '.join(','.join(map(str, shape)) for shape in rest)} does not fit",
+                expected=f"one shape {channels},HEIGHT,WIDTH, without the batch",
+            )
+        asked = rest[0][1], rest[0][2]
+        if built and asked != built and "patch_size" in folder.config:
+            raise UsageError(
+                f"--input-shape asks for {asked[0]} x {asked[1]}, and config.json says {built[0]} x {built[1]}",
+                expected="the size that the network's positions were made for",
+                fix="leave out --input-shape",
+            )
+        return asked
+    found = built or _sides(settings.get("crop_size")) or _sides(settings.get("size"))
+    if found is None:
+        raise UsageError(
+            f"neither config.json nor preprocessor_config.json of {folder.path} says how large the images are",
+            expected="the size that training used",
+            fix=f"add --input-shape {channels},HEIGHT,WIDTH",
+        )
+    return found
+
+
+def _sides(value: object) -> tuple[int, int] | None:
+    """Height and width of what config files hold: a number, a pair, or a mapping."""
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, list | tuple) and len(value) == 2:
+        return int(value[0]), int(value[1])
+    if isinstance(value, Mapping):
+        if {"height", "width"} <= value.keys():
+            return int(value["height"]), int(value["width"])
+        if "shortest_edge" in value:
+            return int(value["shortest_edge"]), int(value["shortest_edge"])
+    return None
+
+
+def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
+    size, crop = settings.get("size"), _sides(settings.get("crop_size"))
+    resize = _sides(size)
+    # A bare number is the shorter edge where a crop follows, else both edges.
+    shorter = "shortest_edge" in size if isinstance(size, Mapping) else isinstance(size, int) and crop is not None
+    normalised = settings.get("do_normalize", True)
+    return Preprocessing(
+        source="preprocessor_config.json",
+        resize=(resize[0] if shorter else resize) if resize and settings.get("do_resize", True) else None,
+        crop=crop[0] if crop and settings.get("do_center_crop", "crop_size" in settings) else None,
+        mean=tuple(settings["image_mean"]) if normalised and settings.get("image_mean") else None,
+        std=tuple(settings["image_std"]) if normalised and settings.get("image_std") else None,
+        layout="NCHW, RGB",
+        value_range=(0.0, 1.0) if settings.get("do_rescale", True) else (0.0, 255.0),
+        interpolation=_RESAMPLING.get(settings.get("resample", -1)),
+    )

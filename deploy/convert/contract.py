@@ -1,0 +1,106 @@
+"""The complete spec of an exported program: what its outputs are called, and which dims they share with the inputs.
+
+Owns the reading of shapes out of the program, and what is refused of them. Called by export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deploy.checkpoint.model import Checkpoint
+from deploy.errors import UsageError
+from deploy.spec import BATCH, Dim, Spec, TensorSpec, decision_axis_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.export import ExportedProgram
+
+
+def read_spec(
+    exported: ExportedProgram,
+    inputs: tuple[TensorSpec, ...],
+    names: tuple[str, ...],
+    *,
+    dims: tuple[Dim, ...],
+    checkpoint: Checkpoint,
+) -> Spec:
+    """The spec, its outputs under these names. Raises UsageError if an output has no row per sample."""
+    values = [node.meta["val"] for node in exported.graph.output_node().args[0]]
+    assert len(values) == len(names)
+    sizes = _Sizes(symbols=_symbols(exported, inputs), bounds=dims, derived={})
+    batched = any(dim.name == BATCH for dim in dims)
+    outputs = tuple(
+        _output(name, value, sizes, batched=batched, checkpoint=checkpoint)
+        for name, value in zip(names, values, strict=True)
+    )
+    return Spec(inputs=inputs, outputs=outputs, dims=(*dims, *sizes.derived.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sizes:
+    """The names of sizes: of the inputs' dims by their symbol, and of what outputs compute from them."""
+
+    symbols: dict[Any, str]
+    bounds: tuple[Dim, ...]
+    derived: dict[str, Dim]
+
+    def name(self, output: str, size: Any) -> int | str:
+        """A constant size, or the name of a dynamic one. Raises UsageError if it follows from the batch."""
+        if isinstance(size, int):
+            return size
+        expression = size.node.expr
+        if expression in self.symbols:
+            return self.symbols[expression]
+        formula = str(expression.xreplace({symbol: type(symbol)(name) for symbol, name in self.symbols.items()}))
+        used = {self.symbols.get(symbol) for symbol in expression.free_symbols}
+        if BATCH in used or None in used:
+            raise UsageError(
+                f"output {output!r} has a size that depends on the inputs in another way than by the batch: {formula}",
+                expected="sizes that are the batch, follow from another dynamic dim, or are constant",
+                fix="return one row per sample from the model's forward, or use --max-batch 1",
+            )
+        self.derived.setdefault(formula, self._bounded(formula, expression))
+        return formula
+
+    def _bounded(self, formula: str, expression: Any) -> Dim:
+        """The dim of a computed size, its bounds by interval arithmetic."""
+        from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
+
+        known = {dim.name: dim for dim in self.bounds}
+        ranges = {
+            symbol: ValueRanges(known[name].minimum, known[name].maximum)
+            for symbol, name in self.symbols.items()
+            if name in known
+        }
+        found = bound_sympy(expression, ranges)
+        return Dim(name=formula, minimum=max(1, int(found.lower)), maximum=int(found.upper))
+
+
+def _symbols(exported: ExportedProgram, inputs: Sequence[TensorSpec]) -> dict[Any, str]:
+    placeholders = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
+    symbols: dict[Any, str] = {}
+    for tensor, name in zip(inputs, exported.graph_signature.user_inputs, strict=True):
+        shape = placeholders[str(name)].meta["val"].shape
+        for declared, size in zip(tensor.shape, shape, strict=True):
+            if isinstance(declared, str) and not isinstance(size, int):
+                symbols.setdefault(size.node.expr, declared)
+    return symbols
+
+
+def _output(name: str, value: Tensor, sizes: _Sizes, *, batched: bool, checkpoint: Checkpoint) -> TensorSpec:
+    shape = tuple(sizes.name(name, size) for size in value.shape)
+    if batched and (shape[0] != BATCH or BATCH in shape[1:]):
+        raise UsageError(
+            f"output {name!r} has the shape {list(shape)}",
+            expected=f"[{BATCH!r}, sizes ...]: the batch first, and nowhere else",
+            fix="return one row per sample from the model's forward, or use --max-batch 1",
+        )
+    axis = decision_axis_of(shape, floating=value.is_floating_point(), num_classes=checkpoint.num_classes)
+    return TensorSpec(
+        name=name,
+        dtype=str(value.dtype).removeprefix("torch."),
+        shape=shape,
+        decision_axis=checkpoint.decisions.get(name, axis),
+    )

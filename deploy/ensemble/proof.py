@@ -1,0 +1,234 @@
+"""An ensemble judged: its first step against training's own transform, the served whole against the eager network.
+
+Owns the limits and the checks, and what of them lies in the version's evidence. Called by image and verify.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deploy.ensemble.images import NamedImage
+from deploy.ensemble.models.image import BadImage, prepare
+from deploy.ensemble.models.scores import best
+from deploy.ensemble.reference import TrainedAnswers
+from deploy.ensemble.transform import ImageTransform
+from deploy.errors import UsageError
+from deploy.evidence import Judgement, ServedCheck, Verdict
+from deploy.records import Record
+from deploy.serve.client import PROTOCOLS, Client, ModelAddress, RequestFailed
+from deploy.serve.server import TritonServer
+from deploy.validate.baseline import LIMITS
+
+IMAGE, LABELS, SCORES = "IMAGE", "LABELS", "SCORES"
+ARRAYS, RECORD = "images.npz", "images.json"
+_EPSILON = float(np.finfo(np.float32).eps)
+# Scaling and normalising are three roundings; each side may fuse or order them as it likes.
+_TRANSFORM_EPSILONS = 8.0
+_SPREAD = 10.0
+
+
+class EnsembleQuestion(Record):
+    """What a served ensemble is asked and judged by; the arrays are in `images.npz`, in the order of `names`.
+
+    `allowed` is the largest absolute error of a score, `labels` what the classes are called, `count` how many of them
+    are answered. The last `damaged` images must be refused.
+    """
+
+    names: tuple[str, ...]
+    damaged: int
+    labels: tuple[str, ...]
+    count: int
+    allowed: float
+    max_batch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A question with its encoded images and, for those that are whole, the softmax of the float64 reference."""
+
+    question: EnsembleQuestion
+    images: tuple[bytes, ...]
+    scores: np.ndarray
+
+    def save(self, folder: Path) -> None:
+        """Write it into a version's evidence, so that the version can be proven again."""
+        arrays = {f"image/{n}": np.frombuffer(data, np.uint8) for n, data in enumerate(self.images)}
+        np.savez(folder / ARRAYS, allow_pickle=False, scores=self.scores, **arrays)
+        self.question.write(folder / RECORD)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Asked":
+        """What `save` wrote. Raises UsageError if a file is absent or damaged."""
+        question = EnsembleQuestion.read(folder / RECORD)
+        try:
+            with np.load(folder / ARRAYS, allow_pickle=False) as archive:
+                images = tuple(archive[f"image/{n}"].tobytes() for n in range(len(question.names)))
+                return cls(question=question, images=images, scores=archive["scores"])
+        except (OSError, KeyError, ValueError) as error:
+            raise UsageError(
+                f"{folder / ARRAYS} cannot be read: {error}", expected="the file that packaging wrote, unedited"
+            ) from error
+
+
+def judge_transform(images: Sequence[NamedImage], transform: ImageTransform, answers: TrainedAnswers) -> Judgement:
+    """Whether the first step makes of every image what training's own transform makes of it.
+
+    Pixels must be equal, normalised values within 8 epsilons of their scale. Raises UsageError for an image of the
+    user's that the step refuses.
+    """
+    worst, name, equal = 0.0, "", 0
+    for image, trained in zip(images, answers.inputs, strict=True):
+        try:
+            found = prepare(image.data, transform.model_dump(mode="json"))[np.newaxis]
+        except BadImage as error:
+            raise UsageError(f"{image.name}: {error}", expected="images as they will be sent") from error
+        if found.shape != trained.shape or found.dtype != trained.dtype:
+            wanted = f"{trained.dtype} {list(trained.shape)}"
+            text = f"{image.name} becomes {found.dtype} {list(found.shape)}, in training {wanted}"
+            return Judgement(verdict=Verdict.FAIL, reason=text)
+        gap = float(np.abs(found.astype(np.float64) - trained.astype(np.float64)).max())
+        equal += gap == 0.0
+        worst, name = max((worst, name), (gap, image.name))
+    scale = max(float(np.abs(array.astype(np.float64)).max()) for array in answers.inputs)
+    half = transform.dtype == "float16"
+    epsilon = float(np.finfo(np.float16).eps) if half else _EPSILON
+    allowed = 0.0 if transform.mean is None else _TRANSFORM_EPSILONS * epsilon * scale
+    text = f"{len(images)} images against torchvision's own transforms: {equal} equal to the bit"
+    if worst > allowed:
+        reason = f"{text}; {name} is off by {worst:.3g}, and {allowed:.3g} is allowed"
+        return Judgement(verdict=Verdict.FAIL, reason=reason)
+    return Judgement(verdict=Verdict.PASS, reason=f"{text}, the others within {worst:.2g}" if worst else text)
+
+
+def make_question(
+    images: Sequence[NamedImage], damaged: Sequence[NamedImage], answers: TrainedAnswers, question: EnsembleQuestion
+) -> Asked:
+    """The question with its budget: ten times the error that eager itself makes in the scores, and 8 epsilons.
+
+    Raises UsageError if the scores hardly differ between the images, so that nothing could be told by them.
+    """
+    exact = _softmax(answers.reference)
+    error = max(float(np.abs(_softmax(run) - exact).max()) for run in answers.eager)
+    limits = LIMITS["fp32"]
+    allowed = limits.max_multiple * error + limits.floor_epsilons * _EPSILON
+    spread = float((exact.max(axis=0) - exact.min(axis=0)).max())
+    if not spread > _SPREAD * allowed:
+        raise UsageError(
+            f"the scores of {len(images)} images differ by {spread:.2g} at most; errors of {allowed:.2g} are allowed",
+            expected="images that the network tells apart",
+            fix="give real ones with --images FOLDER",
+        )
+    names = tuple(image.name for image in (*images, *damaged))
+    settled = question.model_copy(update={"names": names, "damaged": len(damaged), "allowed": allowed})
+    return Asked(question=settled, images=tuple(image.data for image in (*images, *damaged)), scores=exact)
+
+
+def ask_ensemble(server: TritonServer, address: ModelAddress, asked: Asked) -> tuple[ServedCheck, ...]:
+    """The checks of an ensemble that the running `server` serves, over each protocol."""
+    checks: list[ServedCheck] = []
+    for protocol in PROTOCOLS:
+        where = server.grpc_address if protocol == "grpc" else server.http_address
+        with Client(protocol, where) as client:
+            asking = _Asking(client=client, address=address, asked=asked)
+            checks += [asking.alone(), asking.damaged(), *([asking.together()] if asked.question.max_batch > 1 else [])]
+    return tuple(checks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asking:
+    """One ensemble asked over one protocol."""
+
+    client: Client
+    address: ModelAddress
+    asked: Asked
+
+    def alone(self) -> ServedCheck:
+        """Each whole image in a request of its own."""
+        whole = range(len(self.asked.scores))
+        return self._check("one image at a time", [[n] for n in whole], self._problems([[n] for n in whole]))
+
+    def together(self) -> ServedCheck:
+        """The whole images in the largest batches; then a batch with a damaged one, which is refused by its place."""
+        size, count = self.asked.question.max_batch, len(self.asked.scores)
+        batches = [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+        mixed = [0, len(self.asked.images) - 1]
+        problems = [*self._problems(batches), *self._not_refused(mixed, said="image 2 of 2")]
+        return self._check("batches, and one with a damaged image", [*batches, mixed], iter(problems))
+
+    def damaged(self) -> ServedCheck:
+        """Each damaged image is refused by itself, and the image after it is answered."""
+        question = self.asked.question
+        bad = range(len(question.names) - question.damaged, len(question.names))
+        problems = [problem for n in bad for problem in (*self._not_refused([n]), *self._problems([[0]]))]
+        return self._check("damaged images, each before a whole one", [[n] for n in bad], iter(problems))
+
+    def _problems(self, batches: Sequence[Sequence[int]]) -> Iterator[str]:
+        for rows in batches:
+            try:
+                found = self._ask(rows)
+            except RequestFailed as error:
+                yield f"{self._named(rows)}: {error.found}"
+                continue
+            for row, labels, scores in zip(rows, found[LABELS], found[SCORES], strict=True):
+                if problem := self._wrong(row, [label.decode() for label in labels], scores):
+                    yield f"{self.asked.question.names[row]}: {problem}"
+
+    def _wrong(self, row: int, labels: Sequence[str], scores: np.ndarray) -> str:
+        """What is wrong with one image's answer; empty if nothing is."""
+        question, exact = self.asked.question, self.asked.scores[row]
+        if len(labels) != question.count or (np.diff(scores) > 0).any():
+            return f"{len(labels)} labels with the scores {scores.tolist()}, not {question.count}, the best first"
+        order, _ = best(np.log(np.maximum(exact, 1e-300))[np.newaxis], question.count)
+        for place, (label, score) in enumerate(zip(labels, scores, strict=True)):
+            # Two classes may share a name, as ImageNet's do.
+            meant = [n for n, name in enumerate(question.labels) if name == label]
+            gap = min((abs(float(score) - exact[n]) for n in meant), default=np.inf)
+            if not gap <= question.allowed:
+                return f"{label!r} has the score {score:.6g}, off by {gap:.3g}; {question.allowed:.3g} is allowed"
+            wanted = exact[order[0][place]]
+            if not abs(float(score) - wanted) <= question.allowed:
+                return f"{label!r} stands at place {place + 1}, where the reference has the score {wanted:.6g}"
+        return ""
+
+    def _not_refused(self, rows: Sequence[int], *, said: str = "") -> Iterator[str]:
+        try:
+            self._ask(rows)
+        except RequestFailed as error:
+            if "image" not in error.found or said not in error.found:
+                yield f"{self._named(rows)} is refused without saying which image or why: {error.found}"
+        else:
+            yield f"{self._named(rows)} is answered, and cannot be an image"
+
+    def _ask(self, rows: Sequence[int]) -> dict[str, np.ndarray]:
+        images = np.array([[self.asked.images[row]] for row in rows], dtype=object)
+        return self.client.infer(self.address, {IMAGE: images})
+
+    def _named(self, rows: Sequence[int]) -> str:
+        return ", ".join(self.asked.question.names[row] for row in rows)
+
+    def _check(self, name: str, batches: Sequence[Sequence[int]], problems: Iterator[str]) -> ServedCheck:
+        found = list(problems)
+        rows = sum(map(len, batches))
+        reason = found[0] if found else f"{rows} images, each as it should be"
+        return ServedCheck(
+            name=name,
+            protocol=self.client.protocol,
+            requests=len(batches),
+            rows=rows,
+            judgement=Judgement(verdict=Verdict.FAIL if found else Verdict.PASS, reason=reason),
+        )
+
+
+def labels_json(labels: Sequence[str]) -> bytes:
+    """The labels as the last step reads them."""
+    return json.dumps(list(labels), ensure_ascii=False, indent=0).encode()
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(axis=1, keepdims=True))
+    scores: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return scores

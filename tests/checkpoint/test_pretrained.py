@@ -1,0 +1,285 @@
+"""Folders of transformers: what is read from them, and what is refused before anything is loaded or right after."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from deploy.checkpoint.load import build_module, read_checkpoint
+from deploy.checkpoint.model import (
+    Checkpoint,
+    CheckpointRequest,
+    DynamicRequest,
+    PreprocessingRequest,
+    ValuesRequest,
+)
+from deploy.checkpoint.pretrained_folder import is_pretrained_folder
+from deploy.errors import MissingError, UsageError
+from tests.pretrained import LABELS, LONGEST, WORDS, change_config, save_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+def read(folder: Path, **options: Any) -> Checkpoint:
+    return read_checkpoint(CheckpointRequest(path=folder, **options))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A text classifier, whole."""
+    save_folder(tmp_path / "mood", "BertForSequenceClassification")
+    return tmp_path / "mood"
+
+
+def test_a_folder_says_its_class_inputs_labels_and_lengths(folder: Path) -> None:
+    checkpoint = read(folder)
+    assert (checkpoint.architecture, checkpoint.how) == ("transformers/BertForSequenceClassification", "config")
+    assert checkpoint.origin == "architecture: as config.json says"
+    assert {tensor.name: (tensor.values, tensor.mask) for tensor in checkpoint.inputs} == {
+        "input_ids": ((0, len(WORDS) - 1), False),
+        "attention_mask": (None, True),
+        "token_type_ids": ((0, 1), False),
+    }
+    assert checkpoint.dims[0].maximum == LONGEST
+    assert checkpoint.classes == LABELS
+    assert checkpoint.digest == read(folder).digest
+
+
+def test_the_module_is_the_one_that_was_saved(tmp_path: Path) -> None:
+    saved = save_folder(tmp_path, "BertForSequenceClassification", max_shard_size="20KB", dtype=torch.bfloat16)
+    checkpoint = read(tmp_path)
+    module = build_module(checkpoint)
+    assert checkpoint.dtype == "bfloat16"
+    assert "float32, which holds each of them exactly" in " ".join(checkpoint.notes)
+    # `save_pretrained` left the network in bfloat16, so these are the stored values.
+    assert all(torch.equal(module.state_dict()[name], value.float()) for name, value in saved.state_dict().items())
+    assert build_module(checkpoint, "float64").state_dict()["classifier.weight"].dtype == torch.float64
+
+
+def test_inputs_are_those_that_the_network_takes(tmp_path: Path) -> None:
+    save_folder(tmp_path / "one", "RobertaForTokenClassification", tokenizer=False, type_vocab_size=1)
+    checkpoint = read(tmp_path / "one")
+    assert [tensor.name for tensor in checkpoint.inputs] == ["input_ids", "attention_mask"]
+    # Two of RoBERTa's 64 positions stand before the first token.
+    assert checkpoint.dims[0].maximum == 62
+    assert "no tokenizer lies in the folder" in " ".join(checkpoint.notes)
+
+
+def test_a_long_context_is_cut_and_said(tmp_path: Path) -> None:
+    save_folder(tmp_path, "BertForSequenceClassification", tokenizer=False, max_position_embeddings=2048)
+    checkpoint = read(tmp_path)
+    assert checkpoint.dims[0].maximum == 512
+    assert any(note.endswith("could take 2048: --dynamic input_ids:1=1..2048") for note in checkpoint.notes)
+    asked = DynamicRequest(input="input_ids", axes=((1, None),), bounds=(2, 2048))
+    assert read(tmp_path, dynamic=(asked,)).dims[0].maximum == 2048
+    with pytest.raises(UsageError, match=r"--dynamic input_ids:1=1\.\.2048"):
+        read(tmp_path, dynamic=(replace(asked, bounds=(1, 4096)),))
+
+
+def test_placeholders_for_labels_are_no_names(tmp_path: Path) -> None:
+    save_folder(tmp_path, "BertForSequenceClassification", id2label={0: "LABEL_0", 1: "LABEL_1"})
+    checkpoint = read(tmp_path)
+    assert (checkpoint.classes, checkpoint.num_classes) == (None, 2)
+
+
+def test_an_image_classifier_has_its_size_and_normalisation(tmp_path: Path) -> None:
+    save_folder(tmp_path, "ViTForImageClassification", tokenizer=False)
+    settings = {"image_mean": [0.5, 0.5, 0.4], "image_std": [0.2, 0.2, 0.2], "size": {"height": 32, "width": 32}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**settings, "resample": 3}))
+    checkpoint = read(tmp_path)
+    assert checkpoint.inputs[0].shape == ("batch", 3, 32, 32)
+    assert (checkpoint.preprocessing.mean, checkpoint.preprocessing.interpolation) == ((0.5, 0.5, 0.4), "bicubic")
+    assert checkpoint.kept == ("config.json", "preprocessor_config.json")
+    with pytest.raises(UsageError, match="asks for 64 x 64, and config"):
+        read(tmp_path, input_shapes=((3, 64, 64),))
+
+
+def test_an_image_network_without_a_size_asks_for_one(tmp_path: Path) -> None:
+    save_folder(tmp_path, "ResNetForImageClassification", tokenizer=False)
+    with pytest.raises(UsageError, match=r"how large the images are(.|\n)*--input-shape 3,HEIGHT,WIDTH"):
+        read(tmp_path)
+    assert read(tmp_path, input_shapes=((3, 48, 40),)).inputs[0].shape == ("batch", 3, 48, 40)
+
+
+def sentence_folder(folder: Path, *, last: str = "Normalize", **pooling: Any) -> Path:
+    save_folder(folder, "BertModel")
+    parts = [("", "models.Transformer"), ("1_Pooling", "models.Pooling"), ("2_Last", f"models.{last}")]
+    (folder / "modules.json").write_text(json.dumps([{"path": path, "type": kind} for path, kind in parts]))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    return folder
+
+
+@pytest.mark.parametrize("mode", ["cls", "mean", "max", "mean_sqrt_len_tokens"])
+def test_a_sentence_is_pooled_as_sentence_transformers_does(mode: str, tmp_path: Path) -> None:
+    module: Any = build_module(read(sentence_folder(tmp_path, pooling_mode=mode)))
+    # Only now: it imports transformers and so torchvision, which must be done in our way first.
+    from sentence_transformers.sentence_transformer.modules import Pooling as Theirs
+
+    ids, mask = torch.randint(4, len(WORDS), (3, 7)), torch.ones(3, 7, dtype=torch.int64)
+    mask[1, 4:], mask[2, :2] = 0, 0  # padding behind, and before
+    tokens = module.transformer(input_ids=ids, attention_mask=mask).last_hidden_state
+    pooled = Theirs(32, pooling_mode=mode)({"token_embeddings": tokens, "attention_mask": mask})["sentence_embedding"]
+    wanted = torch.nn.functional.normalize(pooled, dim=1)
+    torch.testing.assert_close(module(ids, mask)["sentence_embedding"], wanted)
+
+
+def test_a_pooler_that_no_sentence_needs_may_be_absent(tmp_path: Path) -> None:
+    folder = sentence_folder(tmp_path, pooling_mode_cls_token=True)
+    drop(folder, "pooler.dense.weight", "pooler.dense.bias")
+    assert "one embedding per text, as modules.json says: cls, then normalised" in read(folder).notes
+
+
+def test_a_chain_with_a_part_of_its_own_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a chain of Transformer, Pooling, Dense"):
+        read(sentence_folder(tmp_path / "a", last="Dense", pooling_mode="mean"))
+    with pytest.raises(UsageError, match="tokens are pooled by lasttoken"):
+        read(sentence_folder(tmp_path / "b", pooling_mode="lasttoken"))
+
+
+def drop(folder: Path, *names: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: tensor for name, tensor in tensors.items() if name not in names}, folder / "model.safetensors")
+
+
+def test_a_head_that_would_be_random_is_refused(tmp_path: Path) -> None:
+    save_folder(tmp_path, "BertModel")
+    change_config(tmp_path, architectures=["BertForSequenceClassification"])
+    with pytest.raises(UsageError, match=r"lack 2 tensors .*random: classifier.bias, classifier.weight(.|\n)*its base"):
+        read(tmp_path)
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    save_folder(tmp_path, "BertForSequenceClassification", max_shard_size="20KB")
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    shards[1].unlink()
+    with pytest.raises(UsageError, match=rf"lacks 1 of its {len(shards)} weight files: {shards[1].name}"):
+        read(tmp_path)
+
+
+def test_a_shard_of_another_save_is_refused(tmp_path: Path) -> None:
+    save_folder(tmp_path, "BertForSequenceClassification", max_shard_size="20KB")
+    first, second, *_ = sorted(tmp_path.glob("model-*.safetensors"))
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(UsageError, match=r"lacks \d+ tensors that model.safetensors.index.json says it has"):
+        read(tmp_path)
+
+
+def test_an_index_cannot_name_files_elsewhere(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
+    index = {"weight_map": {"classifier.bias": "../model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UsageError, match="names a file elsewhere"):
+        read(folder)
+
+
+def test_half_a_file_is_refused(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(UsageError, match="truncated or damaged"):
+        read(folder)
+
+
+def test_weights_that_are_no_numbers_are_refused(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["classifier.bias"][1] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UsageError, match=r"'classifier.bias' has 1 NaN"):
+        read(folder)
+
+
+def test_code_of_the_folder_is_never_run(folder: Path) -> None:
+    (folder / "modeling_mood.py").write_text("open(__file__ + '.ran', 'w').close()\n")
+    change_config(folder, auto_map={"AutoModel": "modeling_mood.MoodModel"}, architectures=["MoodModel"])
+    with pytest.raises(UsageError, match=r"code from a folder could do anything(.|\n)*no trust_remote_code"):
+        read(folder)
+    change_config(folder, architectures=["BertForSequenceClassification"])
+    assert read(folder).architecture == "transformers/BertForSequenceClassification"
+    assert list(folder.glob("*.ran")) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"architectures": None}, "names no architecture"),
+        ({"architectures": None, "architecture": "resnet18"}, r"model.safetensors --arch timm/resnet18"),
+        ({"architectures": ["BertModel", "BertForMaskedLM"]}, "as its architecture"),
+        ({"architectures": ["NoSuchModel"]}, "names NoSuchModel, which transformers .* does not have"),
+        ({"architectures": ["LlamaForCausalLM"]}, "generates text token by token"),
+        ({"architectures": ["BertForMultipleChoice"]}, "a task that is not known here"),
+        ({"model_type": "roberta"}, "names the class BertForSequenceClassification and the model_type 'roberta'"),
+        ({"hidden_size": 48}, r"do not have the shapes(.|\n)*not \[48"),
+        ({"num_attention_heads": 5}, "transformers cannot load"),
+        ({"quantization_config": {"quant_method": "gptq"}}, r"quantized \(gptq\)"),
+        ({"id2label": {"0": "calm", "2": "glad"}}, "do not have the shapes|has the numbers"),
+    ],
+)
+def test_a_config_that_cannot_be_right_is_refused(folder: Path, values: dict[str, Any], words: str) -> None:
+    change_config(folder, **values)
+    with pytest.raises(UsageError, match=words):
+        read(folder)
+
+
+def test_two_inputs_of_different_kinds_are_refused(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": "clip", "architectures": ["CLIPModel"]}))
+    with pytest.raises(UsageError):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    ("gone", "words"),
+    [("config.json", "holds weights and no config.json"), ("model.safetensors", "holds config.json and no weights")],
+)
+def test_half_a_folder_is_refused(folder: Path, gone: str, words: str) -> None:
+    (folder / gone).unlink()
+    with pytest.raises(UsageError, match=words):
+        read(folder)
+
+
+def test_pickled_weights_are_refused_with_the_way_out(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UsageError, match=r"as a pickle \(pytorch_model.bin\)(.|\n)*safe_serialization=True"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"arch": "resnet18"},
+        {"factory": "m:f"},
+        {"trust_pickle": True},
+        {"input_shapes": ((3, 4),)},
+        {"values": (ValuesRequest(input="input_ids", range=(0, 3)),)},
+        {"preprocessing": PreprocessingRequest(fuse=True)},
+    ],
+)
+def test_options_of_other_checkpoints_are_refused(folder: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="was given for"):
+        read(folder, **options)
+
+
+def test_other_folders_are_left_to_others(tmp_path: Path) -> None:
+    (tmp_path / ".metadata").write_bytes(b"")
+    assert not is_pretrained_folder(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}")
+    assert not is_pretrained_folder(tmp_path)
+
+
+def test_without_the_extra_its_pip_line_is_named(folder: Path) -> None:
+    code = (
+        "import sys; sys.modules['transformers'] = None\n"
+        "from pathlib import Path\n"
+        "from deploy.checkpoint.load import read_checkpoint\n"
+        "from deploy.checkpoint.model import CheckpointRequest\n"
+        f"read_checkpoint(CheckpointRequest(path=Path({str(folder)!r})))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert MissingError.__name__ in done.stderr
+    assert 'pip install "deployctl[transformers]"' in done.stderr

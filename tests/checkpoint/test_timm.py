@@ -1,0 +1,162 @@
+"""timm's architectures told by their weights, asked for by name, and refused; and the index that tells them."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from deploy.checkpoint.load import build_module, read_checkpoint
+from deploy.checkpoint.model import Checkpoint, CheckpointRequest, DynamicRequest
+from deploy.checkpoint.timm_entries import decode, encode, import_timm, index_file, likeness, sketch, timm_version
+from deploy.checkpoint.timm_zoo import load_index
+from deploy.errors import UsageError
+from tests.checkpoint.checkpoints import saved
+
+ROOT = Path(__file__).parents[2]
+
+
+def fine_tuned(name: str, **options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return import_timm().create_model(name, pretrained=False, **options).eval()  # type: ignore[no-any-return]
+
+
+def read(path: Path, content: object, **options: Any) -> Checkpoint:
+    return read_checkpoint(CheckpointRequest(path=saved(path / "model.pt", content).path, **options))
+
+
+def test_a_state_dict_is_told_with_its_classes_and_pretrained_cfg(tmp_path: Path) -> None:
+    module = fine_tuned("test_efficientnet", num_classes=7, in_chans=3)
+    checkpoint = read(tmp_path, module.state_dict())
+    assert (checkpoint.architecture, checkpoint.how) == ("timm/test_efficientnet", "inferred")
+    assert (checkpoint.num_classes, checkpoint.options) == (7, {"num_classes": 7})
+    assert checkpoint.inputs[0].shape == ("batch", 3, 160, 160)
+    cfg: Any = module.pretrained_cfg
+    assert checkpoint.preprocessing.mean == cfg["mean"]
+    assert checkpoint.preprocessing.source == "timm test_efficientnet.r160_in1k"
+    image = torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        assert torch.equal(build_module(checkpoint)(image), module(image))
+
+
+def test_channels_and_image_size_are_read_from_the_tensors(tmp_path: Path) -> None:
+    module = fine_tuned("test_vit", num_classes=4, in_chans=1, img_size=96)
+    checkpoint = read(tmp_path, module.state_dict(), arch="timm/test_vit")
+    assert checkpoint.options == {"num_classes": 4, "in_chans": 1, "img_size": [96, 96]}
+    assert checkpoint.inputs[0].shape == ("batch", 1, 96, 96)
+    assert checkpoint.how == "asked"
+    with torch.no_grad():
+        assert build_module(checkpoint)(torch.randn(1, 1, 96, 96)).shape == (1, 4)
+
+
+def test_wrappers_prefixes_are_taken_off_and_no_others(tmp_path: Path) -> None:
+    state = fine_tuned("test_efficientnet", num_classes=3).state_dict()
+    checkpoint = read(tmp_path, {f"module.model.{name}": tensor for name, tensor in state.items()})
+    assert (checkpoint.architecture, checkpoint.removed_prefixes) == ("timm/test_efficientnet", ("module.", "model."))
+    assert build_module(checkpoint).state_dict().keys() == state.keys()
+
+
+def test_a_network_without_a_head_gives_features(tmp_path: Path) -> None:
+    checkpoint = read(tmp_path, fine_tuned("test_efficientnet", num_classes=0).state_dict())
+    assert (checkpoint.options["num_classes"], checkpoint.num_classes) == (0, None)
+
+
+def test_torchvision_goes_first_and_the_look_alikes_of_timm_are_named(tmp_path: Path) -> None:
+    state = fine_tuned("resnet18", num_classes=3).state_dict()
+    checkpoint = read(tmp_path, state)
+    assert checkpoint.architecture == "torchvision/resnet18"
+    assert "--arch timm/resnet18" in " ".join(checkpoint.notes)
+    asked = read(tmp_path, state, arch="timm/resnet18.a1_in1k")
+    assert asked.architecture == "timm/resnet18.a1_in1k"
+    assert asked.preprocessing.source == "timm resnet18.a1_in1k"
+
+
+def test_collisions_are_named_and_the_file_may_choose(tmp_path: Path) -> None:
+    state = fine_tuned("efficientnet_b0", num_classes=3).state_dict()
+    with pytest.raises(UsageError, match=r"fit \d+ architectures of timm(.|\n)*tf_efficientnet_b0(.|\n)*--arch timm/"):
+        read(tmp_path, state)
+    checkpoint = read(tmp_path, {"arch": "tf_efficientnet_b0", "state_dict": state})
+    assert checkpoint.architecture == "timm/tf_efficientnet_b0"
+    assert "the file says that it is tf_efficientnet_b0; efficientnet_b0" in " ".join(checkpoint.notes)
+
+
+def test_the_same_names_with_other_widths_are_no_collision(tmp_path: Path) -> None:
+    state = fine_tuned("vit_tiny_patch16_224", num_classes=3).state_dict()
+    with pytest.raises(UsageError, match="deit_tiny_patch16_224") as refused:
+        read(tmp_path, state)
+    assert "vit_small_patch16_224" not in str(refused.value)
+
+
+def test_weights_that_fit_nothing_are_told_the_nearest_of_both(tmp_path: Path) -> None:
+    state = fine_tuned("test_efficientnet", num_classes=3).state_dict()
+    state["extra.weight"] = torch.zeros(2)
+    with pytest.raises(UsageError, match=r"no torchvision (.|\n)*of timm .* none fits, nearest .*test_efficientnet"):
+        read(tmp_path, state)
+
+
+@pytest.mark.parametrize(
+    ("arch", "words"),
+    [
+        ("timm/test_vit", r"do not fit timm/test_vit(.|\n)*missing: "),
+        ("timm/test_efficentnet", "no architecture 'test_efficentnet'(.|\n)*nearest: test_efficientnet"),
+        ("timm/test_efficientnet.none", "no weights 'none' of test_efficientnet"),
+        ("timm/hf-hub:timm/resnet18", "no architecture"),
+    ],
+)
+def test_a_name_that_cannot_be_right_is_refused(arch: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        read(tmp_path, fine_tuned("test_efficientnet").state_dict(), arch=arch)
+
+
+def test_only_a_network_of_no_size_takes_images_of_any(tmp_path: Path) -> None:
+    asked = DynamicRequest(input="image", axes=((2, None), (3, None)), bounds=(64, 160))
+    free = read(tmp_path, fine_tuned("test_efficientnet").state_dict(), dynamic=(asked,))
+    assert free.inputs[0].shape == ("batch", 3, "height", "width")
+    with pytest.raises(UsageError, match="takes images of one size"):
+        read(tmp_path, fine_tuned("test_vit").state_dict(), arch="timm/test_vit", dynamic=(asked,))
+
+
+def test_a_shape_that_contradicts_the_weights_is_refused(tmp_path: Path) -> None:
+    state = fine_tuned("test_vit", num_classes=4).state_dict()
+    with pytest.raises(UsageError, match="contradicts the positional embedding"):
+        read(tmp_path, state, arch="timm/test_vit", input_shapes=((3, 224, 224),))
+
+
+def test_without_the_extra_its_pip_line_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path / "model.pt", fine_tuned("test_efficientnet").state_dict()).path
+    code = "import sys\nsys.modules['timm'] = None\nfrom deploy.cli.main import main\nmain()\n"
+    command = [sys.executable, "-c", code, "inspect", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2
+    assert 'pip install "deployctl[timm]"' in done.stderr
+
+
+def test_the_index_is_that_of_the_installed_release_and_survives_its_file() -> None:
+    index = load_index()
+    assert index_file(ROOT / "deploy" / "data").is_file(), f"renew it for timm {timm_version()}"
+    assert decode(encode(index)) == index
+    assert set(index) == set(import_timm().list_models())
+
+
+def test_the_index_is_current_for_architectures_of_every_kind() -> None:
+    from deploy.checkpoint.timm_index import look_at
+
+    timm, index = import_timm(), load_index()
+    for name in (
+        "resnet18",
+        "vit_tiny_patch16_224",
+        "deit_tiny_distilled_patch16_224",
+        "levit_128s",
+        "swin_s3_tiny_224",
+    ):
+        assert look_at(timm, name) == index[name]
+
+
+def test_likeness_is_the_share_of_names() -> None:
+    names = [f"layer.{number}" for number in range(200)]
+    assert likeness(sketch(names), sketch(names)) == 1.0
+    assert likeness(sketch(names), sketch(["other"])) == 0.0
+    assert 0.2 < likeness(sketch(names), sketch(names[:100])) < 0.8

@@ -1,0 +1,86 @@
+"""Folders as `save_pretrained` leaves them: tiny seeded networks that tell inputs apart, a real tokenizer beside."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from deploy.checkpoint.pretrained import import_transformers
+
+WORDS = (
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    *("the", "a", "bird", "flew", "over", "small", "grey", "house", "and", "sang", "in", "morning", "cold", "may"),
+)
+LONGEST = 24
+LABELS = ("calm", "angry", "glad")
+
+_TEXT = {"vocab_size": len(WORDS), "max_position_embeddings": 64}
+_BODY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+_OWN: dict[str, dict[str, Any]] = {
+    "distilbert": {**_TEXT, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "vit": {**_BODY, "image_size": 32, "patch_size": 8},
+    "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+}
+
+
+def save_folder(folder: Path, network: str, *, tokenizer: bool = True, **options: Any) -> nn.Module:
+    """A seeded network of this class, saved; `options` are its config's, or `max_shard_size` and `dtype`."""
+    transformers = import_transformers()
+    shard = {"max_shard_size": options.pop("max_shard_size")} if "max_shard_size" in options else {}
+    dtype = options.pop("dtype", torch.float32)
+    cls = getattr(transformers, network)
+    torch.manual_seed(0)
+    module = cls(cls.config_class(**{**_small(cls.config_class.model_type), **options}))
+    _enliven(module)
+    module.eval().to(dtype).save_pretrained(folder, **shard)
+    if tokenizer:
+        make_tokenizer().save_pretrained(folder)
+    return module  # type: ignore[no-any-return]
+
+
+def make_tokenizer() -> Any:
+    """A word-level tokenizer with BERT's special tokens and type ids."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = {word: number for number, word in enumerate(WORDS)}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+    )
+    return import_transformers().PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
+        model_max_length=LONGEST, model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )  # fmt: skip
+
+
+def change_config(folder: Path, **values: Any) -> None:
+    """Write other values into config.json; None takes a key out."""
+    file = folder / "config.json"
+    config = {**json.loads(file.read_text()), **values}
+    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+
+
+def _small(kind: str) -> dict[str, Any]:
+    return {**_OWN.get(kind, {**_TEXT, **_BODY}), "id2label": dict(enumerate(LABELS))}
+
+
+def _enliven(module: nn.Module) -> None:
+    """Weights of the size that training gives: the initial ones of a tiny network answer nearly the same to all."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.5 * float(parameter[0].numel()) ** -0.5)
+            else:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        for name, part in module.named_modules():
+            head = isinstance(part, nn.Linear) and name.endswith(("classifier", "classifier.1", "out_proj"))
+            if head or isinstance(part, nn.Embedding):
+                part.get_parameter("weight").normal_()

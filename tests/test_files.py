@@ -1,0 +1,69 @@
+"""A folder's digest is what `sha256sum` says, and changes with every name and byte in it."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploy.errors import UsageError
+from deploy.files import sha256_file, sha256_folder, sha256_path, size_of
+
+_SHELL = "find . -type f -printf '%P\\0' | sort -z | xargs -0 sha256sum | sha256sum"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "checkpoint"
+    (made / "nested").mkdir(parents=True)
+    (made / ".metadata").write_bytes(b"plan")
+    (made / "__0_0.distcp").write_bytes(b"shard")
+    (made / "nested" / "Ü b.json").write_bytes(b"{}")
+    return made
+
+
+def test_it_is_what_sha256sum_says(folder: Path) -> None:
+    said = subprocess.run(
+        _SHELL, shell=True, cwd=folder, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, check=True
+    )
+    assert sha256_folder(folder) == said.stdout.split()[0]
+    assert sha256_path(folder) == sha256_folder(folder)
+    assert size_of(folder) == len("plan" + "shard" + "{}")
+
+
+def test_a_file_is_its_own(folder: Path) -> None:
+    path = folder / ".metadata"
+    assert (sha256_path(path), size_of(path)) == (sha256_file(path), 4)
+
+
+def test_a_name_a_byte_and_a_hidden_file_count(folder: Path) -> None:
+    seen = {sha256_folder(folder)}
+    (folder / ".metadata").write_bytes(b"plaN")
+    seen.add(sha256_folder(folder))
+    (folder / "__0_0.distcp").rename(folder / "__1_0.distcp")
+    seen.add(sha256_folder(folder))
+    (folder / ".more").touch()
+    seen.add(sha256_folder(folder))
+    assert len(seen) == 4
+
+
+def test_where_it_lies_and_links_to_files_do_not_count(folder: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    shutil.copytree(folder, linked)
+    (linked / "__0_0.distcp").unlink()
+    (linked / "__0_0.distcp").symlink_to(folder / "__0_0.distcp")
+    assert sha256_folder(linked) == sha256_folder(folder)
+
+
+def test_what_cannot_be_told_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="is an empty folder"):
+        sha256_folder(tmp_path / "empty")
+    (folder / "a\nb").touch()
+    with pytest.raises(UsageError, match="an unprintable name"):
+        sha256_folder(folder)
+    (folder / "a\nb").unlink()
+    (folder / "shards").symlink_to(folder / "nested")
+    with pytest.raises(UsageError, match="is a link to a folder or to nothing"):
+        sha256_folder(folder)
