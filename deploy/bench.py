@@ -26,7 +26,7 @@ from deploy.processes import Limits, prepare
 from deploy.progress import Progress, Silent
 from deploy.repository.attest import attest
 from deploy.repository.find import find_version
-from deploy.repository.integrity import require_intact
+from deploy.repository.integrity import require_compiled, require_intact
 from deploy.repository.layout import Version
 from deploy.repository.manifest import Manifest, created_now, version_digest
 from deploy.validate.contenders import (
@@ -140,7 +140,7 @@ def bench(request: BenchRequest, *, progress: Progress = Silent()) -> BenchResul
 
 def _find(version: Version) -> _Side:
     """The version with its manifest, every file compared with its digest. Nothing of it was loaded before."""
-    return _Side(version=version, manifest=require_intact(version))
+    return _Side(version=version, manifest=require_compiled(version, require_intact(version), doing="time it alone"))
 
 
 def _find_other(ours: _Side, number: int | None) -> _Side | None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from deploy.ensemble.served import check_published
 from deploy.errors import DeployError, ExitCode
 from deploy.evidence import Judgement, ServedEvidence, Verdict
+from deploy.llm.again import llm_misfits, serve_again
 from deploy.progress import Progress, Silent
 from deploy.release.signatures import Trust, check_signature, check_trust
 from deploy.repository.find import find_version, list_models, read_manifest
@@ -130,7 +131,7 @@ def _check_target(version: Version, manifest: Manifest, target: Target) -> Judge
         )
         reason = f"nothing is compiled; proven with {needs}" if needs else "nothing is compiled; its steps are versions"
         return Judgement(verdict=Verdict.PASS, reason=reason)
-    return _judged(lambda: preflight(read_subject(version, manifest), target), _fits(target))
+    return _judged(lambda: _misfits(version, manifest, target), _fits(target, manifest))
 
 
 def _judged(find: Callable[[], Sequence[str]], good: str) -> Judgement:
@@ -165,13 +166,25 @@ def _own_target(manifest: Manifest) -> Target:
     return all_targets().get(recorded.name, recorded).with_isa(recorded.cpu_isa)
 
 
-def _fits(target: Target) -> str:
+def _misfits(version: Version, manifest: Manifest, target: Target) -> list[str]:
+    return (
+        llm_misfits(manifest, target)
+        if manifest.format == "vllm"
+        else preflight(read_subject(version, manifest), target)
+    )
+
+
+def _fits(target: Target, manifest: Manifest) -> str:
+    if manifest.format == "vllm":
+        return f"fits target {target.name}"
     assumed = "" if target.onnxruntime or target.triton is None else "; its ONNX Runtime is not known"
     return f"fits target {target.name}{assumed}"
 
 
 def _serve(version: Version, manifest: Manifest, engine: Engine) -> ServedEvidence | Judgement:
     try:
+        if manifest.format == "vllm":
+            return serve_again(version, engine)
         if manifest.format == "ensemble":
             return check_published(version, engine)
         baseline = load_baseline(version.evidence, manifest.spec)

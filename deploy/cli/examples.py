@@ -64,6 +64,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deployctl slo pets --url localhost:8001 --rate 200 --p99-ms 15 --repository model_repository",
         "deployctl slo pets:2 --config deploy.toml --repository model_repository --junit slo.xml --markdown slo.md",
         "deployctl slo pets --url localhost:8001 --rate 50 --p99-ms 15 --samples samples.npz --find-rate",
+        "deployctl slo chat --url localhost:8000 --llm --rate 2 --ttft-p99-ms 800 --itl-p99-ms 60 --tokens 64",
     ),
     "tune": (
         "deployctl tune model_repository pets --p99-ms 15",

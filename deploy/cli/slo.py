@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from deploy.slo.records import RateEvidence, SloEvidence
     from deploy.slo.request import SloRequest
     from deploy.slo.settings import SloSettings
+    from deploy.slo.stream import StreamQuestion
 
 _SECONDS = click.FloatRange(min=0, min_open=True)
 _SHARE = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
+_TOKENS = 32
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -30,6 +32,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--p95-ms", type=_SECONDS, help="95 % of the queries.")
 @click.option("--p99-ms", type=_SECONDS, help="99 % of the queries.")
 @click.option("--p999-ms", type=_SECONDS, help="99.9 % of the queries.")
+@click.option("--llm/--no-llm", default=None, help="Ask a language model over generate_stream, token by token.")
+@click.option("--ttft-p50-ms", type=_SECONDS, help="llm: half of the first tokens within so many milliseconds.")
+@click.option("--ttft-p99-ms", type=_SECONDS, help="llm: 99 % of the first tokens.")
+@click.option("--itl-p50-ms", type=_SECONDS, help="llm: half of the queries need so long per further token.")
+@click.option("--itl-p99-ms", type=_SECONDS, help="llm: 99 % of the queries.")
+@click.option("--tokens", type=click.IntRange(min=2), help="llm: tokens per answer.  [default: 32]")
+@click.option("--prompts", type=_FILE, metavar="FILE", help="llm: one prompt a line; default: six of our own.")
 @click.option("--error-rate", type=_SHARE, help="The share of queries that may fail, such as 0.001.")
 @click.option("--rate", type=_SECONDS, help="Queries per second, as Poisson arrivals.")
 @click.option(
@@ -86,7 +95,9 @@ def _request(*, reference: str, **given: Any) -> "SloRequest":
     if settings.url is None or settings.rate is None:
         missing = "--url" if settings.url is None else "--rate"
         raise UsageError(f"{missing} is missing", expected="both --url HOST:PORT and --rate, or [slo] in --config")
-    address, protocol = parse_url(settings.url, settings.protocol)
+    stream = _stream(settings)
+    protocol = settings.protocol or ("http" if stream and "://" not in settings.url else None)
+    address, protocol = parse_url(settings.url, protocol)
     return SloRequest(
         reference=reference,
         url=address,
@@ -95,8 +106,25 @@ def _request(*, reference: str, **given: Any) -> "SloRequest":
         rate=settings.rate,
         repository=settings.repository,
         samples=settings.samples,
+        stream=stream,
         **_renamed(settings),
     )
+
+
+def _stream(settings: "SloSettings") -> "StreamQuestion | None":
+    """What a language model is asked, None without --llm. Raises UsageError for an option that needs it."""
+    from deploy.errors import UsageError
+    from deploy.slo.prompts import read_prompts
+    from deploy.slo.stream import StreamQuestion
+
+    if not settings.llm:
+        given = next((name for name in ("tokens", "prompts") if getattr(settings, name) is not None), None)
+        if given is not None:
+            raise UsageError(f"--{given} was given without --llm", expected="--llm beside it", fix="add --llm")
+        return None
+    if settings.samples is not None:
+        raise UsageError("--samples was given beside --llm", expected="--prompts FILE", fix="leave --samples out")
+    return StreamQuestion(prompts=read_prompts(settings.prompts), tokens=settings.tokens or _TOKENS)
 
 
 def _renamed(settings: "SloSettings") -> dict[str, Any]:

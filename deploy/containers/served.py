@@ -13,7 +13,7 @@ from deploy.files import sha256_bytes
 from deploy.monitoring.export import with_buckets
 from deploy.monitoring.objective import Objective
 from deploy.monitoring.slo_queries import Measure
-from deploy.repository.integrity import require_intact
+from deploy.repository.integrity import require_compiled, require_intact
 from deploy.repository.layout import CONFIG_FILE, EVIDENCE_FOLDER, WARMUP_FOLDER, Version
 from deploy.repository.manifest import MANIFEST_FILE, Manifest, version_digest
 from deploy.repository.protobuf import parse_config
@@ -61,7 +61,7 @@ def served_model(
 
     Raises UsageError if its files are not what was published, a check speaks against it, or the target cannot run it.
     """
-    manifest = require_intact(version)
+    manifest = require_compiled(version, require_intact(version), doing="render an image or manifests for it")
     _check_release(version, manifest)
     _check_target(version, manifest, target)
     config = version.config.read_text()

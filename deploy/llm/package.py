@@ -26,7 +26,7 @@ from deploy.llm.records import SIZING_FILE, TOKENS_FILE, Reference, TokensEviden
 from deploy.llm.served import Served, check_served_llm
 from deploy.llm.sizing import size_model
 from deploy.llm.support import check_arguments, check_support, vllm_of
-from deploy.llm.tokens import make_reference, read_prompts, require_transformers
+from deploy.llm.tokens import make_reference, require_transformers
 from deploy.processes import Worker
 from deploy.progress import Progress, Silent
 from deploy.report.child import Reporter
@@ -41,6 +41,7 @@ from deploy.repository.stage import Stage, open_stage
 from deploy.serve.engines import Engine, find_engine
 from deploy.serve.server import ServerFailed
 from deploy.serve.vllm import Vllm, ask_vllm, find_vllm, installed_vllm
+from deploy.slo.prompts import read_prompts
 
 _NOT_DONE = "not done: vLLM was not run (--no-serve-check)"
 

@@ -51,20 +51,24 @@ def vllm_of(target: Target) -> str:
     return version
 
 
+def check_architecture(name: str, target: Target) -> None:
+    """Raises UsageError if the target's vLLM generates no text with the architecture, naming targets that do."""
+    version = vllm_of(target)
+    known = vllm_releases()[version].architectures
+    if name in known:
+        return
+    near = get_close_matches(name, sorted(known), n=3)
+    able = targets_like(target, lambda other: _known(other) and name in vllm_releases()[vllm_of(other)].architectures)
+    raise UsageError(
+        f"vLLM {version} of {target.name} generates no text with the architecture {name}",
+        expected=f"an architecture that it serves{', such as ' + ', '.join(near) if near else ''}",
+        fix=f"choose a target that serves it: {able}",
+    )
+
+
 def check_support(checkpoint: LlmCheckpoint, target: Target, *, dtype: str) -> None:
     """Raises UsageError if the target's vLLM does not serve the model's architecture, or the dtype on its GPU."""
-    version, name = vllm_of(target), checkpoint.architecture
-    known = vllm_releases()[version].architectures
-    if name not in known:
-        near = get_close_matches(name, sorted(known), n=3)
-        able = targets_like(
-            target, lambda other: _known(other) and name in vllm_releases()[vllm_of(other)].architectures
-        )
-        raise UsageError(
-            f"vLLM {version} of {target.name} generates no text with the architecture {name}",
-            expected=f"an architecture that it serves{', such as ' + ', '.join(near) if near else ''}",
-            fix=f"choose a target that serves it: {able}",
-        )
+    check_architecture(checkpoint.architecture, target)
     if dtype not in _DTYPES:
         raise UsageError(
             f"the weights are {dtype}", expected=f"one of {', '.join(_DTYPES)}", fix="choose what to serve with --dtype"

@@ -6,10 +6,9 @@ and what follows it is another text and not compared.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deploy.errors import MissingError, UsageError
+from deploy.errors import MissingError
 from deploy.evidence import Judgement, Verdict
 from deploy.llm.model import LlmCheckpoint
 from deploy.llm.records import Continuation, Prompt, Reference
@@ -18,31 +17,10 @@ if TYPE_CHECKING:
     import torch
 
 TOKENS = 12
-PROMPTS = (
-    "The quick brown fox jumps over the lazy dog.",
-    "In 1969, people walked on the moon for",
-    "def fibonacci(n):\n    ",
-    "Question: what is the capital of France?\nAnswer:",
-    "Once upon a time there was a",
-    "SELECT name, price FROM products WHERE",
-)
 # As many times transformers' own error as parity allows an artifact, and the floor of parity: 8 epsilons of the scale.
 _TIE_MULTIPLE = 10.0
 _FLOOR_EPSILONS = 8.0
 _LEAST_SHARE = 0.5
-
-
-def read_prompts(path: Path | None) -> tuple[str, ...]:
-    """The prompts in a file, one a line; without one those of this module. Raises UsageError if it holds none."""
-    if path is None:
-        return PROMPTS
-    try:
-        lines = [line for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", expected="a text file, one prompt a line") from error
-    if not lines:
-        raise UsageError(f"{path} holds no prompt", expected="one prompt a line")
-    return tuple(lines)
 
 
 def require_transformers() -> None:

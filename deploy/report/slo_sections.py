@@ -104,6 +104,7 @@ def _batches(batches: dict[int, int]) -> Table:
 
 
 def _remarks(evidence: SloEvidence) -> Iterator[str]:
+    yield from words.stream_lines(evidence)
     yield from (f"remark: {words.printable(remark, 1000)}" for remark in evidence.remarks)
     yield f"how: {words.printable(evidence.method, 2000)}"
     yield (

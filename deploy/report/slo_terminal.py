@@ -31,6 +31,8 @@ def slo_table(evidence: SloEvidence) -> "RenderableType":
     if more := words.more_queries(evidence):
         parts.append(Text(more))
     parts += [Text(words.run_line(evidence)), Text(""), _bounds(evidence), Text(""), _percentiles(evidence), Text("")]
+    if streamed := words.stream_lines(evidence):
+        parts += [*map(Text, streamed), Text("")]
     parts += map(Text, (*words.client_lines(evidence.client), *words.server_lines(evidence.server)))
     if evidence.errors:
         parts += [Text(""), title("Failed queries"), _errors(evidence)]

@@ -72,6 +72,21 @@ def run_line(evidence: SloEvidence) -> str:
     )
 
 
+def stream_lines(evidence: SloEvidence) -> tuple[str, ...]:
+    """What came token by token; empty where answers come whole."""
+    stream = evidence.stream
+    if stream is None:
+        return ()
+    names = {"time to first token": stream.ttft, "time per token after it, mean of each answer": stream.itl}
+    found = [f"{stream.tokens:,} tokens, {stream.tokens_per_second:.4g}/s in all, {stream.tokens_per_query} per answer"]
+    for name, quantiles in names.items():
+        shown = ", ".join(" ".join(quantile_words(one)) for one in quantiles)
+        found.append(f"{name}, in ms: {shown}")
+    if stream.gaps:
+        found.append(f"single gaps, in ms: {', '.join(f'{name} {short(gap)}' for name, gap in stream.gaps.items())}")
+    return tuple(found)
+
+
 def bound_rows(evidence: SloEvidence) -> list[BoundRow]:
     """Each promise. In a run that proves nothing none of them is called passed."""
     invalid = evidence.invalid is not None

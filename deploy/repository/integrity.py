@@ -39,6 +39,20 @@ def require_intact(version: Version) -> Manifest:
     return manifest
 
 
+def require_compiled(version: Version, manifest: Manifest, *, doing: str) -> Manifest:
+    """The manifest of a version that has a compiled artifact. Raises UsageError for a language model's, which has none.
+
+    `doing` says what needs the artifact, as words that follow "cannot".
+    """
+    if manifest.format == "vllm":
+        raise UsageError(
+            f"{version} is a language model that vLLM loads as it is, so deployctl cannot {doing}",
+            expected="a version with an ONNX or AOTInductor artifact",
+            fix="measure how it is served with `deployctl slo --llm`, or prove it again with `deployctl verify`",
+        )
+    return manifest
+
+
 def changes(version: Version, manifest: Manifest) -> tuple[str, ...]:
     """What is not as it was published, in the version and beside it, one sentence each; empty if all is.
 

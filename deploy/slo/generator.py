@@ -18,6 +18,7 @@ from typing import Any
 
 from deploy.errors import MissingError
 from deploy.serve.client import Protocol
+from deploy.slo.stream import StreamQuestion, StreamWire
 from deploy.slo.wire import GrpcWire, HttpWire, Query, Wire
 
 TRACE = "mlperf_log_trace.json"
@@ -37,7 +38,8 @@ _SWITCH_SECONDS = 0.0002
 class LoadPlan:
     """A load run: Poisson arrivals at `rate` per second, `queries` of them, answers awaited for `deadline` seconds.
 
-    `target_seconds` and `percentile` are told to LoadGen for its own summary.
+    `target_seconds` and `percentile` are told to LoadGen for its own summary. With `stream` the answers come token by
+    token.
     """
 
     address: str
@@ -49,13 +51,14 @@ class LoadPlan:
     seed: int
     target_seconds: float
     percentile: float
+    stream: StreamQuestion | None = None
 
 
 def generate(plan: LoadPlan, folder: Path) -> None:
     """Run the load to its end. Raises MissingError without LoadGen."""
     loadgen = load_generator()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    wire: Wire = (GrpcWire if plan.protocol == "grpc" else HttpWire)(plan.address, plan.query, deadline=plan.deadline)
+    wire = _wire(plan, folder)
     issuer = _Issuer(loadgen, wire, plan, folder)
     sut = loadgen.ConstructSUT(issuer.issue, lambda: None)
     rows = len(plan.query.inputs)
@@ -66,6 +69,15 @@ def generate(plan: LoadPlan, folder: Path) -> None:
         issuer.close()
     loadgen.DestroyQSL(qsl)
     loadgen.DestroySUT(sut)
+
+
+def _wire(plan: LoadPlan, folder: Path) -> Wire:
+    query = plan.query
+    if plan.stream is not None:
+        version = f"/versions/{query.version}" if query.version else ""
+        path = f"/v2/models/{query.model}{version}/generate_stream"
+        return StreamWire(plan.address, path, plan.stream, deadline=plan.deadline, folder=folder)
+    return (GrpcWire if plan.protocol == "grpc" else HttpWire)(plan.address, query, deadline=plan.deadline)
 
 
 def load_generator() -> Any:

@@ -6,7 +6,7 @@ Owns the child and the files it writes; judges nothing. Called by run.
 import json
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +16,7 @@ import numpy as np
 from deploy.errors import DeployError
 from deploy.processes import Limits, Worker
 from deploy.slo.generator import NEWS, SENT, SENT_RECORD, TRACE, LoadPlan, generate
+from deploy.slo.stream import STREAMS, Streamed, parse_streams
 
 _SAMPLE = b'{"name":"Sample"'
 _BEGIN = b'"ph":"b"'
@@ -27,6 +28,8 @@ class Observed:
 
     `scheduled` counts from the first arrival; `latency` and `lag` count from the scheduled time. `stalls` are the
     stretches, on the same clock, in which the client did not run. `latency` of a failed query is at least the deadline.
+    Where answers came token by token, `first` is the first token's time from the schedule, `gap` the mean time per
+    token after it, and `tokens` how many came; all are 0 for a failed query, and empty arrays elsewhere.
     """
 
     scheduled: np.ndarray
@@ -34,19 +37,27 @@ class Observed:
     lag: np.ndarray
     failed: np.ndarray
     stalls: np.ndarray
+    first: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    gap: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    tokens: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def __len__(self) -> int:
         return len(self.scheduled)
 
     def between(self, first: int, last: int) -> "Observed":
         """The queries `first` up to, not including, `last`."""
-        part = slice(first, last)
+        return self.where(slice(first, last))
+
+    def where(self, part: slice | np.ndarray) -> "Observed":
+        """The queries that a slice or a mask chooses."""
+        streamed = {name: values[part] for name in ("first", "gap", "tokens") if len(values := getattr(self, name))}
         return Observed(
             scheduled=self.scheduled[part],
             latency=self.latency[part],
             lag=self.lag[part],
             failed=self.failed[part],
             stalls=self.stalls,
+            **streamed,
         )
 
     def without_client(self) -> np.ndarray:
@@ -64,7 +75,8 @@ class LoadRun:
         self._plan = plan
         self._error: DeployError | None = None
         self._done = threading.Event()
-        self._positions = {TRACE: 0, SENT: 0, NEWS: 0}
+        self._positions = {TRACE: 0, SENT: 0, NEWS: 0, STREAMS: 0}
+        self._streams: dict[int, Streamed] = {}
         self._early: dict[int, tuple[float, float, float]] = {}
         self._scheduled: list[float] = []
         self._latency: list[float] = []
@@ -119,6 +131,10 @@ class LoadRun:
         for line in self._lines(TRACE, to_the_end):
             if line.startswith(_SAMPLE) and _BEGIN in line:
                 self._take_sample(json.loads(line.rstrip(b",")))
+        # Last: of every query that is known to have ended the record is there by now.
+        if self._plan.stream is not None:
+            found = parse_streams(self._lines(STREAMS, to_the_end))
+            self._streams.update((one.number, one) for one in found)
 
     def observed(self) -> Observed:
         """Everything that is known so far."""
@@ -131,13 +147,30 @@ class LoadRun:
         failed = np.zeros(count, dtype=bool)
         failed[[number for number in self._failed if number < count]] = True
         stalls = np.array(self._stalls).reshape(-1, 2) - offset - origin
+        lag = sent - scheduled - offset
         return Observed(
             scheduled=scheduled - origin,
             latency=np.array(self._latency[:count]),
-            lag=sent - scheduled - offset,
+            lag=lag,
             failed=failed,
             stalls=stalls,
+            **self._streamed(count, lag),
         )
+
+    def gaps(self, first: int, last: int) -> np.ndarray:
+        """The time of each single token but the first, in seconds of queries `first` up to, not including, `last`."""
+        numbers = range(first, last)
+        return np.array([gap for number in numbers if (one := self._streams.get(number)) for gap in one.gaps])
+
+    def _streamed(self, count: int, lag: np.ndarray) -> dict[str, np.ndarray]:
+        if self._plan.stream is None:
+            return {}
+        found = [self._streams.get(number) for number in range(count)]
+        return {
+            "first": np.array([one.first + late if one else 0.0 for one, late in zip(found, lag, strict=True)]),
+            "gap": np.array([one.gap if one else 0.0 for one in found]),
+            "tokens": np.array([one.tokens if one else 0 for one in found], dtype=np.int64),
+        }
 
     def _generate(self) -> None:
         try:

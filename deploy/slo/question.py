@@ -11,10 +11,12 @@ import numpy as np
 
 from deploy.errors import UsageError
 from deploy.repository.find import find_version, parse_reference, read_manifest
+from deploy.repository.integrity import require_compiled
 from deploy.repository.layout import Version
 from deploy.repository.protobuf import parse_config
 from deploy.serve.asking import ServedModel
 from deploy.slo.counters import ServedInput, ServedMetadata
+from deploy.slo.stream import StreamQuestion
 from deploy.slo.wire import Query, WireOutput
 from deploy.spec import BATCH, TensorSpec
 from deploy.validate.baseline import Baseline
@@ -103,8 +105,21 @@ def make_query(subject: Subject, rows: Rows, metadata: ServedMetadata) -> Query:
     )
 
 
+def make_stream_query(subject: Subject, question: StreamQuestion, metadata: ServedMetadata) -> tuple[Query, str]:
+    """One query per prompt, and where the prompts come from. Raises UsageError if the model takes no text."""
+    if "text_input" not in {tensor.name for tensor in metadata.inputs}:
+        raise UsageError(
+            f"the server's {subject} takes {_listed(tensor.name for tensor in metadata.inputs)}",
+            expected="text_input, as a language model of the vLLM backend has it",
+            fix="leave --llm out",
+        )
+    nothing: tuple[dict[str, np.ndarray], ...] = tuple({} for _ in question.prompts)
+    query = Query(model=subject.name, version=subject.on_the_wire, inputs=nothing, outputs=())
+    return query, f"{len(question.prompts)} prompts, {question.tokens} tokens each"
+
+
 def _rows_of_version(version: Version, samples: Path | None) -> Rows:
-    manifest = read_manifest(version)
+    manifest = require_compiled(version, read_manifest(version), doing="ask it for tensors")
     _ = manifest.compiled  # rows are numbers: a file or a text is none
     if samples is not None:
         found = load_samples(samples, manifest.spec.inputs, manifest.spec.dims)

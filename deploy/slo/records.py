@@ -17,17 +17,19 @@ from deploy.serve.client import Protocol
 class Bound(Record):
     """What is promised: `limit` is milliseconds for a percentile `q` of latency, a share of queries for errors.
 
-    `q` is the share of queries that must lie within `limit`, 0.99 for p99. For the error rate it is 1 - limit.
+    `q` is the share of queries that must lie within `limit`, 0.99 for p99. For the error rate it is 1 - limit. `ttft`
+    is the time to the first token, `itl` a query's mean time per token after it.
     """
 
-    kind: Literal["latency", "errors"]
+    kind: Literal["latency", "errors", "ttft", "itl"]
     q: float = Field(gt=0.0, lt=1.0)
     limit: float = Field(gt=0.0)
 
     @property
     def name(self) -> str:
-        """`p99` or `error rate`."""
-        return "error rate" if self.kind == "errors" else f"p{self.q * 100:g}"
+        """`p99`, `first token p99`, `inter-token p99` or `error rate`."""
+        what = {"ttft": "first token ", "itl": "inter-token "}.get(self.kind, "")
+        return "error rate" if self.kind == "errors" else f"{what}p{self.q * 100:g}"
 
     @property
     def wanted(self) -> str:
@@ -111,6 +113,21 @@ class ServerSide(Record):
     restarted: bool = False
 
 
+class StreamSide(Record):
+    """What came token by token. `itl` is of each query's mean time per token, `gaps` of every single one.
+
+    `gaps` holds p50, p90, p99 and the maximum, and has no interval: the gaps of one answer resemble each other.
+    """
+
+    prompts: int
+    tokens_per_query: int
+    tokens: int
+    tokens_per_second: float
+    ttft: tuple[LatencyQuantile, ...]
+    itl: tuple[LatencyQuantile, ...]
+    gaps: dict[str, float]
+
+
 class SloEvidence(Record):
     """One load run and its verdict. `invalid` says why the run proves nothing, None where it does.
 
@@ -147,6 +164,7 @@ class SloEvidence(Record):
     method: str
     load_generator: str
     remarks: tuple[str, ...] = ()
+    stream: StreamSide | None = None
 
     @property
     def exit_code(self) -> ExitCode:

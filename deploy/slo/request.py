@@ -11,8 +11,10 @@ from deploy.errors import UsageError
 from deploy.serve.client import Protocol
 from deploy.slo.decision import Looks, fewest_queries
 from deploy.slo.records import Bound
+from deploy.slo.stream import StreamQuestion
 
 _DEADLINE_FACTOR = 10.0
+_LEAST_STREAM_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +23,7 @@ class SloRequest:
 
     `seconds` is the longest the load lasts after the warm-up, `min_seconds` the shortest that a pass may rest on.
     `deadline` is how many seconds a client waits for an answer; by default ten times the largest bound, at least 1.
+    With `stream` a language model is asked, token by token.
     """
 
     reference: str
@@ -37,20 +40,29 @@ class SloRequest:
     deadline: float | None = None
     confidence: float = 0.99
     seed: int = 0
+    stream: StreamQuestion | None = None
 
     def __post_init__(self) -> None:
         if not self.bounds:
             raise UsageError("no bound was given", expected="at least one, such as --p99-ms 15")
         if self.rate <= 0 or self.seconds <= 0 or not 0.5 < self.confidence < 1.0:
             raise UsageError("a load run needs a rate, some time, and a confidence between 0.5 and 1")
+        if self.stream is None and any(bound.kind in ("ttft", "itl") for bound in self.bounds):
+            raise UsageError("a bound on tokens was given", expected="--llm beside it", fix="add --llm")
+        if self.stream is not None and self.protocol != "http":
+            raise UsageError(
+                "tokens are streamed over HTTP", expected="the HTTP port", fix="--url http://HOST:PORT, mostly 8000"
+            )
 
     @property
     def patience(self) -> float:
         """The client's deadline in seconds."""
         if self.deadline is not None:
             return self.deadline
-        largest = max((bound.limit for bound in self.bounds if bound.kind == "latency"), default=0.0)
-        return max(1.0, _DEADLINE_FACTOR * largest / 1000)
+        tokens = self.stream.tokens if self.stream else 0
+        times = {"latency": 1, "ttft": 1, "itl": tokens}
+        largest = max((bound.limit * times.get(bound.kind, 0) for bound in self.bounds), default=0.0)
+        return max(_LEAST_STREAM_SECONDS if self.stream else 1.0, _DEADLINE_FACTOR * largest / 1000)
 
     @property
     def total(self) -> int:

@@ -26,10 +26,10 @@ from deploy.slo.counters import ServerTalk, compare
 from deploy.slo.decision import Counted, Looks, design_effect, judge
 from deploy.slo.generator import LoadPlan
 from deploy.slo.load import LoadRun, Observed
-from deploy.slo.question import find_rows, find_subject, make_query
+from deploy.slo.question import find_rows, find_subject, make_query, make_stream_query
 from deploy.slo.records import Bound, BoundResult, SloEvidence
 from deploy.slo.request import SloRequest
-from deploy.slo.summary import Finding, SubjectFacts, summarise
+from deploy.slo.summary import Finding, SubjectFacts, measured, summarise
 from deploy.slo.wire import Query, wait_reachable
 
 _POLL_SECONDS = 0.1
@@ -73,15 +73,18 @@ def measure_slo(request: SloRequest, *, progress: Progress = Silent()) -> SloEvi
         )
     with ServerTalk(request.url, request.protocol) as talk:
         metadata = talk.metadata(subject.name, subject.on_the_wire)
-        rows = find_rows(subject, request.samples, metadata)
-        query = make_query(subject, rows, metadata)
+        if request.stream is not None:
+            query, source = make_stream_query(subject, request.stream, metadata)
+        else:
+            rows = find_rows(subject, request.samples, metadata)
+            query, source = make_query(subject, rows, metadata), rows.source
         before = talk.counters(subject.name, subject.on_the_wire)
         started, began = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"), time.monotonic()
         with progress.stage(f"load {subject} at {request.rate:g}/s"):
             finding = drive(request, query)
         seconds = time.monotonic() - began
         server = compare(before, talk.counters(subject.name, subject.on_the_wire))
-    facts = SubjectFacts(subject=subject, rows=rows.source, started=started, seconds=seconds, server=server)
+    facts = SubjectFacts(subject=subject, rows=source, started=started, seconds=seconds, server=server)
     return summarise(finding, request, facts)
 
 
@@ -132,7 +135,7 @@ def over_bound(bound: Bound, seen: Observed) -> np.ndarray:
     """Which queries broke the bound: a failed one breaks every bound."""
     if bound.kind == "errors":
         return seen.failed
-    return np.asarray(seen.failed | (seen.latency * 1000 > bound.limit))
+    return np.asarray(seen.failed | (measured(bound, seen) * 1000 > bound.limit))
 
 
 def _count(bound: Bound, scheduled: np.ndarray, over: np.ndarray) -> Counted:
@@ -160,4 +163,5 @@ def _plan(request: SloRequest, query: Query) -> LoadPlan:
         seed=request.seed,
         target_seconds=told.limit / 1000 if told else request.patience,
         percentile=told.q if told else 0.99,
+        stream=request.stream,
     )

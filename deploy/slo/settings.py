@@ -4,6 +4,7 @@ Owns the values and the bounds they mean; the keys are the options of the comman
 """
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -13,6 +14,12 @@ from deploy.settings import LocalPath, read_table
 from deploy.slo.records import Bound
 
 PERCENTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99, "p999_ms": 0.999}
+STREAM_PERCENTILES: dict[str, tuple[Literal["ttft", "itl"], float]] = {
+    "ttft_p50_ms": ("ttft", 0.5),
+    "ttft_p99_ms": ("ttft", 0.99),
+    "itl_p50_ms": ("itl", 0.5),
+    "itl_p99_ms": ("itl", 0.99),
+}
 
 
 class SloSettings(Record):
@@ -23,6 +30,13 @@ class SloSettings(Record):
     p95_ms: float | None = Field(default=None, gt=0)
     p99_ms: float | None = Field(default=None, gt=0)
     p999_ms: float | None = Field(default=None, gt=0)
+    ttft_p50_ms: float | None = Field(default=None, gt=0)
+    ttft_p99_ms: float | None = Field(default=None, gt=0)
+    itl_p50_ms: float | None = Field(default=None, gt=0)
+    itl_p99_ms: float | None = Field(default=None, gt=0)
+    llm: bool | None = None
+    tokens: int | None = Field(default=None, gt=1)
+    prompts: LocalPath | None = None
     error_rate: float | None = Field(default=None, gt=0, lt=1)
     rate: float | None = Field(default=None, gt=0)
     url: str | None = None
@@ -44,6 +58,9 @@ class SloSettings(Record):
         """The promises, in the order of the percentiles, the error rate last."""
         limits = {q: getattr(self, name) for name, q in PERCENTILES.items()}
         found = [Bound(kind="latency", q=q, limit=limit) for q, limit in limits.items() if limit is not None]
+        for name, (kind, q) in STREAM_PERCENTILES.items():
+            if (limit := getattr(self, name)) is not None:
+                found.append(Bound(kind=kind, q=q, limit=limit))
         if self.error_rate is not None:
             found.append(Bound(kind="errors", q=1.0 - self.error_rate, limit=self.error_rate))
         return tuple(found)

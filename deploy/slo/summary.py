@@ -24,6 +24,7 @@ from deploy.slo.records import (
     Moment,
     ServerSide,
     SloEvidence,
+    StreamSide,
 )
 from deploy.slo.request import SloRequest
 from deploy.validate.statistics import percentile
@@ -53,6 +54,7 @@ class Finding:
     errors: dict[str, int]
     cpu_seconds: float
     cut_short: bool
+    gaps: np.ndarray
 
     @classmethod
     def of(
@@ -77,6 +79,7 @@ class Finding:
             errors=dict(errors.most_common(_MOST_ERRORS)),
             cpu_seconds=run.cpu_seconds,
             cut_short=cut_short,
+            gaps=run.gaps(warm_up, warm_up + len(seen)),
         )
 
 
@@ -124,7 +127,13 @@ def summarise(finding: Finding, request: SloRequest, facts: SubjectFacts) -> Slo
         method=_METHOD,
         load_generator=f"mlcommons-loadgen {metadata.version('mlcommons-loadgen')}",
         remarks=tuple(_remarks(finding, request, facts.server)),
+        stream=_stream(finding, request),
     )
+
+
+def measured(bound: Bound, seen: Observed) -> np.ndarray:
+    """The seconds that a bound is about, of each query."""
+    return {"ttft": seen.first, "itl": seen.gap}.get(bound.kind, seen.latency)
 
 
 def _overall(results: tuple[BoundResult, ...]) -> Judgement:
@@ -180,7 +189,7 @@ def _client(finding: Finding, request: SloRequest) -> ClientSide:
 
 def tolerated_lag(request: SloRequest) -> float:
     """How late, in seconds, a query may be sent without being called late: a tenth of the tightest bound."""
-    limits = [bound.limit / 1000 for bound in request.bounds if bound.kind == "latency"]
+    limits = [bound.limit / 1000 for bound in request.bounds if bound.kind in ("latency", "ttft")]
     return max(_LEAST_LAG_SECONDS, _LAG_OF_BOUND * min(limits, default=request.patience))
 
 
@@ -218,14 +227,47 @@ def _fails_without_client(result: BoundResult, seen: Observed) -> bool:
 def _over_without_client(bound: Bound, seen: Observed) -> int:
     if bound.kind == "errors":
         return int(seen.failed.sum())
-    return int(np.count_nonzero(seen.failed | (seen.without_client() * 1000 > bound.limit)))
+    alone = seen.without_client() if bound.kind == "latency" else measured(bound, seen) - _delay(bound, seen)
+    return int(np.count_nonzero(seen.failed | (alone * 1000 > bound.limit)))
+
+
+def _delay(bound: Bound, seen: Observed) -> np.ndarray:
+    """What the client itself may have added to a token's time: late sending, and all of its stalls meanwhile."""
+    delay = seen.latency - seen.without_client()
+    return np.asarray(delay if bound.kind == "ttft" else (delay - seen.lag) / np.maximum(seen.tokens - 1, 1))
 
 
 def _quantiles(seen: Observed, confidence: float) -> tuple[LatencyQuantile, ...]:
     """The percentiles, with intervals where that many queries have one; queries of one second resemble each other."""
+    return _quantiles_of(seen, seen.latency, confidence)
+
+
+def _stream(finding: Finding, request: SloRequest) -> StreamSide | None:
+    """What came token by token of the queries that did not fail; None where answers come whole."""
+    good = finding.seen.where(~finding.seen.failed)
+    if request.stream is None or not len(good):
+        return None
+    span = float((good.scheduled + good.latency).max() - good.scheduled.min())
+    marks = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "max": 100.0}
+    return StreamSide(
+        prompts=len(request.stream.prompts),
+        tokens_per_query=request.stream.tokens,
+        tokens=int(good.tokens.sum()),
+        tokens_per_second=float(good.tokens.sum()) / span,
+        ttft=_quantiles_of(good, good.first, request.confidence),
+        itl=_quantiles_of(good, good.gap, request.confidence),
+        gaps={
+            name: float(np.percentile(finding.gaps * 1000, mark, method="inverted_cdf"))
+            for name, mark in marks.items()
+            if len(finding.gaps)
+        },
+    )
+
+
+def _quantiles_of(seen: Observed, values: np.ndarray, confidence: float) -> tuple[LatencyQuantile, ...]:
     if not len(seen):
         return ()
-    milliseconds = seen.latency * 1000
+    milliseconds = values * 1000
     seconds = (seen.scheduled - seen.scheduled[0]).astype(np.int64)
     rounds = [milliseconds[seconds == second].tolist() for second in np.unique(seconds)]
     found = []

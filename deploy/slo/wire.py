@@ -23,7 +23,7 @@ _SIZES |= {"FP32": 4, "UINT64": 8, "INT64": 8, "FP64": 8}
 # Messages of large inputs share no connection's flow-control window with all others.
 _CHANNELS = 4
 _CONNECT_SECONDS = 10.0
-_LONGEST_WORDS = 160
+LONGEST_WORDS = 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +105,7 @@ class GrpcWire:
             return _misfit(found, raw, self._outputs)
         code = getattr(error, "code", None)
         words = str(getattr(error, "details", lambda: error)() or "")
-        return f"{code().name}: {words}"[:_LONGEST_WORDS] if code else str(error)[:_LONGEST_WORDS]
+        return f"{code().name}: {words}"[:LONGEST_WORDS] if code else str(error)[:LONGEST_WORDS]
 
 
 class HttpWire:
@@ -159,11 +159,11 @@ class HttpWire:
         except TimeoutError:
             done("DEADLINE_EXCEEDED: no answer within the deadline")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            done(f"{type(error).__name__}: {error}"[:_LONGEST_WORDS])
+            done(f"{type(error).__name__}: {error}"[:LONGEST_WORDS])
 
     def _problem(self, status: int, answer: bytes, header: int) -> str | None:
         if status != 200:
-            return f"HTTP {status}: {answer[:_LONGEST_WORDS].decode(errors='replace')}"
+            return f"HTTP {status}: {answer[:LONGEST_WORDS].decode(errors='replace')}"
         outputs = json.loads(answer[:header]).get("outputs", [])
         found = [(one["name"], one["datatype"], tuple(one["shape"])) for one in outputs]
         raw = [one.get("parameters", {}).get("binary_data_size") for one in outputs]
