@@ -38,7 +38,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(_HEADS * _SIZE, 5)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return flex_attention(query, key, value)  # type: ignore[return-value]
+        return flex_attention(query, key, value)
 
     def forward(self, tokens: Tensor) -> Tensor:
         hidden = self.embed(tokens)
@@ -49,14 +49,14 @@ class Transformer(nn.Module):
 
 
 def hidden_heads(hidden: Tensor, heads: int) -> Tensor:
-    return hidden.unflatten(-1, (heads, _SIZE)).transpose(1, 2)
+    return hidden.unflatten(-1, (heads, _SIZE)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class Causal(Transformer):
     """A score_mod alone."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return flex_attention(query, key, value, score_mod=causal_mod)  # type: ignore[return-value]
+        return flex_attention(query, key, value, score_mod=causal_mod)
 
 
 class SlidingWindow(Transformer):
@@ -67,7 +67,7 @@ class SlidingWindow(Transformer):
         self.mask: BlockMask = create_block_mask(window_mask, None, None, _LENGTH, _LENGTH, device="cpu")
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return flex_attention(query, key, value, block_mask=self.mask)  # type: ignore[return-value]
+        return flex_attention(query, key, value, block_mask=self.mask)
 
 
 class WiderWindow(SlidingWindow):
@@ -92,9 +92,7 @@ class LearnedBias(Transformer):
             return score + bias[head, row - column + _LENGTH - 1]
 
         mask = create_block_mask(window_mask, None, None, _LENGTH, _LENGTH, device=str(query.device))
-        return flex_attention(  # type: ignore[return-value]
-            query, key, value, score_mod=score_mod, block_mask=mask, enable_gqa=True
-        )
+        return flex_attention(query, key, value, score_mod=score_mod, block_mask=mask, enable_gqa=True)
 
 
 class Everything(Transformer):
@@ -106,7 +104,7 @@ class Everything(Transformer):
         self.mask: BlockMask = create_block_mask(no_key_for_the_first, None, None, _LENGTH, _LENGTH, device="cpu")
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        bias = self.bias
+        bias = self.get_buffer("bias")
 
         def score_mod(score: Tensor, batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
             return score * torch.tensor(0.5) + bias[head][row, column]

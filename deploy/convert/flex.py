@@ -21,7 +21,7 @@ from deploy.errors import UnfinishedError
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
-    from torch.fx import GraphModule, Node
+    from torch.fx import GraphModule
 
 DETAIL = "flex_attention"  # the key in an artifact's details
 FUSED = "fused kernel"
@@ -29,6 +29,8 @@ DECOMPOSED = "decomposed to plain attention"
 
 _COMPILED_THREADS = "int64_t num_thread = {{num_thread}};"
 _ANY_THREADS = "int64_t num_thread = std::max<int64_t>({{num_thread}}, at::get_num_threads());"
+
+Node = Any  # a torch.fx.Node, whose arguments torch types as a union of all that a graph may hold
 
 # Which of a score's four indices a nesting of vmap maps: the key's first, the batch's last.
 _INDEX_MAPS = ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None))
@@ -104,6 +106,7 @@ def _copied(node: Node, *, like: Tensor | None = None) -> Node:
 
     graph, users = node.graph, list(node.users)
     order = list(range(4)) if like is None else _order(like)
+    steps: list[tuple[Any, tuple[Any, ...], dict[str, Any]]]
     steps = [(torch.ops.aten.permute.default, (order,), {})] if like is not None else []
     steps.append((torch.ops.aten.clone.default, (), {"memory_format": torch.contiguous_format}))
     if like is not None:
@@ -128,7 +131,6 @@ def _uses(exported: ExportedProgram) -> list[Node]:
 
 def _rewrite(module: GraphModule, node: Node) -> None:
     """Replace one use by the nodes of a trace of plain attention, made with this use's own shapes and graphs."""
-    import torch
     from torch.fx.experimental.proxy_tensor import make_fx
 
     inputs = list(dict.fromkeys(each for each in node.all_input_nodes if each.op != "get_attr"))
@@ -141,8 +143,8 @@ def _rewrite(module: GraphModule, node: Node) -> None:
         results = attend(lambda argument: held.get(argument, argument))
         return [_laid_out(result, like) for result, like in zip(results, shapes, strict=True)]
 
-    examples = [each.meta["val"] for each in inputs]
-    mode = next(value.fake_mode for value in examples if isinstance(value, torch.Tensor))
+    examples: list[Any] = [each.meta["val"] for each in inputs]
+    mode = examples[0].fake_mode  # the query's
     try:
         with mode:
             traced = make_fx(of_inputs)(*examples)
@@ -214,8 +216,8 @@ def _keeps_all(mask: GraphModule) -> bool:
     """Whether it is the mask of a call without one."""
     import torch
 
-    (result,) = mask.graph.output_node().all_input_nodes or [None]
-    return result is not None and result.target is torch.ops.aten.new_ones.default
+    results: list[Node] = mask.graph.output_node().all_input_nodes
+    return [each.target for each in results] == [torch.ops.aten.new_ones.default]
 
 
 def _outputs(scores: Tensor, values: Tensor, wanted: Sequence[Any]) -> list[Tensor]:
@@ -255,7 +257,8 @@ def _functional(exported: ExportedProgram) -> ExportedProgram:
     for node in _uses(exported):
         for graph in (node.args[3], node.args[4][-1]):
             _inline_constants(getattr(exported.graph_module, graph.target))
-    return exported.run_decompositions({})
+    functional: ExportedProgram = exported.run_decompositions({})
+    return functional
 
 
 def _inline_constants(mod: GraphModule) -> None:
@@ -273,7 +276,7 @@ def _inline_constants(mod: GraphModule) -> None:
                 fix="make it in the module's __init__, as a buffer",
             )
         with mod.graph.inserting_before(node):
-            keywords = {"dtype": constant.dtype, "device": constant.device}
+            keywords: dict[str, Any] = {"dtype": constant.dtype, "device": constant.device}
             number = mod.graph.call_function(torch.ops.aten.scalar_tensor.default, (constant.item(),), keywords)
         number.meta = dict(node.meta)
         node.replace_all_uses_with(number)

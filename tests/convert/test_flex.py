@@ -71,7 +71,7 @@ def test_score_mod_that_makes_a_table_is_refused_with_the_way_out() -> None:
             def score_mod(score: torch.Tensor, *indices: torch.Tensor) -> torch.Tensor:
                 return score + torch.tensor([0.0, 1.0]).sum()
 
-            return torch.nn.attention.flex_attention.flex_attention(query, key, value, score_mod=score_mod)  # type: ignore[return-value]
+            return torch.nn.attention.flex_attention.flex_attention(query, key, value, score_mod=score_mod)
 
     with pytest.raises(UnfinishedError, match=r"makes a tensor of its own(.|\n)*as a buffer"):
         plain_attention(exported_program(lively(MakesATable)))
