@@ -106,7 +106,7 @@ class Everything(Transformer):
         self.mask: BlockMask = create_block_mask(no_key_for_the_first, None, None, _LENGTH, _LENGTH, device="cpu")
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        bias = self.get_buffer("bias")
+        bias = self.bias
 
         def score_mod(score: Tensor, batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
             return score * torch.tensor(0.5) + bias[head][row, column]

@@ -21,7 +21,7 @@ from deploy.errors import UnfinishedError
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
-    from torch.fx import GraphModule
+    from torch.fx import GraphModule, Node
 
 DETAIL = "flex_attention"  # the key in an artifact's details
 FUSED = "fused kernel"
@@ -29,8 +29,6 @@ DECOMPOSED = "decomposed to plain attention"
 
 _COMPILED_THREADS = "int64_t num_thread = {{num_thread}};"
 _ANY_THREADS = "int64_t num_thread = std::max<int64_t>({{num_thread}}, at::get_num_threads());"
-
-Node = Any  # a torch.fx.Node, whose arguments torch types as a union of all that a graph may hold
 
 # Which of a score's four indices a nesting of vmap maps: the key's first, the batch's last.
 _INDEX_MAPS = ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None))
@@ -130,6 +128,7 @@ def _uses(exported: ExportedProgram) -> list[Node]:
 
 def _rewrite(module: GraphModule, node: Node) -> None:
     """Replace one use by the nodes of a trace of plain attention, made with this use's own shapes and graphs."""
+    import torch
     from torch.fx.experimental.proxy_tensor import make_fx
 
     inputs = list(dict.fromkeys(each for each in node.all_input_nodes if each.op != "get_attr"))
