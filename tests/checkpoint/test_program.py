@@ -279,3 +279,17 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 def test_the_content_decides_not_the_suffix(saved: Path, tmp_path: Path) -> None:
     shutil.copyfile(saved, tmp_path / "net.pt")
     assert read(tmp_path / "net.pt").how == "program"
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("model/data/aotinductor/model/model.wrapper.so", "machine code, already compiled"),
+        ("serialized_exported_program.json", "of an old release, or of several programs"),
+    ],
+)
+def test_other_archives_of_the_suffix_are_told_apart(entry: str, said: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w") as archive:
+        archive.writestr(entry, b"")
+
+    assert said in refusal(tmp_path / "model.pt2")
