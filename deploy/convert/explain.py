@@ -92,9 +92,13 @@ def _further_places(error: Exception, draft: Callable[[], object]) -> str:
     if type(error).__name__ != _DATA_DEPENDENT:
         return ""
     try:
+        from torch._logging.structured import INTERN_TABLE
+
         report: Any = getattr(draft(), "_report", None)
         stacks = [one.data["user_stack"] for one in report.failures if one.failure_type.name == "DATA_DEPENDENT_ERROR"]
-        places = [_drafted(stack, report.str_to_filename) for stack in stacks]
+        # The report has only those names of files that torch had not logged before.
+        files = {number: name for name, number in INTERN_TABLE.items()} | report.str_to_filename
+        places = [_drafted(stack, files) for stack in stacks]
     except Exception:  # noqa: BLE001 - a draft is help beside the error that is reported, and may fail in its own ways
         return ""
     others = [place for place in dict.fromkeys(places) if place and place not in user_line(error)]

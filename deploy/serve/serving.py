@@ -44,6 +44,9 @@ def with_steps(versions: Sequence[Version]) -> tuple[Version, ...]:
     Raises UsageError if two of them need different versions of one model: a server has one of each.
     """
     wanted = {version.name: version for version in versions}
+    if len(wanted) < len(versions):
+        names = ", ".join(version.name for version in versions)
+        raise UsageError(f"two versions of one model were named: {names}", expected="one of each")
     for version in versions:
         for step in step_versions(version, read_manifest(version)) if version.manifest.is_file() else ():
             other = wanted.setdefault(step.name, step)
