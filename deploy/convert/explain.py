@@ -5,11 +5,13 @@ Owns the reading of torch's errors; decides nothing. Called by export.
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import sys
 import sysconfig
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,7 +96,7 @@ def _further_places(error: Exception, draft: Callable[[], object]) -> str:
     try:
         from torch._logging.structured import INTERN_TABLE
 
-        report: Any = getattr(draft(), "_report", None)
+        report: Any = getattr(_without_its_trace(draft), "_report", None)
         stacks = [one.data["user_stack"] for one in report.failures if one.failure_type.name == "DATA_DEPENDENT_ERROR"]
         # The report has only those names of files that torch had not logged before.
         files = {number: name for name, number in INTERN_TABLE.items()} | report.str_to_filename
@@ -103,6 +105,16 @@ def _further_places(error: Exception, draft: Callable[[], object]) -> str:
         return ""
     others = [place for place in dict.fromkeys(places) if place and place not in user_line(error)]
     return f", and then at {'; '.join(others[:_MOST_PLACES])}" if others else ""
+
+
+def _without_its_trace(draft: Callable[[], object]) -> object:
+    """What it gives. A draft never closes the file that torch traces it in: dropped here, where nobody is warned."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            return draft()
+        finally:
+            gc.collect()
 
 
 def _drafted(stack: Sequence[Mapping[str, Any]], files: Mapping[int, str]) -> str:
