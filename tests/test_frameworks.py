@@ -27,9 +27,9 @@ from tests.trainers import CLASS_NAMES, trained
 
 def ask(path: Path, **about: object) -> PackageRequest:
     """ONNX only, with the samples that lie beside what training left."""
-    request = CheckpointRequest(path=path, factory="tests.models:ConvNet", input_shapes=(IMAGE,))
+    given = {"factory": "tests.models:ConvNet", "input_shapes": (IMAGE,), **about}
     return PackageRequest(
-        checkpoint=replace(request, **about),  # type: ignore[arg-type]
+        checkpoint=CheckpointRequest(path=path, **given),  # type: ignore[arg-type]
         repository=path.parent / "repository",
         target=find_target("local-cpu"),
         name="tiny",

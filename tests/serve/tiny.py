@@ -75,17 +75,13 @@ class Linear:
         pools = make_pools(spec, None, 0)
         question = Question(spec=spec, pools=pools, cases=make_cases(spec, pools), seed=0)
         images = {pool.family: pool.inputs[0] for pool in pools}
-        reference = {family: [self._rows(spec, rows.astype(np.float64))] for family, rows in images.items()}
+        reference = {family: [self.outputs(rows.astype(np.float64))] for family, rows in images.items()}
         eager = [(case, [self.outputs(images[case.family][list(case.rows)])]) for case in question.cases]
         return make_baseline(question, reference, eager, mixed=())
 
     def question(self, format: Format = "onnx", classes: tuple[str, ...] = CLASSES) -> ServedQuestion:
         """What a server's answers for this classifier are judged by."""
         return ServedQuestion(baseline=self.baseline(), format=format, classes=classes)
-
-    def _rows(self, spec: Spec, images: np.ndarray) -> np.ndarray:
-        scores = self.outputs(images)
-        return scores if spec.batch else scores[:, np.newaxis]
 
 
 def onnx_bytes(graph: onnx.GraphProto) -> bytes:
