@@ -94,13 +94,14 @@ def compile_aoti(program: Program, *, target: Target, folder: Path, store: Store
     compiler = _find_compiler()
     march = _AVX2_MARCH if _is_avx2(target.cpu_isa) else "native"
     build = _Build(program=program, target=target, folder=folder, compiler=compiler, march=march)
-    weights = weights_of(load_program(program))
-    key = build.key(weights)
+    exported = load_program(program)
+    weights = weights_of(exported)
+    key = build.key(exported, weights) if store else ""
     with tempfile.TemporaryDirectory(prefix="inductor-", dir=folder) as work:
         entry = Path(work) / "entry"
         reused = store is not None and store.take(key, entry)
-        details = None if reused else build.compile(weights, entry, work=Path(work))
-        if details is None or entry.is_dir():
+        details = {} if reused else build.compile(exported, weights, entry, work=Path(work))
+        if entry.is_dir():
             details = put_together(entry, weights, build.path).details
         if store and not reused and entry.is_dir():
             store.keep(key, entry, about=f"AOTInductor code of {len(weights.used)} weights for {target.name}")
@@ -131,24 +132,22 @@ class _Build:
         # cpuid is asked all the same; what is skipped is compiling a test program per instruction set.
         return {**_SETTINGS, "cpp.simdlen": 256, "cpp.vec_isa_ok": True}
 
-    def key(self, weights: Weights) -> str:
+    def key(self, exported: ExportedProgram, weights: Weights) -> str:
         """The key of the code that this compiles, whatever the values of the weights."""
         told = {name: str(value) for name, value in self.settings.items()}
         told |= {"compiler": _version(self.compiler), "march": self.march}
         if self.march == "native":
             told["cpu"] = _cpu_flags()
-        return work_key(
-            self.program, load_program(self.program), weights, format="aoti", settings=told, target=self.target
-        )
+        return work_key(self.program, exported, weights, format="aoti", settings=told, target=self.target)
 
-    def compile(self, weights: Weights, entry: Path, *, work: Path) -> dict[str, str]:
+    def compile(self, exported: ExportedProgram, weights: Weights, entry: Path, *, work: Path) -> dict[str, str]:
         """The archive's details, and the archive at `path`: in parts in `entry` where it can be taken apart."""
         import torch
 
         script = _write_compiler(self.compiler, work, march=self.march)
         search = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
         with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search):
-            files, attention = _compile(self.program, {**self.settings, "cpp.cxx": (None, script.name)})
+            files, attention = _compile(exported, {**self.settings, "cpp.cxx": (None, script.name)})
             _package(files, self.path)
         made = {"torch": torch.__version__, "compiler": _version(self.compiler), "march": self.march}
         details = {**made, **_facts(self.path), **attention_detail(self.program, attention)}
@@ -192,9 +191,9 @@ def _environment(**values: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _compile(program: Program, settings: dict[str, Any]) -> tuple[list[Any], str]:
+def _compile(exported: ExportedProgram, settings: dict[str, Any]) -> tuple[list[Any], str]:
     """The compiled files, and which way FlexAttention went: its own kernel where AOTInductor has one for this use."""
-    exported, why = load_program(program), ""
+    why = ""
     if count_flex_attention(exported):
         try:
             with kernel_for_any_threads():

@@ -7,6 +7,7 @@ Called by run and `__main__`, always in a child process.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,10 +148,9 @@ def _first_call(
         largest = seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=greatest)
         if [one.shape for one in largest] == [one.shape for one in example]:
             raise
-        try:
+        # Where the largest sizes fail too, the first error is the one to tell.
+        with suppress(UnfinishedError):
             return largest, _call(module, arrange, largest)
-        except UnfinishedError:
-            pass
         raise
 
 

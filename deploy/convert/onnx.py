@@ -40,7 +40,7 @@ def export_onnx(
     """
     exported = plain_attention(load_program(program))
     weights = weights_of(exported)
-    key = work_key(program, exported, weights, format="onnx", settings=_versions(), target=target)
+    key = work_key(program, exported, weights, format="onnx", settings=_versions(), target=target) if store else ""
     with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
         entry = Path(work) / "entry"
         reused = store is not None and store.take(key, entry)
