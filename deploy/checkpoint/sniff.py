@@ -56,6 +56,18 @@ def recognise(path: Path) -> Kind:
     raise _refusal(path, head)
 
 
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is what torch.jit.save wrote. Raises UsageError if it cannot be read, or is damaged."""
+    head, _ = _read_head(path)
+    if not head.startswith(_ZIP):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _holds_script({name.partition("/")[2] for name in archive.namelist()})
+    except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError, struct.error) as error:
+        raise damaged(path, error) from error
+
+
 def damaged(path: Path, why: object) -> UsageError:
     """The error for a file that ends too early, or whose inside makes no sense."""
     first_line = str(why).strip().partition("\n")[0][:200]
@@ -110,11 +122,12 @@ def _recognise_zip(path: Path) -> Kind:
     except (zipfile.BadZipFile, UnicodeDecodeError, NotImplementedError, struct.error) as error:
         raise damaged(path, error) from error
     entries = {name.partition("/")[2] for name in names}
-    if "constants.pkl" in entries or any(entry.startswith("code/") for entry in entries):
+    if _holds_script(entries):
         raise UsageError(
             f"{path} is a TorchScript archive (torch.jit.save)",
             expected=WANTED,
-            fix="load it where it was made with torch.jit.load and torch.save(module.state_dict(), 'weights.pt')",
+            fix="load it where it was made with torch.jit.load and torch.save(module.state_dict(), 'weights.pt'); "
+            "or add --as-is, which serves it as it is",
         )
     if any(entry.startswith("data/aotinductor/") for entry in entries.union(names)):
         raise UsageError(
@@ -134,6 +147,10 @@ def _recognise_zip(path: Path) -> Kind:
         what = "a NumPy archive (.npz)" if any(name.endswith(".npy") for name in names) else "a zip archive"
         raise UsageError(f"{path} is {what} without PyTorch weights in it", expected=WANTED)
     return Kind.TORCH_ZIP
+
+
+def _holds_script(entries: set[str]) -> bool:
+    return "constants.pkl" in entries or any(entry.startswith("code/") for entry in entries)
 
 
 def _is_safetensors(path: Path, head: bytes, size: int) -> bool:

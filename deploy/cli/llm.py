@@ -62,11 +62,11 @@ def llm_options(function: Callable[..., Any]) -> Callable[..., Any]:
     def choose(ctx: click.Context, /, **given: Any) -> Any:
         backend, ours = given.pop("backend"), {name: given.pop(name) for name in _OURS}
         if backend is None:
-            _refuse(ctx, _OURS, "--backend vllm beside it")
+            refuse_options(ctx, _OURS, "--backend vllm beside it")
             return function(ctx, **given)
         known = (*_OURS, *_SHARED, "backend", "ckpt", "config", "as_json", "dry_run")
         others = [str(option.name) for option in ctx.command.params if option.name not in known]
-        _refuse(ctx, others, "what --backend vllm knows: see `deployctl package --help`")
+        refuse_options(ctx, others, "what --backend vllm knows: see `deployctl package --help`")
         return _package(ctx, given, ours)
 
     decorated: Callable[..., Any] = choose
@@ -75,7 +75,8 @@ def llm_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
-def _refuse(ctx: click.Context, names: Any, expected: str) -> None:
+def refuse_options(ctx: click.Context, names: Any, expected: str) -> None:
+    """Raises UsageError if one of the options `names` was given. `expected` says what goes with the chosen way."""
     options = {option.name: option for option in ctx.command.params}
     for name in names:
         if ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, None):

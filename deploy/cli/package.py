@@ -65,6 +65,9 @@ class _Formats(Written):
     "--max-batch", type=click.IntRange(min=1), default=8, show_default=True, help="The largest batch; 1: static."
 )
 @click.option(
+    "--as-is", is_flag=True, help="Serve a TorchScript archive unconverted; proven by the samples' expected/ alone."
+)
+@click.option(
     "--ensemble",
     type=click.Choice(["image", "text"]),
     help="Publish an ensemble too: NAME_image takes JPEG or PNG bytes, NAME_text texts; labels and scores come out.",
@@ -139,7 +142,13 @@ def command(ctx: click.Context, /, *, request: CheckpointRequest, as_json: bool,
     from deploy.package import package, plan_package
     from deploy.report.stages import Stages
 
+    as_is = given.pop("as_is")
     asked = _request(ctx, request, given)
+    if as_is:
+        from deploy.cli.as_is import package_script
+
+        package_script(ctx, asked, as_json=as_json, dry_run=dry_run)
+        return
     with Stages(quiet=as_json) as stages:
         if dry_run:
             plan = plan_package(asked, progress=stages)

@@ -10,11 +10,17 @@ from typing import Literal
 from deploy.spec import Spec
 
 # A version of the format vllm is made by `deploy.llm` and has no compiled file: its engine file is the main one.
-Format = Literal["aoti", "onnx", "vllm"]
+# One of the format torchscript is made by `deploy.as_is`: an archive that nobody converted.
+Format = Literal["aoti", "onnx", "vllm", "torchscript"]
 # Beside them what a repository may hold: models of Triton's python backend, and ensembles of others.
-PublishedFormat = Literal["aoti", "onnx", "vllm", "python", "ensemble"]
+PublishedFormat = Literal["aoti", "onnx", "vllm", "torchscript", "python", "ensemble"]
 FORMATS: tuple[Format, ...] = ("aoti", "onnx")
-ARTIFACT_FILES: dict[Format, str] = {"aoti": "model.pt2", "onnx": "model.onnx", "vllm": "model.json"}
+ARTIFACT_FILES: dict[Format, str] = {
+    "aoti": "model.pt2",
+    "onnx": "model.onnx",
+    "vllm": "model.json",
+    "torchscript": "model.pt",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

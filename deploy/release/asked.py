@@ -6,6 +6,7 @@ Owns where rows come from and who answers them; what the answers mean is in `dif
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from deploy.validate.difference_records import SampleSource
 from deploy.validate.executables import AotiModel, Arrays, OnnxModel
 from deploy.validate.families import REAL
 from deploy.validate.samples import digest_arrays, load_samples
+from deploy.validate.script import ScriptModel
 from deploy.validate.store import RECORD, load_baseline
 
 
@@ -86,7 +88,8 @@ def answers(side: Side, asked: Sequence[Asked], *, threads: int, logs: Path, lim
     path = side.version.folder / ARTIFACT_FILES[manifest.compiled]
     name = f"answers of version {side.version.number}"
     with Worker(name, log=logs / f"{name.replace(' ', '-')}.log", limits=limits) as worker:
-        worker.make(AotiModel if manifest.format == "aoti" else OnnxModel, path, threads=threads)
+        kinds: dict[str, Any] = {"aoti": AotiModel, "torchscript": ScriptModel}
+        worker.make(kinds.get(manifest.format, OnnxModel), path, threads=threads)
         return [_run(worker, manifest.spec, one) for one in asked]
 
 

@@ -21,10 +21,15 @@ from deploy.targets import Target, targets_like
 
 LABELS_FILE = "labels.txt"
 
-_BACKENDS: dict[Format, tuple[str, str]] = {"onnx": ("onnxruntime", ""), "aoti": ("pytorch", "torch_aoti")}
+_BACKENDS: dict[Format, tuple[str, str]] = {
+    "onnx": ("onnxruntime", ""),
+    "aoti": ("pytorch", "torch_aoti"),
+    "torchscript": ("pytorch", "pytorch_libtorch"),
+}
 _THREADS: dict[Format, tuple[str, str]] = {
     "onnx": ("intra_op_thread_count", "inter_op_thread_count"),
     "aoti": ("INTRA_OP_THREAD_COUNT", "INTER_OP_THREAD_COUNT"),
+    "torchscript": ("INTRA_OP_THREAD_COUNT", "INTER_OP_THREAD_COUNT"),
 }
 
 
@@ -132,6 +137,8 @@ def _check_dtype(tensor: TensorSpec, plan: ConfigPlan) -> None:
 
 def exchanges_bfloat16(format_: Format, target: Target) -> bool:
     """Whether the target's backend for the format takes and gives bfloat16 tensors, as far as is known."""
+    if format_ == "torchscript":
+        return False  # pytorch_backend/src/libtorch_utils.cc
     return target.aoti.bfloat16 if format_ == "aoti" else bool(target.onnx_bfloat16)
 
 

@@ -94,7 +94,8 @@ def _distance(target: Target, other: Target) -> tuple[bool, int]:
 
 
 def _misfits(subject: Subject, target: Target) -> Iterator[str]:
-    yield from _onnx_misfits(subject.header, target) if subject.header else _archive_misfits(subject, target)
+    if subject.format != "torchscript":  # nothing of it is compiled for one target
+        yield from _onnx_misfits(subject.header, target) if subject.header else _archive_misfits(subject, target)
     yield from _config_misfits(subject, target)
 
 

@@ -21,7 +21,7 @@ from deploy.serve.serving import serving
 from deploy.targets import all_targets
 from deploy.validate.baseline import Baseline
 
-_RUNTIMES: dict[Format, str] = {"onnx": "onnxruntime", "aoti": "torch"}
+_RUNTIMES: dict[Format, str] = {"onnx": "onnxruntime", "aoti": "torch", "torchscript": "torch"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

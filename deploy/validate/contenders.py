@@ -16,6 +16,7 @@ import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.model import Artifact, Format
+from deploy.errors import UsageError
 from deploy.evidence import EAGER, control_of
 from deploy.processes import ChildFailed, Limits, Worker, own_peak_memory
 from deploy.spec import BATCH, Spec
@@ -173,7 +174,16 @@ def eager_entrant(checkpoint: Checkpoint, *, threads: int) -> Entrant:
 
 
 def artifact_entrant(name: str, path: Path, *, format: Format, threads: int) -> Entrant:
-    """An artifact's main file. A `model.pt2` is native code: check its digest first."""
+    """An artifact's main file. A `model.pt2` is native code: check its digest first.
+
+    Raises UsageError for a format that was not converted, and so has no reference to be measured against.
+    """
+    if format == "torchscript":
+        raise UsageError(
+            f"{name} is a TorchScript archive, served as it is",
+            expected="a version that was converted from a checkpoint",
+            fix="measure it as it is served: deployctl slo",
+        )
     return Entrant(name=name, factory=partial(AotiModel if format == "aoti" else OnnxModel, path, threads=threads))
 
 

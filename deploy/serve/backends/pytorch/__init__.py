@@ -1,1 +1,1 @@
-"""The backend named `pytorch`: AOTInductor archives through the torch of this environment."""
+"""The backend named `pytorch`: AOTInductor and TorchScript archives through the torch of this environment."""

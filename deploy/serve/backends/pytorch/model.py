@@ -1,9 +1,10 @@
-"""Executes `model.pt2` with AOTInductor's loader for the local engine, from the folder meant for the C++ backend.
+"""Executes `model.pt2` with AOTInductor's loader, or `model.pt` with TorchScript's, as the C++ backend would.
 
 Owns nothing but the calls into torch. Loaded by the server's stub process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,17 +14,19 @@ from deploy.convert.archive import load_archive
 from deploy.serve.backends.shared import BatchedModel, Settings
 from deploy.spec import wire_output
 
+_SCRIPT = ".pt"
+
 
 class TritonPythonModel(BatchedModel):
-    """One loaded AOTInductor archive."""
+    """One loaded archive."""
 
     def load(self, settings: Settings) -> None:
-        """Load the archive. It is native code, so one whose digest nobody vouches for is refused."""
+        """Load the archive. It is code, so one whose digest nobody vouches for is refused."""
         if not settings.has_digest:
-            raise pb_utils.TritonModelException(f"{settings.file} is native code and comes without an expected digest")
+            raise pb_utils.TritonModelException(f"{settings.file} is code and comes without an expected digest")
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        self._run = load_archive(settings.file)
+        self._run = _load_script(settings.file) if settings.file.suffix == _SCRIPT else load_archive(settings.file)
         self._order = [_position(name) for name in settings.outputs]
 
     def view(self, tensor: Any) -> torch.Tensor:
@@ -39,6 +42,17 @@ class TritonPythonModel(BatchedModel):
         with torch.inference_mode():
             outputs = self._run(inputs)
         return [outputs[position].contiguous() for position in self._order]
+
+
+def _load_script(file: Path) -> Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]:
+    """A TorchScript archive that takes its inputs as a list, and gives its outputs as one."""
+    module = torch.jit.load(str(file), map_location="cpu")
+
+    def run(inputs: list[torch.Tensor]) -> Sequence[torch.Tensor]:
+        outputs = module(*inputs)
+        return [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+
+    return run
 
 
 def _position(name: str) -> int:

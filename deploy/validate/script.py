@@ -1,0 +1,84 @@
+"""A TorchScript archive run in this process, and what it gives: its outputs are known only by running it.
+
+Owns the calls into torch.jit. Made inside a `deploy.processes.Worker`. Called by as_is.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.checkpoint.torchscript import load_script
+from deploy.convert.export import seeded_inputs
+from deploy.errors import UsageError
+from deploy.processes import own_peak_memory
+from deploy.spec import BATCH, Dim, Spec, TensorSpec, decision_axis_of
+
+
+class ScriptModel:
+    """An archive. It is code: check its digest before making one."""
+
+    def __init__(self, path: Path, *, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._module = load_script(path)
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The outputs for one batch. Raises UsageError for what Triton's backend would not take as outputs."""
+        import torch
+
+        with torch.inference_mode():
+            found: Any = self._module(*(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs))
+        outputs = [found] if isinstance(found, torch.Tensor) else list(found) if isinstance(found, tuple | list) else []
+        if not outputs or not all(isinstance(one, torch.Tensor) for one in outputs):
+            raise UsageError(
+                f"the archive returns a {type(found).__name__}, which Triton's PyTorch backend cannot hand out",
+                expected="a tensor, or a tuple of tensors",
+                fix="return tensors from forward, and script it again",
+            )
+        return [tensor.numpy() for tensor in outputs]
+
+    def spec(self, inputs: tuple[TensorSpec, ...], dims: tuple[Dim, ...]) -> Spec:
+        """The whole contract, the outputs as they come for the smallest, a small and the largest batch.
+
+        Raises UsageError if an output has no row per sample.
+        """
+        most = max((dim.maximum for dim in dims), default=1)
+        shapes = []
+        for batch in sorted({1, min(2, most), most}):
+            made = self.run([tensor.numpy() for tensor in seeded_inputs(inputs, batch=batch)])
+            shapes.append([(str(array.dtype), _sizes(array.shape, batch, dynamic=most > 1)) for array in made])
+        if any(found != shapes[0] for found in shapes) or (
+            most > 1 and any(shape[:1] != (BATCH,) for _, shape in shapes[0])
+        ):
+            raise UsageError(
+                f"the archive's outputs do not follow the batch: {_shown(shapes)}",
+                expected=f"[{BATCH!r}, sizes ...]: one row per sample",
+                fix="use --max-batch 1, or return one row per sample",
+            )
+        count = len(shapes[0])
+        outputs = tuple(
+            TensorSpec(
+                name="output" if count == 1 else f"output_{index}",
+                dtype=dtype,
+                shape=shape,
+                decision_axis=decision_axis_of(shape, floating="float" in dtype),
+            )
+            for index, (dtype, shape) in enumerate(shapes[0])
+        )
+        return Spec(inputs=inputs, outputs=outputs, dims=dims)
+
+    def peak_memory(self) -> int:
+        """The peak resident set of this process, in bytes."""
+        return own_peak_memory()
+
+
+def _sizes(shape: tuple[int, ...], batch: int, *, dynamic: bool) -> tuple[int | str, ...]:
+    """The sizes, the first of them as the batch where it is as large."""
+    return (BATCH, *shape[1:]) if dynamic and shape[:1] == (batch,) else shape
+
+
+def _shown(shapes: list[list[tuple[str, tuple[int | str, ...]]]]) -> str:
+    return "; ".join(", ".join(str(list(shape)) for _, shape in found) for found in shapes)
