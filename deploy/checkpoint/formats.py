@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deploy.checkpoint.pickles import load_plain, load_trusted, types_needed
+from deploy.checkpoint.quantized import TORCHAO, dequantized, read_quantized
 from deploy.checkpoint.sharded import read_sharded
 from deploy.checkpoint.sniff import SAVE_STATE_DICT, WANTED, Kind, damaged, recognise
 from deploy.errors import UsageError
@@ -17,11 +18,15 @@ from deploy.errors import UsageError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """What a file or folder holds: a mapping (bare weights, or a training dict), and a safetensors file's metadata."""
+    """What a file or folder holds: a mapping (bare weights, or a training dict), and a safetensors file's metadata.
+
+    `notes` say what was made of it on the way.
+    """
 
     format: Literal["torch", "safetensors", "distributed"]
     content: Mapping[Any, Any]
     metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def read_stored(path: Path, *, trust_pickle: bool = False) -> Stored:
@@ -38,7 +43,8 @@ def read_stored(path: Path, *, trust_pickle: bool = False) -> Stored:
     if kind is Kind.PROGRAM:
         raise UsageError(f"{path} is a torch.export program rather than weights", expected=WANTED)
     content = _read_torch(path, zipped=kind is Kind.TORCH_ZIP, trust_pickle=trust_pickle)
-    return Stored(format="torch", content=_require_mapping(path, content))
+    found, notes = dequantized(path, _require_mapping(path, content))
+    return Stored(format="torch", content=found, notes=notes)
 
 
 def _read_safetensors(path: Path) -> Stored:
@@ -68,11 +74,24 @@ def _read_torch(path: Path, *, zipped: bool, trust_pickle: bool) -> object:
     except pickle.UnpicklingError as error:
         if trust_pickle:
             raise _failed(path, error) from error
-        raise _refused_pickle(path, types_needed(path, str(error), zipped=zipped)) from error
+        return _read_more(path, error, zipped=zipped)
     except (EOFError, OSError) as error:
         raise damaged(path, error) from error
     except Exception as error:  # the reader raises whatever a damaged pickle, or the code it runs, leads it to
         raise (_failed if trust_pickle else damaged)(path, error) from error
+
+
+def _read_more(path: Path, error: Exception, *, zipped: bool) -> object:
+    """What needs torchao alone to be read. Raises UsageError, naming the types, for a pickle that needs more."""
+    import pickle
+
+    names = types_needed(path, str(error), zipped=zipped)
+    if not names or not all(name.startswith(TORCHAO) for name in names):
+        raise _refused_pickle(path, names) from error
+    try:
+        return read_quantized(path, mmap=zipped)
+    except pickle.UnpicklingError as again:
+        raise _refused_pickle(path, types_needed(path, str(again), zipped=zipped) or names) from again
 
 
 def _failed(path: Path, error: Exception) -> UsageError:
@@ -86,11 +105,11 @@ def _failed(path: Path, error: Exception) -> UsageError:
 def _refused_pickle(path: Path, names: list[str]) -> UsageError:
     if any(name.startswith("torch.nn.modules.") for name in names):
         return _whole_module(path, next(name for name in (*_not_torch(names), *names)))
-    if quantized := next((name for name in names if name.startswith("torchao.")), None):
+    if quantized := next((name for name in names if name.startswith(TORCHAO)), None):
         return UsageError(
-            f"{path} holds weights that torchao has quantized ({quantized})",
-            expected="float weights: quantized ones are not converted yet",
-            fix="save the state_dict before quantize_ converts it, or after dequantizing each tensor of torchao's",
+            f"{path} holds weights that torchao has quantized ({quantized}), which the torchao here does not know",
+            expected="weights of the torchao that is installed, and no other types beside them",
+            fix="install the release that quantized them, or save the state_dict before quantize_ converts it",
         )
     if not names:
         return UsageError(

@@ -224,6 +224,7 @@ def _put_down(request: CheckpointRequest, contents: Contents, understood: Unders
         removed_prefixes=understood.removed,
         trust_pickle=request.trust_pickle,
         notes=(
+            *contents.stored.notes,
             *found.notes,
             *left_out_notes(found.tensors, understood.removed),
             *_dtype_notes(understood.tensors, dtype),

@@ -218,12 +218,14 @@ def test_trust_pickle_explains_a_type_that_is_not_here(tmp_path: Path, monkeypat
     assert "where the training code is" in message
 
 
-def test_weights_that_torchao_quantized_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, name = tmp_path / "quantized.pth", "torchao"
+def test_a_tensor_that_this_torchao_does_not_know_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, name = tmp_path / "quantized.pth", "torchao.gone"
     monkeypatch.setitem(sys.modules, name, module := ModuleType(name))
     monkeypatch.setattr(module, "Int8Tensor", quantized := type("Int8Tensor", (), {"__module__": name}), False)
     torch.save({"weight": quantized()}, path)
-    assert "torchao has quantized (torchao.Int8Tensor)" in refusal(path)
+    assert "torchao has quantized (torchao.gone.Int8Tensor), which the torchao here does not know" in refusal(path)
 
 
 def test_nothing_runs_without_trust(tmp_path: Path) -> None:
