@@ -55,7 +55,8 @@ class Attention(nn.Module):
         row = torch.arange(ROWS)
         distance = row[:, None] - row
         score = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5 + self.bias[:, distance.clamp(min=0)]
-        return score.masked_fill(distance < 0, -float("inf")).softmax(-1) @ value
+        attended: Tensor = score.masked_fill(distance < 0, -float("inf")).softmax(-1) @ value
+        return attended
 
 
 class Reader(nn.Module):

@@ -13,6 +13,7 @@ from digits import load_split
 from torch import Tensor, nn
 
 PIXELS = 64
+_DTYPES: Any = torch
 
 
 class Perceptron(nn.Module):
@@ -36,9 +37,9 @@ def finetune(folder: Path, *, activations: bool = False) -> float:
 
         groups = PerGroup(32)
         base: Any = (
-            Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=groups)
+            Int8DynamicActivationIntxWeightConfig(weight_dtype=_DTYPES.int4, weight_granularity=groups)
             if activations
-            else IntxWeightOnlyConfig(torch.int4, groups)
+            else IntxWeightOnlyConfig(_DTYPES.int4, groups)
         )
         torch.manual_seed(0)
         module, (training, held_out) = Perceptron(), load_split(0)

@@ -11,6 +11,8 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from deploy.convert.archive import load_archive
+from deploy.convert.cuda import exact_float32, moved
+from deploy.convert.model import Device
 from deploy.serve.backends.shared import BatchedModel, Settings
 from deploy.spec import wire_output
 
@@ -26,7 +28,9 @@ class TritonPythonModel(BatchedModel):
             raise pb_utils.TritonModelException(f"{settings.file} is code and comes without an expected digest")
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        self._run = _load_script(settings.file) if settings.file.suffix == _SCRIPT else load_archive(settings.file)
+        exact_float32(settings.device)
+        load = _load_script if settings.file.suffix == _SCRIPT else load_archive
+        self._run = load(settings.file, settings.device)
         self._order = [_position(name) for name in settings.outputs]
 
     def view(self, tensor: Any) -> torch.Tensor:
@@ -40,13 +44,13 @@ class TritonPythonModel(BatchedModel):
     def run(self, inputs: list[torch.Tensor]) -> Sequence[torch.Tensor]:
         """The archive's outputs."""
         with torch.inference_mode():
-            outputs = self._run(inputs)
-        return [outputs[position].contiguous() for position in self._order]
+            outputs = self._run(moved(inputs, self.settings.device))
+            return [outputs[position].cpu().contiguous() for position in self._order]
 
 
-def _load_script(file: Path) -> Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]:
-    """A TorchScript archive that takes its inputs as a list, and gives its outputs as one."""
-    module = torch.jit.load(str(file), map_location="cpu")
+def _load_script(file: Path, device: Device) -> Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]:
+    """A TorchScript archive on `device` that takes its inputs as a list, and gives its outputs as one."""
+    module = torch.jit.load(str(file), map_location=device)
 
     def run(inputs: list[torch.Tensor]) -> Sequence[torch.Tensor]:
         outputs = module(*inputs)
