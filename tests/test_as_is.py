@@ -91,6 +91,7 @@ def test_an_archive_is_proven_by_what_training_computed_and_served(repository: P
         np.testing.assert_allclose(found, lively(0)(images).numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_an_archive_that_changed_is_not_loaded(repository: Path, engine: Engine, tmp_path: Path) -> None:
     from deploy.serve.parity import ServedQuestion, check_served

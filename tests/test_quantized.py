@@ -44,8 +44,9 @@ def test_its_weights_are_the_sixteen_values_of_int4_in_each_group(trained: Path)
     assert len(weight.unique()) > 16
 
 
+@pytest.mark.slow
 @pytest.mark.engine
-@pytest.mark.parametrize("format_", ["onnx", pytest.param("aoti", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("format_", ["onnx", "aoti"])
 def test_it_is_served_and_computes_what_the_converted_network_did(
     trained: Path, format_: Format, engine: Engine, tmp_path: Path
 ) -> None:

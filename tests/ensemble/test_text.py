@@ -14,15 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from deploy.checkpoint.model import CheckpointRequest
+from deploy.checkpoint.load import read_checkpoint
+from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.checkpoint.pretrained import import_transformers
+from deploy.ensemble.plan import EnsembleRequest, plan_ensemble
 from deploy.ensemble.proof import Asked
 from deploy.ensemble.text import TextPlan, judge_tokens, plan_texts
-from deploy.ensemble.tokens import trained_texts
+from deploy.ensemble.tokens import TrainedTexts, trained_texts
 from deploy.errors import ExitCode, UsageError
 from deploy.evidence import ServedEvidence, Verdict
-from deploy.package import package, plan_package, read_inputs
-from deploy.progress import Silent
+from deploy.package import package
 from deploy.repository.find import find_version, read_manifest
 from deploy.repository.integrity import require_intact
 from deploy.request import PackageRequest, PackageResult, Resources
@@ -165,8 +166,19 @@ def test_verify_proves_it_again_and_answers_of_another_tokenizer_are_no(
 
 
 @pytest.fixture(scope="module")
-def plan(asked: PackageRequest) -> TextPlan:
-    return plan_texts(read_inputs(replace(asked, ensemble=None), Silent()).checkpoint, None)
+def checkpoint(asked: PackageRequest) -> Checkpoint:
+    return read_checkpoint(asked.checkpoint)
+
+
+@pytest.fixture(scope="module")
+def plan(checkpoint: Checkpoint) -> TextPlan:
+    return plan_texts(checkpoint, None)
+
+
+@pytest.fixture(scope="module")
+def trained(plan: TextPlan, checkpoint: Checkpoint) -> TrainedTexts:
+    texts = [text.data.decode() for text in plan.texts]
+    return trained_texts(checkpoint, texts, cut_at=plan.cut_at, output=0, threads=1)
 
 
 @pytest.mark.parametrize(
@@ -180,11 +192,8 @@ def plan(asked: PackageRequest) -> TextPlan:
     ids=str,
 )
 def test_a_tokenizer_that_drifted_from_training_fails(
-    plan: TextPlan, asked: PackageRequest, drifted: dict[str, Any], found: str
+    plan: TextPlan, trained: TrainedTexts, drifted: dict[str, Any], found: str
 ) -> None:
-    checkpoint = read_inputs(replace(asked, ensemble=None), Silent()).checkpoint
-    texts = [text.data.decode() for text in plan.texts]
-    trained = trained_texts(checkpoint, texts, cut_at=plan.cut_at, output=0, threads=1)
     assert judge_tokens(plan, trained).passed
     known = json.loads(plan.tokenizer)
     for part, value in drifted.items():
@@ -200,8 +209,7 @@ def test_what_training_did_not_cut_is_refused_rather_than_cut(asked: PackageRequ
     shutil.copytree(asked.checkpoint.path, folder)
     settings = folder / "tokenizer_config.json"
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "model_max_length": 10**30}))
-    request = replace(asked, checkpoint=CheckpointRequest(path=folder))
-    plan = plan_texts(read_inputs(replace(request, ensemble=None), Silent()).checkpoint, None)
+    plan = plan_texts(read_checkpoint(CheckpointRequest(path=folder)), None)
     assert plan.cut_at is None
     assert "seeded a long text" in [text.name for text in plan.damaged]
 
@@ -253,12 +261,11 @@ REFUSED = {
 @pytest.mark.parametrize(("make", "found", "fix"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_an_ensemble_is_refused_before_any_work(make: Any, found: str, fix: str, tmp_path: Path) -> None:
     make(tmp_path / "folder")
-    request = replace(request_for(tmp_path / "folder", tmp_path / "repository"), serve_check=False)
+    checkpoint = read_checkpoint(CheckpointRequest(path=tmp_path / "folder"))
     with pytest.raises(UsageError) as error:
-        plan_package(request)
+        plan_texts(checkpoint, None)
     assert found in error.value.found
     assert fix in error.value.fix
-    assert not (tmp_path / "repository").exists()
 
 
 @pytest.mark.parametrize(
@@ -266,16 +273,20 @@ def test_what_cannot_be_an_ensemble_is_refused_before_any_work(make: Any, found:
     [
         (b"", "holds no text"),
         (b"fine\n\xff\xfe", "cannot be read"),
-        (b"a short one is fine\n", "--texts was given without --ensemble text"),
     ],
 )
 def test_a_file_of_texts_that_cannot_be_used_is_refused(
-    asked: PackageRequest, data: bytes, found: str, tmp_path: Path
+    checkpoint: Checkpoint, data: bytes, found: str, tmp_path: Path
 ) -> None:
     (tmp_path / "texts.txt").write_bytes(data)
-    ensemble = None if "without" in found else asked.ensemble
     with pytest.raises(UsageError, match=found):
-        plan_package(replace(asked, texts=tmp_path / "texts.txt", ensemble=ensemble, serve_check=False))
+        plan_texts(checkpoint, tmp_path / "texts.txt")
+
+
+def test_texts_without_an_ensemble_that_takes_them_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    asked = EnsembleRequest(kind="image", texts=tmp_path / "texts.txt")
+    with pytest.raises(UsageError, match="--texts was given without --ensemble text"):
+        plan_ensemble(asked, checkpoint, repository=tmp_path, names=["mood"])
 
 
 @pytest.mark.slow

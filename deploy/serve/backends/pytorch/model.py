@@ -48,11 +48,11 @@ class TritonPythonModel(BatchedModel):
             return [outputs[position].cpu().contiguous() for position in self._order]
 
 
-def _load_script(file: Path, device: Device) -> Callable[[list[torch.Tensor]], Sequence[torch.Tensor]]:
+def _load_script(file: Path, device: Device) -> Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]]:
     """A TorchScript archive on `device` that takes its inputs as a list, and gives its outputs as one."""
     module = torch.jit.load(str(file), map_location=device)
 
-    def run(inputs: list[torch.Tensor]) -> Sequence[torch.Tensor]:
+    def run(inputs: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         outputs = module(*inputs)
         return [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
 
