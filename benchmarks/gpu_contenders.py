@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 from deploy.convert import aoti, onnx
 from deploy.convert.archive import MODEL_NAME
 from deploy.convert.flex import plain_attention
+from deploy.convert.model import Device
 from deploy.convert.onnx_file import write_model
 from deploy.errors import MissingError
 
@@ -153,7 +154,8 @@ def exported(module: nn.Module, rows: Tensor) -> ExportedProgram:
 
 def archived(program: ExportedProgram, folder: Path, *, threads: int) -> Path:
     """The program's archive, by the converter's own settings and passes; `threads` compile GPU kernels."""
-    files, way = aoti._compile(program, {**aoti._SETTINGS, "compile_threads": threads})
+    device: Device = "cuda" if program.example_inputs[0][0].is_cuda else "cpu"
+    files, way = aoti._compile(program, {**aoti._SETTINGS, "compile_threads": threads}, device=device)
     print(f"FlexAttention, if there is any: {way}")
     path = folder / "model.pt2"
     aoti._package(files, path)

@@ -96,4 +96,4 @@ class Products(EagerModel):
             end.record()
             torch.cuda.synchronize()
             seconds.append(start.elapsed_time(end) / 1000)
-        return sorted(seconds)[len(seconds) // 2]
+        return float(sorted(seconds)[len(seconds) // 2])
