@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from deploy.cache import Store
 from deploy.convert.aoti_weights import put_together, take_apart
 from deploy.convert.archive import MODEL_NAME, read_metadata
-from deploy.convert.cuda import device_details, exact_float32
+from deploy.convert.cuda import device_details, exact_float32, local_toolkit
 from deploy.convert.export import load_program
 from deploy.convert.flex import (
     DECOMPOSED,
@@ -154,7 +154,8 @@ class _Build:
 
         script = _write_compiler(self.compiler, work, march=self.march)
         search = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
-        with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search):
+        toolkit = local_toolkit() if self.program.device == "cuda" else {}
+        with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search, **toolkit):
             settings = {**self.settings, "cpp.cxx": (None, script.name)}
             files, attention = _compile(exported, settings, device=self.program.device)
             _package(files, self.path)
