@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 from deploy.cache import Store
 from deploy.convert.aoti_weights import put_together, take_apart
 from deploy.convert.archive import MODEL_NAME, read_metadata
-from deploy.convert.cuda import device_details, exact_float32
+from deploy.convert.cuda import device_details, exact_float32, local_toolkit
 from deploy.convert.export import load_program
 from deploy.convert.flex import (
     DECOMPOSED,
     FUSED,
+    attends_on_gpu,
     attention_detail,
     count_flex_attention,
     for_a_kernel,
@@ -154,9 +155,10 @@ class _Build:
 
         script = _write_compiler(self.compiler, work, march=self.march)
         search = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
-        with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search):
+        toolkit = local_toolkit() if self.program.device == "cuda" else {}
+        with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search, **toolkit):
             settings = {**self.settings, "cpp.cxx": (None, script.name)}
-            files, attention = _compile(exported, settings, device=self.program.device)
+            files, attention = _compile(exported, settings)
             _package(files, self.path)
         made = {"torch": torch.__version__, "compiler": _version(self.compiler), "march": self.march}
         details = {**made, **_facts(self.path), **attention_detail(self.program, attention)}
@@ -220,13 +222,13 @@ def _environment(**values: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _compile(exported: ExportedProgram, settings: dict[str, Any], *, device: Device) -> tuple[list[Any], str]:
+def _compile(exported: ExportedProgram, settings: dict[str, Any]) -> tuple[list[Any], str]:
     """The compiled files, and which way FlexAttention went: its own kernel where AOTInductor has one for this use."""
     why = ""
     if count_flex_attention(exported):
         try:
-            with kernel_for_any_threads() if device == "cpu" else nullcontext():
-                return _compile_exported(for_a_kernel(exported, device), settings), FUSED
+            with nullcontext() if attends_on_gpu(exported) else kernel_for_any_threads():
+                return _compile_exported(for_a_kernel(exported), settings), FUSED
         except UnfinishedError as error:
             why = f" ({error.found})"
             print(f"FlexAttention's own kernel is not used: {error.found}", file=sys.stderr)
