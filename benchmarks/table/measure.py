@@ -1,0 +1,151 @@
+"""One model from its weights to its record: converted by hand and by us, judged alike, raced together.
+
+Owns the order of the steps. Called by run.
+
+    1. Save the weights; convert by hand, compile, and package, each in a new process with empty caches.
+    2. Judge every route by the same rows, against the same float64 reference and eager's own error.
+    3. Race them, interleaved, the others stopped, beside eager against itself.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.table.cold import run_cold
+from benchmarks.table.ours import package_arguments, read_packaged
+from benchmarks.table.place import here
+from benchmarks.table.records import Accuracy, Cell, Cold, ModelRecord, Settings
+from benchmarks.table.routes import Made, hand_entrants
+from benchmarks.table.subjects import Subject, make_subject
+from deploy.errors import UnfinishedError
+from deploy.evidence import Quantile
+from deploy.processes import Worker, prepare, run_alone
+from deploy.validate.baseline import Baseline
+from deploy.validate.contenders import Contender, Entrant, Surroundings, inputs_by_batch, open_entrants
+from deploy.validate.parity import Answer, judge
+from deploy.validate.race import Finished, LatencyPlan, Rounds, run_race
+from deploy.validate.statistics import percentile
+
+BOTH, COMPILING, PACKAGING = "by hand", "torch.compile", "deployctl"
+# Of each family of inputs: one row alone, and two together.
+_JUDGED_ROWS = ((0,), (0, 1))
+
+
+def measure_model(name: str, settings: Settings, work: Path) -> ModelRecord:
+    """The record of one model; its files lie below `work` while it is made. Raises RuntimeError if a route fails."""
+    prepare("deploy.convert.preload")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        subject = run_alone("weights", make_subject, name, work, settings.batches).value
+        made, cold = _make(subject, work)
+        packaged = read_packaged(subject, work / "repository")
+        baseline = packaged.baseline()
+        entrants = [*hand_entrants(made, threads=settings.threads), *packaged.entrants(settings.threads)]
+        accuracy = tuple(_judge(entrant, baseline, work / "logs") for entrant in entrants)
+        finished = _race(entrants, baseline, settings, work / "logs")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return ModelRecord(
+        model=name,
+        settings=settings,
+        place=here(),
+        cold=cold,
+        accuracy=accuracy,
+        cells=tuple(cells_of(finished, settings.confidence)),
+        starts=finished.starts,
+        lost=finished.lost,
+        chosen=packaged.chosen,
+        artifacts={str(format_): manifest.artifact for format_, manifest in packaged.manifests.items()},
+    )
+
+
+def _make(subject: Subject, work: Path) -> tuple[Made, tuple[Cold, ...]]:
+    """Step 1. Our cache is empty too: nothing of a model before is reused."""
+    artifacts = work / "artifacts"
+    artifacts.mkdir()
+    network = [subject.name, str(subject.weights)]
+    both = ["-m", "benchmarks.by_hand.convert", *network, str(artifacts), str(subject.max_batch)]
+    cold = (
+        run_cold(BOTH, both, work / "by-hand"),
+        run_cold(COMPILING, ["-m", "benchmarks.by_hand.compiled", *network], work / "compiled"),
+        run_cold(PACKAGING, package_arguments(subject, work / "repository"), work / "packaging"),
+    )
+    made = Made(name=subject.name, weights=subject.weights, artifacts=artifacts, compiled=work / "compiled")
+    return made, cold
+
+
+def _judge(entrant: Entrant, baseline: Baseline, logs: Path) -> Accuracy:
+    """Step 2, for one route; of one that crashes the reason is kept."""
+    with Worker(f"parity of {entrant.name}", log=logs / "parity.log") as worker:
+        try:
+            worker.make(entrant.factory)
+            evidence = judge(baseline, _answers(worker, baseline), format=entrant.name)
+        except UnfinishedError as error:
+            return Accuracy(
+                contender=entrant.name, verdict="lost", max_multiple=None, l2_multiple=None, rows=0, reason=error.found
+            )
+    return Accuracy(
+        contender=entrant.name,
+        verdict=evidence.judgement.verdict.value,
+        max_multiple=max((one.max_multiple for one in evidence.outputs), default=None),
+        l2_multiple=max((one.l2_multiple for one in evidence.outputs), default=None),
+        rows=evidence.rows,
+        reason="" if evidence.judgement.passed else evidence.judgement.reason,
+    )
+
+
+def _answers(worker: Worker, baseline: Baseline) -> Iterator[Answer]:
+    pools = {pool.family: pool for pool in baseline.question.pools}
+    for case in baseline.question.cases:
+        if case.rows in _JUDGED_ROWS:
+            yield Answer(case=case, outputs=worker.call("run", pools[case.family].take(case.rows)))
+
+
+def _race(entrants: Sequence[Entrant], baseline: Baseline, settings: Settings, logs: Path) -> Finished:
+    """Step 3."""
+    rows = list(baseline.question.pools[0].inputs)
+    surroundings = Surroundings(
+        inputs=inputs_by_batch(rows, baseline.question.spec, settings.batches), threads=settings.threads, logs=logs
+    )
+    eager, *others = entrants
+    with open_entrants([eager, eager.control(), *others], surroundings) as contenders:
+        return race(contenders, settings)
+
+
+def race(contenders: Sequence[Contender], settings: Settings) -> Finished:
+    """All contenders at all batch sizes, in turns."""
+    plan = LatencyPlan(
+        max_batch=max(settings.batches),
+        sizes=settings.batches,
+        threads=settings.threads,
+        seconds_per_cell=settings.seconds,
+        block_seconds=settings.block_seconds,
+        confidence=settings.confidence,
+        seed=settings.seed,
+    )
+    return run_race(contenders, plan)
+
+
+def cells_of(finished: Finished, confidence: float) -> Iterator[Cell]:
+    """The figures of every contender at every batch size, in milliseconds."""
+    for batch, timings in finished.timings.items():
+        for name, rounds in timings.items():
+            yield Cell(
+                contender=name,
+                batch=batch,
+                n=sum(map(len, rounds)),
+                p50=_quantile(rounds, 0.5, confidence),
+                p90=_quantile(rounds, 0.9, confidence),
+                p99=_quantile(rounds, 0.99, confidence),
+                rounds=tuple(round(float(np.median(one)) * 1000, 5) for one in rounds),
+            )
+
+
+def _quantile(rounds: Rounds, q: float, confidence: float) -> Quantile | None:
+    found = percentile(rounds, q, confidence)
+    if found is None:
+        return None
+    return Quantile(value=found.value * 1000, low=found.low * 1000, high=found.high * 1000)
