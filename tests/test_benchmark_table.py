@@ -64,7 +64,7 @@ def measured(
         place=place,
         cold=(
             cold("by hand", **{"import": 3.0}, build=4.0, export=6.0, aoti=46.0, onnx=56.0),
-            cold("torch.compile", build=4.0, batch_1=20.0, batch_2=30.0),
+            cold("torch.compile", build=4.0, first_answer=20.0),
             cold("deployctl", export=7.0, convert_to_onnx=20.0, convert_to_aoti=42.0, measure_latency=70.0),
         ),
         accuracy=(Accuracy(contender=OUR_ORT, verdict="pass", max_multiple=0.8, l2_multiple=0.4, rows=12),),

@@ -18,7 +18,7 @@ from deploy.processes import tree_memory
 
 ROOT = Path(__file__).parents[2]
 INDUCTOR_CACHE = "inductor"
-_SAMPLE_SECONDS = 0.25
+_SAMPLE_SECONDS = 0.5
 _LAST_LINES = 30
 _BY_HAND = re.compile(r"stage (?P<name>.+)")
 _OURS = re.compile(r"\d\d:\d\d:\d\d  (?P<name>.+?)(?P<begins> \.\.\.|: done, [\d.]+ s)")

@@ -102,8 +102,8 @@ def _packaging(models: Sequence[ModelRecord]) -> Iterator[str]:
     yield from _text(
         "Seconds of wall time and peak memory (PSS of the process tree), each in a new process with empty caches, once",
         "per model (n = 1, so no interval). AOTInductor and ONNX by hand: from the start of the script to that",
-        "artifact; both: one script, one export. `torch.compile`: until a new process has answered a batch of 1 and",
-        "one of 2. Ours: until both artifacts are there, and the whole command, which also proves and measures them.",
+        "artifact; both: one script, one export. `torch.compile`: until a new process has answered a batch of 1.",
+        "Ours: until both artifacts are there, and the whole command, which also proves and measures them.",
     )
     yield ""
     heads = [
@@ -181,7 +181,7 @@ def _figures(model: ModelRecord) -> Iterator[list[str]]:
                 _multiple(exact.max_multiple if exact else None),
                 _multiple(exact.l2_multiple if exact else None),
                 f"{start.load_seconds:.1f}" if start else _DASH,
-                f"{(start.peak_memory - start.base_memory) / 1e6:.0f}" if start else _DASH,
+                f"{(start.peak_memory - start.base_memory) / 1e6:.0f}" if start and start.peak_memory else _DASH,
             ]
 
 
