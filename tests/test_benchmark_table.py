@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.table import sums
+from benchmarks.table.cold import run_cold
 from benchmarks.table.command import PAGE_FILE, RESULTS, TABLE_FILE, Job, render, run
 from benchmarks.table.measure import cells_of, race
 from benchmarks.table.page import page
@@ -84,6 +85,25 @@ def job(folder: Path, *names: str, settings: Settings = SETTINGS) -> Job:
         docs=folder / "docs",
         command="python benchmarks/run.py",
     )
+
+
+def test_a_cold_run_is_cut_into_its_stages(tmp_path: Path) -> None:
+    talk = "print('stage export'); import time; time.sleep(0.1); print('stage onnx')"
+    by_hand = run_cold("by hand", ["-uc", talk], tmp_path / "a")
+    assert list(by_hand.stages) == ["export", "onnx"]
+    assert by_hand.stages["export"].seconds >= 0.1
+    assert by_hand.stages["onnx"].end == pytest.approx(by_hand.seconds, abs=0.01)
+    ours = "\n".join(
+        f"10:00:0{second}  {text}"
+        for second, text in enumerate(
+            ["export ...", "export: done, 0.0 s", "convert to aoti ...", "a note", "convert to onnx ...",
+             "convert to onnx: done, 2.0 s", "convert to aoti: done, 3.1 s", "measure latency: failed, 3.1 s"]
+        )
+    )  # fmt: skip
+    found = run_cold("deployctl", ["-c", f"import sys; print({ours!r}, file=sys.stderr)"], tmp_path / "b")
+    assert sorted(found.stages) == ["convert to aoti", "convert to onnx", "export"]
+    with pytest.raises(RuntimeError, match="no such file"):
+        run_cold("by hand", ["-c", "raise SystemExit('no such file')"], tmp_path / "c")
 
 
 def test_every_ratio_is_the_one_of_the_law() -> None:

@@ -92,8 +92,8 @@ def _sample(process: subprocess.Popen[str], started: float, samples: list[tuple[
 def _stages(watched: Watched) -> Iterator[tuple[str, Stage]]:
     """Stages by hand last until the next one begins; those of deployctl say when they end, and may overlap."""
     by_hand = [(at, found["name"]) for at, line in watched.lines if (found := _BY_HAND.fullmatch(line))]
-    ends = [at for at, _ in by_hand[1:]] + [watched.seconds]
-    for (start, name), end in zip(by_hand, ends, strict=True):
+    ends = [*(at for at, _ in by_hand[1:]), watched.seconds]
+    for (start, name), end in zip(by_hand, ends, strict=False):
         yield name, watched.stage(start, end)
     began: dict[str, float] = {}
     for at, line in watched.lines:
