@@ -38,7 +38,7 @@ class Watched:
         return Stage(start=round(start, 2), end=round(end, 2), peak=max(near, default=0))
 
 
-def run_cold(who: str, arguments: Sequence[str], folder: Path) -> Cold:
+def run_cold(who: str, arguments: Sequence[str], folder: Path, *, python: Path = Path(sys.executable)) -> Cold:
     """Run `python ARGUMENTS` with its caches and temporary files below `folder`, which must be empty.
 
     Raises RuntimeError with its last words if it fails.
@@ -52,7 +52,7 @@ def run_cold(who: str, arguments: Sequence[str], folder: Path) -> Cold:
         "DEPLOYCTL_CACHE": str(folder / "cache"),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
     }
-    watched = _watch([sys.executable, *arguments], environment)
+    watched = _watch([str(python), *arguments], environment)
     return Cold(
         who=who,
         command=" ".join(["python", *arguments]).replace(str(folder.parent), "WORK").replace(str(Path.home()), "~"),

@@ -9,14 +9,16 @@ Owns the order of the steps. Called by run.
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.table.cold import run_cold
 from benchmarks.table.ours import package_arguments, read_packaged
+from benchmarks.table.peers import PINNED, NavigatorContender, environment
 from benchmarks.table.place import here
-from benchmarks.table.records import Accuracy, Cell, Cold, ModelRecord, Settings
+from benchmarks.table.records import NAVIGATOR, Accuracy, Cell, Cold, ModelRecord, Settings
 from benchmarks.table.routes import ONE_ROW, Made, hand_entrants
 from benchmarks.table.subjects import Subject, make_subject
 from deploy.errors import UnfinishedError
@@ -45,20 +47,22 @@ def measure_model(name: str, settings: Settings, work: Path) -> ModelRecord:
         baseline = packaged.baseline()
         entrants = [*hand_entrants(made, threads=settings.threads), *packaged.entrants(settings.threads)]
         accuracy = tuple(_judge(entrant, baseline, work / "logs") for entrant in entrants)
-        finished = _race(entrants, baseline, settings, work / "logs")
+        peer = _navigate(subject, work) if settings.peers else None
+        finished = _race(entrants, baseline, settings, work / "logs", peer)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return ModelRecord(
         model=name,
         settings=settings,
         place=here(),
-        cold=cold,
+        cold=(*cold, peer.cold) if peer and peer.cold else cold,
         accuracy=accuracy,
         cells=tuple(cells_of(finished, settings.confidence)),
         starts=finished.starts,
         lost=finished.lost,
         chosen=packaged.chosen,
         artifacts={str(format_): manifest.artifact for format_, manifest in packaged.manifests.items()},
+        notes=(peer.note,) if peer else (),
     )
 
 
@@ -75,6 +79,31 @@ def _make(subject: Subject, work: Path) -> tuple[Made, tuple[Cold, ...]]:
     )
     made = Made(name=subject.name, weights=subject.weights, artifacts=artifacts, compiled=work / "compiled")
     return made, cold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Peer:
+    """Model Navigator's cold run, None where it failed, and what is to be said of it."""
+
+    python: Path
+    folder: Path
+    cold: Cold | None
+    note: str
+
+
+def _navigate(subject: Subject, work: Path) -> _Peer:
+    """Step 1 for Model Navigator, in its own environment beside the models' folders; its failure ends nothing."""
+    python, folder = environment(work.parent / "peers"), work / "navigator"
+    arguments = ["-m", "benchmarks.by_hand.model_navigator", "optimize", subject.name, str(subject.weights)]
+    folder.mkdir()
+    try:
+        cold = run_cold(
+            NAVIGATOR, [*arguments, str(folder), str(subject.max_batch)], work / "navigating", python=python
+        )
+    except RuntimeError as error:
+        last = str(error).strip().splitlines()[-1]
+        return _Peer(python=python, folder=folder, cold=None, note=f"{NAVIGATOR}'s optimize() failed: {last}")
+    return _Peer(python=python, folder=folder, cold=cold, note=f"{NAVIGATOR}: {PINNED}, its best serialised runner")
 
 
 def _judge(entrant: Entrant, baseline: Baseline, logs: Path) -> Accuracy:
@@ -105,7 +134,9 @@ def _answers(worker: Worker, baseline: Baseline, rows: Sequence[tuple[int, ...]]
             yield Answer(case=case, outputs=worker.call("run", pools[case.family].take(case.rows)))
 
 
-def _race(entrants: Sequence[Entrant], baseline: Baseline, settings: Settings, logs: Path) -> Finished:
+def _race(
+    entrants: Sequence[Entrant], baseline: Baseline, settings: Settings, logs: Path, peer: _Peer | None
+) -> Finished:
     """Step 3."""
     rows = list(baseline.question.pools[0].inputs)
     surroundings = Surroundings(
@@ -113,7 +144,13 @@ def _race(entrants: Sequence[Entrant], baseline: Baseline, settings: Settings, l
     )
     eager, *others = entrants
     with open_entrants([eager, eager.control(), *others], surroundings) as contenders:
-        return race(contenders, settings)
+        if peer is None or peer.cold is None:
+            return race(contenders, settings)
+        guest = NavigatorContender(python=peer.python, folder=peer.folder, given=surroundings)
+        try:
+            return race([*contenders, guest], settings)
+        finally:
+            guest.close()
 
 
 def race(contenders: Sequence[Contender], settings: Settings) -> Finished:

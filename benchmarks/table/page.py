@@ -158,6 +158,7 @@ def _models(models: Sequence[ModelRecord]) -> Iterator[str]:
         )  # fmt: skip
         said = [f"{lost}." for lost in model.lost]
         said += [f"{one.contender}: parity {one.verdict}, {one.reason}." for one in model.accuracy if one.reason]
+        said += [f"{note}." for note in model.notes]
         said += [f"Ours, {name}: {_details(details)}." for name, details in model.artifacts.items()]
         yield from ("", *(f"- {line}" for line in said))
 
