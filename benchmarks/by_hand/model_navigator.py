@@ -1,7 +1,8 @@
 """Model Navigator's route, with defaults, in an environment of its own: see benchmarks/table/peers.py.
 
 `python -m benchmarks.by_hand.model_navigator optimize NETWORK WEIGHTS FOLDER MAX_BATCH` writes `FOLDER/model.nav`;
-`... serve FOLDER INPUTS.npz THREADS` answers one JSON line for each line of its input: `[BATCH, CALLS]`, to be timed.
+`... serve FOLDER INPUTS.npz THREADS` answers one JSON line for each line of its input: `[BATCH, CALLS]`, to be timed,
+or `"NAME"`, to run on the arrays of `FOLDER/NAME.npz` and write what comes of them to `FOLDER/NAME-out.npz`.
 """
 
 import json
@@ -57,7 +58,15 @@ def serve(folder: Path, inputs: Path, threads: int) -> None:
     with np.load(inputs, allow_pickle=False) as archive:
         arrays = {key: archive[key] for key in archive.files}
     for line in sys.stdin:
-        batch, calls = json.loads(line)
+        order = json.loads(line)
+        if isinstance(order, str):
+            with np.load(folder / f"{order}.npz", allow_pickle=False) as archive:
+                found = runner.infer({name: archive[str(index)] for index, name in enumerate(names)})
+            outputs = {str(index): np.asarray(array) for index, array in enumerate(found.values())}
+            np.savez(folder / f"{order}-out.npz", allow_pickle=False, **outputs)
+            say({})
+            continue
+        batch, calls = order
         feed = {name: arrays[f"{batch}/{index}"] for index, name in enumerate(names)}
         seconds = []
         for _ in range(calls):

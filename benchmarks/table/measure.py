@@ -8,8 +8,9 @@ Owns the order of the steps. Called by run.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ BOTH, COMPILING, PACKAGING = "by hand", "torch.compile", "deployctl"
 # Of each family of inputs: one row alone, and two together.
 _JUDGED_ROWS = ((0,), (0, 1))
 
+Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+
 
 def measure_model(name: str, settings: Settings, work: Path) -> ModelRecord:
     """The record of one model; its files lie below `work` while it is made. Raises RuntimeError if a route fails."""
@@ -47,8 +50,12 @@ def measure_model(name: str, settings: Settings, work: Path) -> ModelRecord:
         baseline = packaged.baseline()
         entrants = [*hand_entrants(made, threads=settings.threads), *packaged.entrants(settings.threads)]
         accuracy = tuple(_judge(entrant, baseline, work / "logs") for entrant in entrants)
+        given = _surroundings(baseline, settings, work / "logs")
         peer = _navigate(subject, work) if settings.peers else None
-        finished = _race(entrants, baseline, settings, work / "logs", peer)
+        guest = NavigatorContender(python=peer.python, folder=peer.folder, given=given) if peer and peer.cold else None
+        if guest:
+            accuracy = (*accuracy, _judge_peer(guest, baseline))
+        finished = _race(entrants, settings, given, guest)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return ModelRecord(
@@ -107,18 +114,42 @@ def _navigate(subject: Subject, work: Path) -> _Peer:
 
 
 def _judge(entrant: Entrant, baseline: Baseline, logs: Path) -> Accuracy:
-    """Step 2, for one route; of one that crashes the reason is kept."""
+    """Step 2, for one route."""
+    rows = _JUDGED_ROWS[:1] if entrant.name in ONE_ROW else _JUDGED_ROWS
     with Worker(f"parity of {entrant.name}", log=logs / "parity.log") as worker:
-        try:
+
+        def load() -> Run:
             worker.make(entrant.factory)
-            rows = _JUDGED_ROWS[:1] if entrant.name in ONE_ROW else _JUDGED_ROWS
-            evidence = judge(baseline, _answers(worker, baseline, rows), format=entrant.name)
-        except UnfinishedError as error:
-            return Accuracy(
-                contender=entrant.name, verdict="lost", max_multiple=None, l2_multiple=None, rows=0, reason=error.found
-            )
+            return partial(worker.call, "run")
+
+        return _accuracy(entrant.name, load, baseline, rows)
+
+
+def _judge_peer(guest: NavigatorContender, baseline: Baseline) -> Accuracy:
+    """Step 2 for Model Navigator."""
+
+    def load() -> Run:
+        guest.load()
+        return guest.run
+
+    try:
+        return _accuracy(guest.name, load, baseline, _JUDGED_ROWS)
+    finally:
+        guest.close()
+
+
+def _accuracy(name: str, load: Callable[[], Run], baseline: Baseline, rows: Sequence[tuple[int, ...]]) -> Accuracy:
+    """How far a route is from float64; of one that crashes the reason is kept."""
+    pools = {pool.family: pool for pool in baseline.question.pools}
+    cases = [case for case in baseline.question.cases if case.rows in rows]
+    try:
+        run = load()
+        answers = (Answer(case=case, outputs=run(pools[case.family].take(case.rows))) for case in cases)
+        evidence = judge(baseline, answers, format=name)
+    except UnfinishedError as error:
+        return Accuracy(contender=name, verdict="lost", max_multiple=None, l2_multiple=None, rows=0, reason=error.found)
     return Accuracy(
-        contender=entrant.name,
+        contender=name,
         verdict=evidence.judgement.verdict.value,
         max_multiple=max((one.max_multiple for one in evidence.outputs), default=None),
         l2_multiple=max((one.l2_multiple for one in evidence.outputs), default=None),
@@ -127,29 +158,22 @@ def _judge(entrant: Entrant, baseline: Baseline, logs: Path) -> Accuracy:
     )
 
 
-def _answers(worker: Worker, baseline: Baseline, rows: Sequence[tuple[int, ...]]) -> Iterator[Answer]:
-    pools = {pool.family: pool for pool in baseline.question.pools}
-    for case in baseline.question.cases:
-        if case.rows in rows:
-            yield Answer(case=case, outputs=worker.call("run", pools[case.family].take(case.rows)))
+def _surroundings(baseline: Baseline, settings: Settings, logs: Path) -> Surroundings:
+    """What every contender is given alike."""
+    inputs = inputs_by_batch(list(baseline.question.pools[0].inputs), baseline.question.spec, settings.batches)
+    return Surroundings(inputs=inputs, threads=settings.threads, logs=logs)
 
 
 def _race(
-    entrants: Sequence[Entrant], baseline: Baseline, settings: Settings, logs: Path, peer: _Peer | None
+    entrants: Sequence[Entrant], settings: Settings, given: Surroundings, guest: NavigatorContender | None
 ) -> Finished:
     """Step 3."""
-    rows = list(baseline.question.pools[0].inputs)
-    surroundings = Surroundings(
-        inputs=inputs_by_batch(rows, baseline.question.spec, settings.batches), threads=settings.threads, logs=logs
-    )
     eager, *others = entrants
-    with open_entrants([eager, eager.control(), *others], surroundings) as contenders:
-        if peer is None or peer.cold is None:
-            return race(contenders, settings)
-        guest = NavigatorContender(python=peer.python, folder=peer.folder, given=surroundings)
-        try:
-            return race([*contenders, guest], settings)
-        finally:
+    try:
+        with open_entrants([eager, eager.control(), *others], given) as contenders:
+            return race([*contenders, *([guest] if guest else [])], settings)
+    finally:
+        if guest:
             guest.close()
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -73,15 +74,17 @@ class NavigatorContender:
 
     def time_calls(self, batch: int, calls: int) -> list[float]:
         """See `Contender.time_calls`."""
-        assert self._process is not None and self._process.stdin is not None, "a contender is loaded before it is used"
-        try:
-            self._process.stdin.write(json.dumps([batch, calls]) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError as error:
-            raise ChildFailed(f"{self.name} has ended") from error
-        answer = self._answer()
+        answer = self._ask([batch, calls])
         self._memory = Memory(base=answer["base"], peak=answer["peak"])
         return [float(one) for one in answer["seconds"]]
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The outputs for one batch."""
+        arrays = {str(index): array for index, array in enumerate(inputs)}
+        np.savez(self.folder / "asked.npz", allow_pickle=False, **arrays)
+        self._ask("asked")
+        with np.load(self.folder / "asked-out.npz", allow_pickle=False) as archive:
+            return [archive[str(index)] for index in range(len(archive.files))]
 
     def memory(self) -> Memory:
         """See `Contender.memory`; what it said last."""
@@ -105,6 +108,15 @@ class NavigatorContender:
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, number)
+
+    def _ask(self, order: list[int] | str) -> dict[str, Any]:
+        assert self._process is not None and self._process.stdin is not None, "a contender is loaded before it is used"
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise ChildFailed(f"{self.name} has ended") from error
+        return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         """The next answer, past what its libraries print. Raises ChildFailed where there is none."""
