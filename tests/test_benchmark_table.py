@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import repackaging
 from benchmarks.table import sums
 from benchmarks.table.cold import run_cold
 from benchmarks.table.command import PAGE_FILE, RESULTS, TABLE_FILE, Job, render, run
@@ -217,3 +218,14 @@ def test_the_page_holds_every_figure_and_is_the_same_from_the_file(tmp_path: Pat
 @pytest.mark.skipif(not (RESULTS / TABLE_FILE).exists(), reason="no table was measured yet")
 def test_the_page_in_docs_is_that_of_the_measured_table() -> None:
     assert (ROOT / "docs" / PAGE_FILE).read_text() == page(Table.read(RESULTS / TABLE_FILE))
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [((4.0, 4.5), "met"), ((4.0, 6.0), "open"), ((6.0, 7.0), "missed")])
+def test_the_next_fine_tune_is_judged_by_every_round(seconds: tuple[float, float], verdict: str) -> None:
+    rows = [
+        {"model": "resnet50", "round": number, "turn": turn, **dict.fromkeys(repackaging.PARTS, took)}
+        for number, after in enumerate(seconds)
+        for turn, took in (("first", 100.0), ("next", after), ("next without cache", 100.0))
+    ]
+    judged = {aim["name"]: aim["verdict"] for aim in repackaging.aims(rows)}
+    assert judged == {"resnet50, conversion: next / first": verdict, "resnet50, whole: next / first": "met"}
