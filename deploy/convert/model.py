@@ -13,6 +13,8 @@ from deploy.spec import Spec
 Format = Literal["aoti", "onnx", "vllm"]
 # Beside them what a repository may hold: models of Triton's python backend, and ensembles of others.
 PublishedFormat = Literal["aoti", "onnx", "vllm", "python", "ensemble"]
+# Where a run works: what is exported, compiled, proven and measured is on it.
+Device = Literal["cpu", "cuda"]
 FORMATS: tuple[Format, ...] = ("aoti", "onnx")
 ARTIFACT_FILES: dict[Format, str] = {"aoti": "model.pt2", "onnx": "model.onnx", "vllm": "model.json"}
 
@@ -22,7 +24,7 @@ class Program:
     """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text.
 
     `notes` say what is served otherwise than the model has it. `flex_attention` counts the uses of that operator, which
-    is plain attention on disk: it cannot be saved.
+    is plain attention on disk: it cannot be saved. `device` is where its weights lie and its artifacts will run.
     """
 
     path: Path
@@ -32,6 +34,7 @@ class Program:
     peak_memory: int
     notes: tuple[str, ...] = ()
     flex_attention: int = 0
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
