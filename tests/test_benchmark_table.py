@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import repackaging
 from benchmarks.table import sums
+from benchmarks.table.aims import aims
 from benchmarks.table.cold import run_cold
 from benchmarks.table.command import PAGE_FILE, RESULTS, TABLE_FILE, Job, render, run
 from benchmarks.table.measure import cells_of, race
@@ -124,7 +125,8 @@ def test_every_ratio_is_the_one_of_the_law() -> None:
 
 
 @pytest.mark.parametrize(
-    ("onnx", "control", "said"), [(4.0, 12.0, "above"), (7.0, 12.0, "below"), (5.5, 14.0, "level")]
+    ("onnx", "control", "said"),
+    [(4.0, 12.0, "above"), (7.0, 12.0, "below"), (5.5, 14.0, "level"), (4.0, 30.0, "too noisy")],
 )
 def test_what_noise_can_explain_is_no_difference(onnx: float, control: float, said: str) -> None:
     model = measured("resnet18", law={OUR_ORT: onnx, OUR_AOTI: 9.0, sums.CONTROL: control})
@@ -143,7 +145,7 @@ def test_a_geometric_mean_is_of_the_models_and_narrower_than_each() -> None:
 @pytest.mark.parametrize(("onnx", "verdict"), [(4.0, "met"), (6.0, "missed")])
 def test_an_aim_can_be_missed(onnx: float, verdict: str) -> None:
     models = [measured(name, law={OUR_ORT: onnx}) for name in ("resnet18", "vit_b_16", "swin_t")]
-    judged = {aim.name: aim.verdict for aim in sums.aims(models)}
+    judged = {aim.name: aim.verdict for aim in aims(models)}
     assert judged["ours over eager, batch 1, geometric mean"] == verdict
     assert judged["models on which ours is clearly above the best route by hand"] == verdict
 
@@ -152,7 +154,7 @@ def test_the_conversion_aim_is_missed_where_ours_takes_longer() -> None:
     slow = measured("resnet18").model_copy(
         update={"cold": (cold("by hand", export=6.0, aoti=30.0, onnx=40.0), measured("resnet18").cold[-1])}
     )
-    judged = {aim.name: aim.verdict for aim in sums.aims([slow])}
+    judged = {aim.name: aim.verdict for aim in aims([slow])}
     assert judged["conversion to both formats, cold, over the script by hand"] == "missed"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.table import sums
+from benchmarks.table.aims import aims
 from benchmarks.table.place import same_ground
 from benchmarks.table.records import BY_HAND, NAVIGATOR, OURS, ModelRecord, Settings, Table
 from deploy.validate.statistics import Estimate
@@ -45,8 +46,8 @@ def to_table(models: Sequence[ModelRecord], *, command: str) -> Table:
         settings=_common(newest.settings),
         control={model.model: _figures(sums.speedup(model, sums.CONTROL)) for model in models},
         aims=tuple(
-            {"name": aim.name, "wanted": aim.wanted, "found": aim.text, "n": aim.n, "verdict": aim.verdict}
-            for aim in sums.aims(models)
+            {"name": aim.name, "wanted": aim.wanted, "found": aim.found, "n": aim.n, "verdict": aim.verdict}
+            for aim in aims(models)
         ),
         rows=tuple(row for model in models for row in _rows(model)),
         models=tuple(models),

@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks.table import sums
+from benchmarks.table.aims import aims, shown
 from benchmarks.table.plots import CONVERSION_PLOT, SPEED_PLOT
 from benchmarks.table.records import AOTI, BY_HAND, EAGER, NAVIGATOR, ORT, OUR_AOTI, OUR_ORT, ModelRecord, Table
 from deploy.evidence import Quantile
-from deploy.validate.statistics import Estimate
 
 _CONTENDERS = (*BY_HAND, OUR_AOTI, OUR_ORT, NAVIGATOR)
 _DASH = "—"
@@ -55,7 +55,7 @@ def _made(table: Table) -> list[str]:
 
 
 def _aims(models: Sequence[ModelRecord]) -> list[str]:
-    rows = [[aim.name, aim.wanted, aim.text, str(aim.n), aim.verdict] for aim in sums.aims(models)]
+    rows = [[aim.name, aim.wanted, aim.found, str(aim.n), aim.verdict] for aim in aims(models)]
     control = sums.geometric_mean(sums.speedup(model, sums.CONTROL) for model in models)
     return [
         *_table(["aim", "wanted", "found", "models", ""], rows),
@@ -64,7 +64,7 @@ def _aims(models: Sequence[ModelRecord]) -> list[str]:
             "In brackets: 95 % intervals. Met, or missed, where the whole interval is on one side; open in between.",
             "The best route by hand is chosen by this very measurement, so that chance favours it; ours is what",
             "`package` chose by a measurement of its own. Above or below is what neither chance nor the noise of eager",
-            f"against itself (A/A; geometric mean {_estimate(control)}) can explain.",
+            f"against itself (A/A; geometric mean {shown(control)}) can explain.",
         ),
     ]
 
@@ -82,17 +82,17 @@ def _speed(models: Sequence[ModelRecord]) -> Iterator[str]:
     rows = [
         [
             model.model,
-            *(_estimate(sums.speedup(model, name)) for name in (*routes, sums.CONTROL)),
+            *(shown(sums.speedup(model, name)) for name in (*routes, sums.CONTROL)),
             sums.best_by_hand(model) or _DASH,
             sums.ours(model) or _DASH,
-            _estimate(sums.against_best(model)),
+            shown(sums.against_best(model)),
             sums.standing(model),
         ]
         for model in models
     ]
     means = [sums.geometric_mean(sums.speedup(model, name) for model in models) for name in (*routes, sums.CONTROL)]
     best = sums.geometric_mean(sums.against_best(model) for model in models)
-    rows.append(["geometric mean", *map(_estimate, means), "", "", _estimate(best), ""])
+    rows.append(["geometric mean", *map(shown, means), "", "", shown(best), ""])
     yield from _table(heads, rows)
 
 
@@ -178,7 +178,7 @@ def _figures(model: ModelRecord) -> Iterator[list[str]]:
                 str(cell.n),
                 *map(_quantile, (cell.p50, cell.p90, cell.p99)),
                 f"{batch * 1000 / cell.p50.value:.1f}" if cell.p50 else _DASH,
-                _estimate(sums.speedup(model, name, batch=batch)) if name != EAGER else "1",
+                shown(sums.speedup(model, name, batch=batch)) if name != EAGER else "1",
                 _multiple(exact.max_multiple if exact else None),
                 _multiple(exact.l2_multiple if exact else None),
                 f"{start.load_seconds:.1f}" if start else _DASH,
@@ -222,10 +222,6 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def _cost(seconds: float, peak: int) -> str:
     return f"{seconds:.1f} s, {peak / _GB:.2f} GB"
-
-
-def _estimate(found: Estimate | None) -> str:
-    return _DASH if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def _quantile(found: Quantile | None) -> str:

@@ -1,6 +1,6 @@
-"""What follows from the records: speed-ups with intervals, geometric means, and whether an aim is met.
+"""What follows from the records: speed-ups with intervals, geometric means, and where ours stands.
 
-Owns the arithmetic; words are in page. Called by page, plots and run.
+Owns the arithmetic; words are in page, aims in aims. Called by those, by plots and by assemble.
 
 A speed-up is the median over rounds of (the base's median of the round over the contender's), with its order-statistic
 interval. A geometric mean is over models; each model's race is its own, so the half-widths of the logarithms add as
@@ -10,27 +10,16 @@ apart from it.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from benchmarks.table.records import AOTI, BY_HAND, EAGER, NAVIGATOR, OUR_AOTI, OUR_ORT, OURS, Cold, ModelRecord
 from deploy.evidence import control_of
 from deploy.validate.statistics import Estimate, paired_ratio
+from deploy.validate.winner import TOO_NOISY
 
 CONTROL = control_of(EAGER)
 EXPORT = "export"
 OUR_CONVERSIONS = ("convert to aoti", "convert to onnx")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Aim:
-    """One aim: what is wanted of which figure, what was found, and whether that is met, missed or open."""
-
-    name: str
-    wanted: str
-    found: Estimate | None
-    text: str
-    verdict: str
-    n: int
+ABOVE, BELOW, LEVEL, NOISY, UNKNOWN = "above", "below", "level", "too noisy", "not measured"
 
 
 def speedup(model: ModelRecord, contender: str, *, base: str = EAGER, batch: int = 1) -> Estimate | None:
@@ -76,12 +65,17 @@ def against_best(model: ModelRecord) -> Estimate | None:
 
 
 def standing(model: ModelRecord) -> str:
-    """Where we stand against the best by hand: above, below, or level, where chance or noise can explain it."""
+    """Where we stand against the best by hand: above, below, or level, where chance or noise can explain it.
+
+    Nothing is said of a model whose control shows a machine too noisy to compare.
+    """
     found = against_best(model)
+    if noise(model) > TOO_NOISY:
+        return NOISY
     if found is None:
-        return "not measured"
+        return UNKNOWN
     wide = widened(found, noise(model))
-    return "above" if wide.low > 1.0 else "below" if wide.high < 1.0 else "level"
+    return ABOVE if wide.low > 1.0 else BELOW if wide.high < 1.0 else LEVEL
 
 
 def aoti_time_over_ort(model: ModelRecord) -> Estimate | None:
@@ -137,52 +131,3 @@ def mean_and_range(values: Sequence[float | None]) -> Estimate | None:
         return None
     centre = math.exp(sum(map(math.log, found)) / len(found))
     return Estimate(value=centre, low=min(found), high=max(found))
-
-
-def aims(models: Sequence[ModelRecord]) -> list[Aim]:
-    """Every aim, judged by the figures of these models."""
-    n = len(models)
-    eager = geometric_mean(map(against_eager, models))
-    best = geometric_mean(map(against_best, models))
-    formats = geometric_mean(map(aoti_time_over_ort, models))
-    conversion = mean_and_range([*map(conversion_ratio, models)])
-    navigator = mean_and_range([*map(navigator_ratio, models)])
-    places = [standing(model) for model in models]
-    below = [model.model for model in models if standing(model) == "below"]
-    above = [model.model for model in models if standing(model) == "above"]
-    judged = [
-        _aim("ours over eager, batch 1, geometric mean", eager, least=2.2, n=n),
-        Aim(
-            name="models on which ours is below the best route by hand",
-            wanted="none", found=None, text=", ".join(below) or "none",
-            verdict="missed" if below else "open" if "not measured" in places else "met", n=n,
-        ),
-        Aim(
-            name="models on which ours is clearly above the best route by hand",
-            wanted="at least 3", found=None, text=f"{len(above)}" + (f": {', '.join(above)}" if above else ""),
-            verdict="met" if len(above) >= 3 else "missed", n=n,
-        ),
-        _aim("ours over the best route by hand, batch 1, geometric mean", best, least=1.0, n=n),
-        _aim("our AOTInductor's time over our ONNX Runtime's, batch 1, geometric mean", formats, most=1.2, n=n),
-        _aim("conversion to both formats, cold, over the script by hand", conversion, most=0.9, n=n, spread=True),
-    ]  # fmt: skip
-    if navigator:
-        judged.append(_aim("Model Navigator's optimize() over our whole command", navigator, least=5.0, n=n))
-    return judged
-
-
-def _aim(
-    name: str, found: Estimate | None, *, n: int, least: float | None = None, most: float | None = None,
-    spread: bool = False,
-) -> Aim:  # fmt: skip
-    """Met or missed where the whole interval lies on one side; of a spread over models the mean alone decides."""
-    wanted = f"at least {least:g}" if least is not None else f"at most {most:g}"
-    if found is None:
-        return Aim(name=name, wanted=wanted, found=None, text="not measured", verdict="open", n=n)
-    low, high = (found.value, found.value) if spread else (found.low, found.high)
-    good = low >= least if least is not None else high <= (most or 0.0)
-    bad = high < least if least is not None else low > (most or 0.0)
-    text = f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]" + (" (least and greatest model)" if spread else "")
-    return Aim(
-        name=name, wanted=wanted, found=found, text=text, verdict="met" if good else "missed" if bad else "open", n=n
-    )
