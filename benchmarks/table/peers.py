@@ -25,6 +25,12 @@ from deploy.validate.contenders import Memory, Surroundings
 PINNED = "triton-model-navigator==0.14.0"
 # What runs the models is that of the project, so that routes differ and not releases.
 SHARED = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "transformers")
+# All that it declares but TensorRT, its quantizer and ONNX Runtime for GPUs, which a CPU has no use for.
+NEEDED = (
+    "dacite~=1.8", "fire", "jsonlines", "loguru", "mpmath~=1.3", "numpy<2", "onnx_graphsurgeon~=0.5", "packaging~=24.1",
+    "polygraphy", "psutil", "py-cpuinfo", "pynvml~=11.5", "python-slugify~=8.0", "pyyaml~=6.0", "tabulate",
+    "tritonclient[grpc]~=2.47", "wrapt", "pyee", "rich",
+)  # fmt: skip
 
 
 def environment(folder: Path) -> Path:
@@ -33,7 +39,9 @@ def environment(folder: Path) -> Path:
     if not (folder / "complete").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         shared = [f"{name}=={version(name).split('+')[0]}" for name in SHARED]
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", PINNED, *shared], check=True)
+        install = [str(python), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*install, *NEEDED, *shared], check=True)
+        subprocess.run([*install, "--no-deps", PINNED], check=True)
         (folder / "complete").touch()
     return python
 
