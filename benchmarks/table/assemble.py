@@ -56,7 +56,7 @@ def to_table(models: Sequence[ModelRecord], *, command: str) -> Table:
 
 def _common(settings: Settings) -> dict[str, Any]:
     """What all models have alike."""
-    return settings.model_dump(mode="json", exclude={"batches", "peers"})
+    return settings.model_dump(mode="json", exclude={"batches", "peers", "compiled"})
 
 
 def _rows(model: ModelRecord) -> Iterator[dict[str, Any]]:

@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batches", default="", help="batch sizes, such as 1,8,32; default: by the model's size")
     parser.add_argument("--seconds", type=float, default=1.5, help="for each route at each batch size")
     parser.add_argument("--threads", type=int, default=default_threads(), help="for everyone")
+    parser.add_argument("--without-compile", action="store_true", help="leave torch.compile out, which takes minutes")
     parser.add_argument("--with-peers", action="store_true", help="Model Navigator too, in an environment of its own")
     parser.add_argument("--work", type=Path, help="keep finished models here, so that a killed run goes on")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of table.json")
@@ -120,6 +121,7 @@ def _settings(given: argparse.Namespace, batches: tuple[int, ...]) -> Settings:
         seconds=given.seconds,
         threads=given.threads,
         package=PACKAGE,
+        compiled=not given.without_compile,
         peers=given.with_peers,
         wait_policy=os.environ.get("OMP_WAIT_POLICY"),
     )
@@ -129,7 +131,8 @@ def _command(given: argparse.Namespace) -> str:
     said = ["--full"] * given.full + (["--models", given.models] if given.models else [])
     said += ["--batches", given.batches] if given.batches else []
     said += ["--seconds", f"{given.seconds:g}"] if given.seconds != 1.5 else []
-    return " ".join(["python benchmarks/run.py", *said, *["--with-peers"] * given.with_peers])
+    said += ["--without-compile"] * given.without_compile + ["--with-peers"] * given.with_peers
+    return " ".join(["python benchmarks/run.py", *said])
 
 
 def _measure() -> Measure:

@@ -19,7 +19,7 @@ from benchmarks.table.cold import run_cold
 from benchmarks.table.ours import package_arguments, read_packaged
 from benchmarks.table.peers import PINNED, NavigatorContender, environment
 from benchmarks.table.place import here
-from benchmarks.table.records import NAVIGATOR, Accuracy, Cell, Cold, ModelRecord, Settings
+from benchmarks.table.records import COMPILED, NAVIGATOR, Accuracy, Cell, Cold, ModelRecord, Settings
 from benchmarks.table.routes import ONE_ROW, Made, hand_entrants
 from benchmarks.table.subjects import Subject, make_subject
 from deploy.errors import UnfinishedError
@@ -45,10 +45,14 @@ def measure_model(name: str, settings: Settings, work: Path) -> ModelRecord:
     work.mkdir(parents=True)
     try:
         subject = run_alone("weights", make_subject, name, work, settings.batches).value
-        made, cold = _make(subject, work)
+        made, cold = _make(subject, work, compiled=settings.compiled)
         packaged = read_packaged(subject, work / "repository")
         baseline = packaged.baseline()
-        entrants = [*hand_entrants(made, threads=settings.threads), *packaged.entrants(settings.threads)]
+        left_out = () if settings.compiled else (COMPILED,)
+        entrants = [
+            *hand_entrants(made, threads=settings.threads, left_out=left_out),
+            *packaged.entrants(settings.threads),
+        ]
         accuracy = tuple(_judge(entrant, baseline, work / "logs") for entrant in entrants)
         given = _surroundings(baseline, settings, work / "logs")
         peer = _navigate(subject, work) if settings.peers else None
@@ -73,19 +77,18 @@ def measure_model(name: str, settings: Settings, work: Path) -> ModelRecord:
     )
 
 
-def _make(subject: Subject, work: Path) -> tuple[Made, tuple[Cold, ...]]:
+def _make(subject: Subject, work: Path, *, compiled: bool) -> tuple[Made, tuple[Cold, ...]]:
     """Step 1. Our cache is empty too: nothing of a model before is reused."""
     artifacts = work / "artifacts"
     artifacts.mkdir()
     network = [subject.name, str(subject.weights)]
     both = ["-m", "benchmarks.by_hand.convert", *network, str(artifacts), str(subject.max_batch)]
-    cold = (
-        run_cold(BOTH, both, work / "by-hand"),
-        run_cold(COMPILING, ["-m", "benchmarks.by_hand.compiled", *network], work / "compiled"),
-        run_cold(PACKAGING, package_arguments(subject, work / "repository"), work / "packaging"),
-    )
+    cold = [run_cold(BOTH, both, work / "by-hand")]
+    if compiled:
+        cold.append(run_cold(COMPILING, ["-m", "benchmarks.by_hand.compiled", *network], work / "compiled"))
+    cold.append(run_cold(PACKAGING, package_arguments(subject, work / "repository"), work / "packaging"))
     made = Made(name=subject.name, weights=subject.weights, artifacts=artifacts, compiled=work / "compiled")
-    return made, cold
+    return made, tuple(cold)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -201,7 +201,7 @@ def _how(table: Table) -> list[str]:
         "where that is this number.",
         "By hand: defaults, as each library's page shows them. Ours: `deployctl package` with "
         f"`{' '.join(settings.package)}`, then its artifacts with what their config asks of the runtime.",
-        "Batch 32 is measured where a call of 32 rows does not take seconds; `--batches 1,8,32` asks for all.",
+        "Batch sizes are those whose race ends soon on two cores; `--batches 1,8,32` asks for all.",
         "Conversions begin with empty compiler caches; the file cache is warm.",
     ]
     return [line for point in points for line in _text(point, first="- ", others="  ")]

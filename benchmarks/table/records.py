@@ -29,6 +29,7 @@ class Settings(Record):
     confidence: float = 0.95
     seed: int = 0
     package: tuple[str, ...]
+    compiled: bool = True
     peers: bool = False
     wait_policy: str | None = None
 

@@ -71,9 +71,13 @@ class HandModel:
         return own_peak_memory()
 
 
-def hand_entrants(made: Made, *, threads: int) -> list[Entrant]:
+def hand_entrants(made: Made, *, threads: int, left_out: Sequence[str] = ()) -> list[Entrant]:
     """Every route by hand, eager first."""
-    return [Entrant(name=route, factory=partial(HandModel, route, made, threads=threads)) for route in BY_HAND]
+    return [
+        Entrant(name=route, factory=partial(HandModel, route, made, threads=threads))
+        for route in BY_HAND
+        if route not in left_out
+    ]
 
 
 def _eager(made: Made, threads: int) -> Any:
