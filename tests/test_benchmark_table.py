@@ -3,6 +3,7 @@
 No model runs here: simulated contenders obey a stated law, so that every ratio is known beforehand.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -215,6 +216,12 @@ def test_the_page_holds_every_figure_and_is_the_same_from_the_file(tmp_path: Pat
     assert set(rows) == {"resnet18", "vit_b_16", "geometric mean"}
     assert rows["resnet18"][-4:] == [ORT, OUR_ORT, "1.50 [1.50, 1.50]", "above"]
     assert "0.80" in text and "0.40" in text, "the error stands beside each"
+
+
+def test_what_is_written_by_hand_owes_us_nothing() -> None:
+    scripts = [*(ROOT / "benchmarks" / "by_hand").glob("*.py")]
+    assert len(scripts) > 5
+    assert [path.name for path in scripts if re.search(r"^\s*(from|import) deploy", path.read_text(), re.M)] == []
 
 
 @pytest.mark.skipif(not (RESULTS / TABLE_FILE).exists(), reason="no table was measured yet")

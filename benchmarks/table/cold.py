@@ -55,7 +55,7 @@ def run_cold(who: str, arguments: Sequence[str], folder: Path, *, python: Path =
     watched = _watch([str(python), *arguments], environment)
     return Cold(
         who=who,
-        command=" ".join(["python", *arguments]).replace(str(folder.parent), "WORK").replace(str(Path.home()), "~"),
+        command=" ".join(["python", *arguments]).replace(str(folder.parent), "WORK").replace(sys.prefix, "VENV"),
         seconds=round(watched.seconds, 2),
         peak=max((size for _, size in watched.samples), default=0),
         stages=dict(_stages(watched)),
