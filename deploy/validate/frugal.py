@@ -1,0 +1,86 @@
+"""Eager models that do not hold their weights a second time: the reference in float64, and eager off by a rounding.
+
+Owns when that is worth it, and what happens where a model does not allow it. Called by executables, in a child.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from deploy.checkpoint.model import Checkpoint
+from deploy.convert.flatten import flat_module
+
+_LARGE = 256_000_000  # bytes of a checkpoint; a smaller one is converted as a whole
+
+
+class ExactModule:
+    """The checkpoint in another dtype, as a function of flat tensors.
+
+    The weights of a large one are converted while they are read. Where its code does with them what such weights do not
+    allow, it is converted as a whole after all.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, dtype: str, *, frugal_from: int = _LARGE) -> None:
+        self._checkpoint = checkpoint
+        self._dtype = dtype
+        self._frugal = checkpoint.size >= frugal_from
+        self._module = self._build()
+
+    def __call__(self, *tensors: Any) -> Any:
+        """The outputs."""
+        try:
+            return self._module(*tensors)
+        except Exception as error:
+            if not self._frugal:
+                raise
+            print(f"converted as a whole: {type(error).__name__}: {error}", file=sys.stderr)
+        self._frugal = False
+        self._module = self._build()
+        return self._module(*tensors)
+
+    def _build(self) -> Any:
+        return flat_module(self._checkpoint, self._dtype, as_in_training=True, lazily=self._frugal)
+
+
+class Nudges:
+    """A module's weights, each off by two epsilons, up or down, drawn by a seed.
+
+    Even draws nudge channel by channel, as other roundings do; odd ones tensor by tensor, as do activation functions
+    that another library approximates with a bias. Those of the last draw are kept, the large ones as what makes them.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._draw: int | None = None
+        self._weights: dict[str, Any] = {}
+
+    def weights(self, draw: int) -> dict[str, Any]:
+        """The weights by name, for `torch.func.functional_call`."""
+        if draw != self._draw:
+            self._weights.clear()
+            self._weights = dict(self._made(draw))
+            self._draw = draw
+        return self._weights
+
+    def _made(self, draw: int) -> Iterator[tuple[str, Any]]:
+        import torch
+
+        generator = torch.Generator().manual_seed(draw)
+        for name, tensor in self._module.state_dict().items():
+            yield name, _nudged(tensor, generator, whole=draw % 2 == 1)
+
+
+def _nudged(tensor: Any, generator: Any, *, whole: bool) -> Any:
+    """The tensor scaled by 1 ± 2 epsilons: as a whole, or each slice along its first axis, an output channel."""
+    import torch
+
+    from deploy.checkpoint.lazy import Lazy, is_worth_it
+
+    if not tensor.is_floating_point() or tensor.dim() == 0:
+        return tensor
+    channels = 1 if whole else len(tensor)
+    signs = 2 * torch.randint(0, 2, (channels, *[1] * (tensor.dim() - 1)), generator=generator) - 1
+    factors = (1 + 2 * torch.finfo(tensor.dtype).eps * signs).to(tensor.dtype)
+    if is_worth_it(tensor):
+        return Lazy(tensor, tensor.dtype, lambda own: own * factors)
+    return tensor * factors
