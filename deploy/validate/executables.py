@@ -72,7 +72,7 @@ class EagerModel(_Timed):
         torch.set_num_threads(threads)
         self._dtype = getattr(torch, dtype) if dtype else None
         self._module: Any = ExactModule(checkpoint, dtype) if dtype else flat_module(checkpoint, as_in_training=True)
-        self._nudges = Nudges(self._module)
+        self._nudges: Nudges | None = None
         self.load_seconds = time.perf_counter() - started
 
     def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
@@ -83,10 +83,10 @@ class EagerModel(_Timed):
         """The outputs with every weight off by two epsilons, up or down, drawn by the seed `draw` (see `Nudges`)."""
         import torch
 
+        self._nudges = self._nudges or Nudges(self._module)
         with torch.inference_mode():
-            weights = self._nudges.weights(draw)
             tensors = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs)
-            return [tensor.cpu().numpy() for tensor in torch.func.functional_call(self._module, weights, tensors)]
+            return [tensor.cpu().numpy() for tensor in self._nudges(tensors, draw=draw)]
 
     def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
         import torch

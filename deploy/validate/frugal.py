@@ -43,19 +43,33 @@ class ExactModule:
 
 
 class Nudges:
-    """A module's weights, each off by two epsilons, up or down, drawn by a seed.
+    """A module with its weights each off by two epsilons, up or down, drawn by a seed.
 
     Even draws nudge channel by channel, as other roundings do; odd ones tensor by tensor, as do activation functions
-    that another library approximates with a bias. Those of the last draw are kept, the large ones as what makes them.
+    that another library approximates with a bias. The weights of the last draw are kept: those of a large module as
+    what makes them, unless its code does with them what such weights do not allow.
     """
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, *, frugal_from: int = _LARGE) -> None:
         self._module = module
+        self._frugal = sum(tensor.nbytes for tensor in module.state_dict().values()) >= frugal_from
         self._draw: int | None = None
         self._weights: dict[str, Any] = {}
 
-    def weights(self, draw: int) -> dict[str, Any]:
-        """The weights by name, for `torch.func.functional_call`."""
+    def __call__(self, tensors: tuple[Any, ...], *, draw: int) -> Any:
+        """The outputs for flat tensors."""
+        import torch
+
+        try:
+            return torch.func.functional_call(self._module, self._drawn(draw), tensors)
+        except Exception as error:
+            if not self._frugal:
+                raise
+            print(f"nudged as a whole: {type(error).__name__}: {error}", file=sys.stderr)
+        self._frugal, self._draw = False, None
+        return torch.func.functional_call(self._module, self._drawn(draw), tensors)
+
+    def _drawn(self, draw: int) -> dict[str, Any]:
         if draw != self._draw:
             self._weights.clear()
             self._weights = dict(self._made(draw))
@@ -67,10 +81,10 @@ class Nudges:
 
         generator = torch.Generator().manual_seed(draw)
         for name, tensor in self._module.state_dict().items():
-            yield name, _nudged(tensor, generator, whole=draw % 2 == 1)
+            yield name, _nudged(tensor, generator, whole=draw % 2 == 1, lazily=self._frugal)
 
 
-def _nudged(tensor: Any, generator: Any, *, whole: bool) -> Any:
+def _nudged(tensor: Any, generator: Any, *, whole: bool, lazily: bool) -> Any:
     """The tensor scaled by 1 ± 2 epsilons: as a whole, or each slice along its first axis, an output channel."""
     import torch
 
@@ -81,6 +95,6 @@ def _nudged(tensor: Any, generator: Any, *, whole: bool) -> Any:
     channels = 1 if whole else len(tensor)
     signs = 2 * torch.randint(0, 2, (channels, *[1] * (tensor.dim() - 1)), generator=generator) - 1
     factors = (1 + 2 * torch.finfo(tensor.dtype).eps * signs).to(tensor.dtype)
-    if is_worth_it(tensor):
+    if lazily and is_worth_it(tensor):
         return Lazy(tensor, tensor.dtype, lambda own: own * factors)
     return tensor * factors
