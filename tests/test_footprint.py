@@ -11,8 +11,8 @@ GIGABYTES = float(os.environ.get("DEPLOYCTL_FOOTPRINT_GB", "0.5"))
 _CODE = 0.9e9
 # Times the weights: mapped once, and what a compiler, ONNX Runtime or four contenders for latency hold of them beside.
 _MEMORY = {"read": 1.0, "export": 1.0, "convert": 2.5, "prove": 2.0, "measure": 4.0}
-# The artifacts, and while one is packed its weights beside it.
-_DISK = 3.0
+# The two artifacts.
+_DISK = 2.0
 
 
 @pytest.mark.slow
