@@ -49,17 +49,20 @@ def program_key(checkpoint: Checkpoint, module: nn.Module, *, max_batch: int) ->
         tuple(f"{library}/" for library in LIBRARIES)
     ):
         return None
+    tensors = {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
     try:
         described = describe(module)
     except UnknownPart:
         return None
+    if any(type(tensor) is not torch.Tensor for tensor in tensors.values()):
+        return None  # a quantized one, or any that has code of its own
     facts = {
         "kind": "program",
         "checkpoint": checkpoint.model_dump(mode="json", exclude=_OF_THE_FILE),
         "configs": list(_configs(checkpoint.path)),
         "max_batch": max_batch,
         "module": described,
-        "layout": list(layout({name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()})),
+        "layout": list(layout(tensors)),
         "libraries": list(_library_sources()),
         "torch": [torch.__version__, torch.version.git_version, str(torch.get_default_dtype())],
         "machine": [platform.machine(), platform.python_version()],
@@ -84,6 +87,7 @@ def describe(module: nn.Module) -> list[object]:
 def _part(part: nn.Module, seen: dict[int, int]) -> Iterator[object]:
     yield _class(type(part))
     held = vars(part)
+    _check_trusted(type(part).forward.__module__, type(part).__qualname__)
     if "forward" in held or any(held.get(hooks) for hooks in _HOOKS):
         raise UnknownPart(f"{type(part).__name__} runs something else than its class's forward")
     kept = sorted(key for key in held if key not in _SKIPPED and not key.endswith("_hooks"))
@@ -100,9 +104,9 @@ def _value(value: object, seen: dict[int, int], depth: int) -> object:  # noqa: 
     if depth > _DEEPEST:
         raise UnknownPart("nested too deeply")
     if value is None or isinstance(value, bool | int | float | complex | str | bytes) or _is_named(value):
-        return [type(value).__name__, repr(value)]
+        return [_class(type(value)), repr(value)]
     if isinstance(value, torch.Tensor):
-        return ["tensor", str(value.dtype), list(value.shape), tensor_digest(value)]
+        return [_class(type(value)), str(value.dtype), list(value.shape), tensor_digest(value)]
     if isinstance(value, np.ndarray | np.generic):
         return [str(value.dtype), list(value.shape), sha256_bytes(value.tobytes())]
     if isinstance(value, type):
@@ -144,8 +148,10 @@ def _function(value: Any, seen: dict[int, int], depth: int) -> object:
     module = getattr(value, "__module__", None)
     if module is not None:  # None for functions written in C, torch's among them
         _check_trusted(module, value.__qualname__)
-    cells = [_value(cell.cell_contents, seen, depth + 1) for cell in getattr(value, "__closure__", None) or ()]
-    return ["function", str(module), value.__qualname__, cells]
+    held = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+    held += [getattr(value, "__defaults__", None), getattr(value, "__kwdefaults__", None)]
+    line = value.__code__.co_firstlineno if hasattr(value, "__code__") else 0  # several may be called <lambda>
+    return ["function", str(module), value.__qualname__, line, [_value(one, seen, depth + 1) for one in held]]
 
 
 def _class(cls: type) -> str:

@@ -137,7 +137,7 @@ def in_training(module: Any) -> None:
 
 def test_what_decides_the_graph_decides_the_key(tmp_path: Path) -> None:
     checkpoint = read(tmp_path, 0)
-    other = read(tmp_path, 0, arch="squeezenet1_0")
+    other = read(tmp_path / "other", 0, arch="squeezenet1_0")
     keys = [program_key(other, build_module(other), max_batch=4)]
     keys += [program_key(checkpoint, build_module(checkpoint), max_batch=1)]
     changes = (same, other_pooling, strided, shared, with_constant, with_other_constant, in_training)
@@ -157,12 +157,26 @@ def test_the_values_of_weights_and_the_file_do_not(tmp_path: Path) -> None:
     assert len(keys) == 1
 
 
+class Own(torch.Tensor):
+    """A tensor with code of its own, as quantized ones are."""
+
+
 class Mine(nn.ReLU):
     """The user's own class, which might read anything."""
 
 
 def patched(module: Any) -> None:
     module.features[1].forward = lambda rows: rows
+
+
+def patched_class(module: Any) -> None:
+    kind = type(module.features[1])
+    module.features[1].__class__ = type(kind.__name__, (kind,), {"forward": lambda _, rows: rows})
+    type(module.features[1]).__module__ = kind.__module__
+
+
+def with_a_tensor_of_its_own_kind(module: Any) -> None:
+    module.features[0].weight = nn.Parameter(Own(module.features[0].weight.detach()), requires_grad=False)
 
 
 def hooked(module: Any) -> None:
@@ -185,7 +199,19 @@ def holding_a_partial(module: Any) -> None:
     module.features[1].scale = functools.partial(patched, module)
 
 
-@pytest.mark.parametrize("change", [patched, hooked, replaced, holding_a_function, holding_a_module, holding_a_partial])
+@pytest.mark.parametrize(
+    "change",
+    [
+        patched,
+        patched_class,
+        with_a_tensor_of_its_own_kind,
+        hooked,
+        replaced,
+        holding_a_function,
+        holding_a_module,
+        holding_a_partial,
+    ],
+)
 def test_code_of_others_has_no_key(change: Callable[[Any], None], tmp_path: Path) -> None:
     checkpoint = read(tmp_path, 0)
     module = build_module(checkpoint)
