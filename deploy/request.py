@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
-from deploy.convert.model import FORMATS, Format
+from deploy.convert.model import FORMATS, Device, Format
 from deploy.convert.run import Conversion
 from deploy.ensemble.image import ImagePlan
 from deploy.errors import ExitCode
 from deploy.evidence import BehaviourEvidence, Judgement, LatencyEvidence, ParityEvidence, ServedEvidence
+from deploy.gpu import GpuStack
 from deploy.repository.manifest import Manifest
 from deploy.repository.publish import PublishedVersion
 from deploy.serve.engines import Engine
@@ -42,7 +43,8 @@ class PackageRequest:
     """What the user asked for. `by_name`: the formats were named, so each must be built and pass.
 
     `ensemble` is what goes in round the version, `images` a folder of real ones for its proof; `exif_orientation` says
-    that training turned photographs as their EXIF says.
+    that training turned photographs as their EXIF says. `device` is where all is compiled, proven and measured; `gpu`
+    what is there of it, filled in before any work.
     """
 
     checkpoint: CheckpointRequest
@@ -68,6 +70,8 @@ class PackageRequest:
     keep_failed: Path | None = None
     resources: Resources = field(default_factory=Resources)
     command: tuple[str, ...] = ()
+    device: Device = "cpu"
+    gpu: GpuStack | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,13 +16,14 @@ from deploy.cache import Store
 from deploy.checkpoint.model import Checkpoint
 from deploy.checkpoint.program import check_batch
 from deploy.convert.contract import read_spec
+from deploy.convert.cuda import exact_float32, moved
 from deploy.convert.explain import explain_export_error, user_line
 from deploy.convert.fingerprint import program_key
 from deploy.convert.flatten import arguments_of, leaves, output_names, positional
 from deploy.convert.flex import count_flex_attention, plain_attention
 from deploy.convert.hollow import fill, holds_only, save_hollow
 from deploy.convert.kept_program import PROGRAM_FILE, keep_program, module_of, take_program
-from deploy.convert.model import Program
+from deploy.convert.model import Device, Program
 from deploy.errors import DeployError, UnfinishedError, UsageError
 from deploy.files import sha256_bytes
 from deploy.spec import BATCH, Dim, TensorSpec
@@ -39,12 +40,15 @@ _SEED = 0
 _made_here: dict[Path, ExportedProgram] = {}
 
 
-def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path, store: Store | None = None) -> Program:
+def export_program(
+    checkpoint: Checkpoint, *, max_batch: int, folder: Path, device: Device = "cpu", store: Store | None = None
+) -> Program:
     """The checkpoint's program, written below `folder`; its cost is left for the caller to fill in.
 
-    The batch is dynamic in 1..max_batch; with `max_batch=1` it is static and every shape begins with 1. The other
-    dynamic dims are those of the checkpoint. From `store` an export of before is taken, and kept there for the next.
-    Raises UsageError if the model's inputs or outputs cannot be served, UnfinishedError if it cannot be exported.
+    It is traced on `device`, where its weights then are. The batch is dynamic in 1..max_batch; with `max_batch=1` it is
+    static and every shape begins with 1. The other dynamic dims are those of the checkpoint. From `store` an export of
+    before is taken, and kept there for the next. Raises UsageError if the model's inputs or outputs cannot be served,
+    UnfinishedError if it cannot be exported.
     """
     from deploy.checkpoint.load import build_module
 
@@ -53,13 +57,14 @@ def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path, stor
     if checkpoint.how == "program":
         check_batch(checkpoint.options, max_batch)
     inputs, dims = program_inputs(checkpoint.inputs, max_batch=max_batch), program_dims(checkpoint, max_batch=max_batch)
-    module = build_module(checkpoint)
+    exact_float32(device)
+    module = build_module(checkpoint).to(device)
     key = program_key(checkpoint, module, max_batch=max_batch) if store else None
     if store and key and (kept := take_program(store, key, folder, module)):
-        return replace(kept, checkpoint=checkpoint)
+        return replace(kept, checkpoint=checkpoint, device=device)
     parameters = [tensor.name for tensor in inputs]
     arrange = arguments_of(module, parameters, checkpoint.absent)
-    example, outputs = _first_call(module, arrange, inputs, dims)
+    example, outputs = _first_call(module, arrange, inputs, dims, device=device)
     names, notes = output_names(outputs), _numbers(module, arrange, example, outputs=outputs, max_batch=max_batch)
     exported = _export(positional(module, parameters, checkpoint.absent), example, inputs=inputs, dims=dims)
     spec = read_spec(exported, inputs, names, dims=dims, checkpoint=checkpoint)
@@ -72,7 +77,7 @@ def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path, stor
     uses = count_flex_attention(exported)
     program = Program(
         path=path, spec=spec, digest=_digest(exported, saved), seconds=0.0, peak_memory=0, notes=notes,
-        flex_attention=uses, checkpoint=checkpoint if hollow else None,
+        flex_attention=uses, device=device, checkpoint=checkpoint if hollow else None,
     )  # fmt: skip
     # A number's note follows from values, and FlexAttention's operator from more than can be saved.
     if store and key and hollow and not notes and not uses:
@@ -156,19 +161,19 @@ def program_dims(checkpoint: Checkpoint, *, max_batch: int) -> tuple[Dim, ...]:
 
 
 def _first_call(
-    module: nn.Module, arrange: Arrange, inputs: Sequence[TensorSpec], dims: Sequence[Dim]
+    module: nn.Module, arrange: Arrange, inputs: Sequence[TensorSpec], dims: Sequence[Dim], *, device: Device
 ) -> tuple[tuple[Tensor, ...], Any]:
     """Inputs that the module takes, and what it returns for them.
 
     Where it fails at sizes between the bounds of the dynamic dims, the greatest are tried: then the export can say
     which sizes it takes.
     """
-    example = seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=dims)
+    example = moved(seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=dims), device)
     try:
         return example, _call(module, arrange, example)
     except UnfinishedError:
         greatest = tuple(dim.model_copy(update={"minimum": dim.maximum}) for dim in dims)
-        largest = seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=greatest)
+        largest = moved(seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=greatest), device)
         if [one.shape for one in largest] == [one.shape for one in example]:
             raise
         # Where the largest sizes fail too, the first error is the one to tell.

@@ -88,5 +88,5 @@ def module_of(program: Program) -> nn.Module:
     assert program.checkpoint is not None
     if program.path not in _built_here:
         _built_here.clear()
-        _built_here[program.path] = build_module(program.checkpoint)
+        _built_here[program.path] = build_module(program.checkpoint).to(program.device)
     return _built_here[program.path]

@@ -14,6 +14,8 @@ from deploy.spec import Spec
 Format = Literal["aoti", "onnx", "vllm"]
 # Beside them what a repository may hold: models of Triton's python backend, and ensembles of others.
 PublishedFormat = Literal["aoti", "onnx", "vllm", "python", "ensemble"]
+# Where a run works: what is exported, compiled, proven and measured is on it.
+Device = Literal["cpu", "cuda"]
 FORMATS: tuple[Format, ...] = ("aoti", "onnx")
 ARTIFACT_FILES: dict[Format, str] = {"aoti": "model.pt2", "onnx": "model.onnx", "vllm": "model.json"}
 
@@ -23,8 +25,9 @@ class Program:
     """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text.
 
     `notes` say what is served otherwise than the model has it. `flex_attention` counts the uses of that operator, which
-    is plain attention on disk: it cannot be saved. `checkpoint` is where its weights are, None where the file has them.
-    `reused` is the key of the export of before that it was taken from, None where it was exported now.
+    is plain attention on disk: it cannot be saved. `device` is where its weights lie and its artifacts will run.
+    `checkpoint` is where its weights come from, None where the file has them. `reused` is the key of the export of
+    before that it was taken from, None where it was exported now.
     """
 
     path: Path
@@ -34,6 +37,7 @@ class Program:
     peak_memory: int
     notes: tuple[str, ...] = ()
     flex_attention: int = 0
+    device: Device = "cpu"
     checkpoint: Checkpoint | None = None
     reused: str | None = None
 

@@ -26,7 +26,7 @@ from deploy.cache import Store, cache_folder
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.export import export_program
 from deploy.convert.job import CONVERTERS, ConversionJob, Converters
-from deploy.convert.model import FORMATS, Artifact, Format, Program
+from deploy.convert.model import FORMATS, Artifact, Device, Format, Program
 from deploy.errors import DeployError
 from deploy.processes import ChildFailed, Limits, Worker
 from deploy.progress import Progress
@@ -48,7 +48,7 @@ class ConversionPlan:
 
     `jobs` is how many children may work at once; None means as many as cores and free memory allow, at most two, and
     one where the weights are large. `store`: where what was made before for the same graph is taken from, and kept for
-    the next.
+    the next. `device`: where it is exported and compiled.
     """
 
     formats: tuple[Format, ...] = FORMATS
@@ -59,6 +59,7 @@ class ConversionPlan:
     timeout: float | None = None
     memory_limit: int | None = None
     store: Store | None = None
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +112,9 @@ def convert(
 
 def _write_job(checkpoint: Checkpoint, plan: ConversionPlan, format_: Format) -> ConversionJob:
     job = ConversionJob(
-        checkpoint=checkpoint, format=format_, target=plan.target, max_batch=plan.max_batch, folder=plan.folder
-    )
+        checkpoint=checkpoint, format=format_, target=plan.target, max_batch=plan.max_batch, folder=plan.folder,
+        device=plan.device,
+    )  # fmt: skip
     job.artifact_folder.mkdir(parents=True)
     job.write(_job_file(job))
     return job
@@ -149,7 +151,10 @@ def _worker(job: ConversionJob, plan: ConversionPlan) -> Worker:
 def _export(worker: Worker, job: ConversionJob, store: Store | None, progress: Progress) -> Program:
     with progress.stage("export"):
         try:
-            done = worker.run(export_program, job.checkpoint, max_batch=job.max_batch, folder=job.folder, store=store)
+            done = worker.run(
+                export_program, job.checkpoint, max_batch=job.max_batch, folder=job.folder, device=job.device,
+                store=store,
+            )  # fmt: skip
         except ChildFailed as error:
             fix = error.fix or f"see it happen alone: {_command(_keep(job))}"
             raise ChildFailed(error.found, expected=error.expected, fix=fix, tail=error.tail) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.flatten import flat_module
+from deploy.convert.model import Device
 
 _LARGE = 256_000_000  # bytes of a checkpoint; a smaller one is converted as a whole
 
@@ -20,10 +21,13 @@ class ExactModule:
     allow, it is converted as a whole after all.
     """
 
-    def __init__(self, checkpoint: Checkpoint, dtype: str, *, frugal_from: int = _LARGE) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: str, *, device: Device = "cpu", frugal_from: int = _LARGE
+    ) -> None:
         self._checkpoint = checkpoint
         self._dtype = dtype
-        self._frugal = checkpoint.size >= frugal_from
+        self._device = device
+        self._frugal = device == "cpu" and checkpoint.size >= frugal_from
         self._module = self._build()
 
     def __call__(self, *tensors: Any) -> Any:
@@ -39,7 +43,8 @@ class ExactModule:
         return self._module(*tensors)
 
     def _build(self) -> Any:
-        return flat_module(self._checkpoint, self._dtype, as_in_training=True, lazily=self._frugal)
+        module = flat_module(self._checkpoint, self._dtype, as_in_training=True, lazily=self._frugal)
+        return module if self._device == "cpu" else module.to(self._device)
 
 
 class Nudges:
@@ -94,6 +99,7 @@ def _nudged(tensor: Any, generator: Any, *, whole: bool, lazily: bool) -> Any:
         return tensor
     channels = 1 if whole else len(tensor)
     signs = 2 * torch.randint(0, 2, (channels, *[1] * (tensor.dim() - 1)), generator=generator) - 1
+    signs = signs.to(tensor.device)
     factors = (1 + 2 * torch.finfo(tensor.dtype).eps * signs).to(tensor.dtype)
     if lazily and is_worth_it(tensor):
         return Lazy(tensor, tensor.dtype, lambda own: own * factors)

@@ -13,7 +13,7 @@ import numpy as np
 from deploy.convert.export import load_program
 from deploy.convert.model import Program
 from deploy.evidence import FaultPlace
-from deploy.validate.tensors import relative_error
+from deploy.validate.tensors import relative_error, tensors_for
 
 # Far above what another order of summation does in float32, far below what a wrong operator does.
 _WRONG = 1e-4
@@ -27,10 +27,9 @@ def find_wrong_operator(
 ) -> FaultPlace:
     """The first operator after which the compiled program leaves the uncompiled one, as far as `seconds` allow."""
     deadline = time.monotonic() + seconds
-    import torch
 
     module = load_program(program).module()
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+    tensors = tensors_for(module, inputs)
     cuts = _cuts(module, tensors)
     whole = _error_after(module, cuts[-1], tensors, compile)
     if whole <= _WRONG:
@@ -84,7 +83,7 @@ def _error_after(module: Any, cut: str, tensors: Sequence[Any], compile: Compile
         wanted = prefix(*tensors)
         found = compile(torch.export.export(prefix, tuple(tensors)))(*tensors)
     found = found[0] if isinstance(found, list | tuple) else found
-    return relative_error(wanted.numpy(), found.numpy())
+    return relative_error(wanted.cpu().numpy(), found.cpu().numpy())
 
 
 def _prefix(module: Any, cut: str) -> Any:
