@@ -241,6 +241,8 @@ class _Run:
             device=self.request.device,
         )
         conversion = convert(self.inputs.checkpoint, plan, self.progress)
+        if conversion.program.reused:
+            self.progress.note("the program was exported before, for modules like these")
         for name, artifact in conversion.artifacts.items():
             if artifact.reused:
                 self.progress.note(f"{name}: compiled before for the same graph, with the weights of this checkpoint")
@@ -254,12 +256,11 @@ class _Run:
         return conversion
 
     def suspects(self, conversion: Conversion, proof: Proof) -> tuple[str, ...]:
-        """The keys of work from the cache that failed its proof here."""
-        return tuple(
-            artifact.reused
-            for name, artifact in conversion.artifacts.items()
-            if artifact.reused and not proof.evidence[name].judgement.passed
-        )
+        """The keys of work from the cache that failed its proof here: of code, of an export and what came of it."""
+        failed = [one for name, one in conversion.artifacts.items() if not proof.evidence[name].judgement.passed]
+        program = conversion.program.reused if failed else None
+        keys = (program, *(one.reused or (one.kept if program else None) for one in failed))
+        return tuple(key for key in keys if key)
 
     def convert_again(self, suspects: Sequence[str]) -> Conversion:
         """Step 3 without the cache, which loses those entries."""
@@ -275,7 +276,7 @@ class _Run:
             logs=self.work.work / "logs",
             threads=self.request.resources.threads,
             target=self.request.target,
-            program=conversion.program.path,
+            program=conversion.program,
             limits=self.limits,
             allow_constant_output=self.request.allow_constant_output,
             device=self.request.device,

@@ -12,7 +12,6 @@ import click
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.cli.llm import llm_options
 from deploy.cli.options import checkpoint_options, config_option
-from deploy.cli.packaged import show_plan, show_result
 from deploy.cli.types import Written
 from deploy.convert.model import FORMATS, Format
 from deploy.errors import UsageError
@@ -139,6 +138,7 @@ def command(ctx: click.Context, /, *, request: CheckpointRequest, as_json: bool,
     It is exported once, compiled to AOTInductor and ONNX, proven against float64, measured, served by a real
     tritonserver, and only then published.
     """
+    from deploy.cli.packaged import show_plan, show_result
     from deploy.package import package, plan_package
     from deploy.report.stages import Stages
 
