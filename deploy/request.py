@@ -8,17 +8,27 @@ from pathlib import Path
 from typing import Literal
 
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
-from deploy.convert.model import FORMATS, Format
+from deploy.convert.model import FORMATS, Format, Precision
 from deploy.convert.run import Conversion
 from deploy.ensemble.image import ImagePlan
 from deploy.errors import ExitCode
-from deploy.evidence import BehaviourEvidence, Judgement, LatencyEvidence, ParityEvidence, ServedEvidence
+from deploy.evidence import (
+    BehaviourEvidence,
+    Judgement,
+    LatencyEvidence,
+    ParityEvidence,
+    PrecisionEvidence,
+    ServedEvidence,
+)
 from deploy.repository.manifest import Manifest
 from deploy.repository.publish import PublishedVersion
 from deploy.serve.engines import Engine
 from deploy.targets import Target
 from deploy.validate.machine import default_threads
+from deploy.validate.metric import Metric
 from deploy.validate.samples import Samples
+
+AskedPrecision = Precision | Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +52,8 @@ class PackageRequest:
     """What the user asked for. `by_name`: the formats were named, so each must be built and pass.
 
     `ensemble` is what goes in round the version, `images` a folder of real ones for its proof; `exif_orientation` says
-    that training turned photographs as their EXIF says.
+    that training turned photographs as their EXIF says. `precision` is what artifacts compute in, `auto` the fastest
+    that passes; `calibration` holds rows for int8's static scales, `max_drop` is in percentage points of the `metric`.
     """
 
     checkpoint: CheckpointRequest
@@ -66,6 +77,10 @@ class PackageRequest:
     allow_constant_output: bool = False
     accept_parity_failure: bool = False
     keep_failed: Path | None = None
+    precision: AskedPrecision = "fp32"
+    calibration: Path | None = None
+    metric: Metric | None = None
+    max_drop: float | None = None
     resources: Resources = field(default_factory=Resources)
     command: tuple[str, ...] = ()
 
@@ -105,6 +120,7 @@ class PackageResult:
     behaviour: BehaviourEvidence
     latency: LatencyEvidence | None
     outcome: Outcome
+    precision: PrecisionEvidence | None = None
 
     @property
     def exit_code(self) -> ExitCode:

@@ -17,7 +17,9 @@ from deploy.convert.contract import read_spec
 from deploy.convert.explain import explain_export_error, user_line
 from deploy.convert.flatten import arguments_of, leaves, output_names, positional
 from deploy.convert.flex import count_flex_attention, plain_attention
-from deploy.convert.model import Program
+from deploy.convert.model import Precision, Program
+from deploy.convert.precision import HALVES, with_edges
+from deploy.convert.torchao_int8 import quantize_linear
 from deploy.errors import DeployError, UnfinishedError, UsageError
 from deploy.files import sha256_bytes
 from deploy.spec import BATCH, Dim, TensorSpec
@@ -35,12 +37,12 @@ _SEED = 0
 _made_here: dict[Path, ExportedProgram] = {}
 
 
-def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path) -> Program:
+def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path, precision: Precision = "fp32") -> Program:
     """The checkpoint's program, written to `folder/program.pt2`; its cost is left for the caller to fill in.
 
     The batch is dynamic in 1..max_batch; with `max_batch=1` it is static and every shape begins with 1. The other
-    dynamic dims are those of the checkpoint. Raises UsageError if the model's inputs or outputs cannot be served,
-    UnfinishedError if it cannot be exported.
+    dynamic dims are those of the checkpoint. In another precision than fp32 the weights are converted first. Raises
+    UsageError if the model's inputs or outputs cannot be served, UnfinishedError if it cannot be exported.
     """
     import torch
 
@@ -51,12 +53,14 @@ def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path) -> P
     if checkpoint.how == "program":
         check_batch(checkpoint.options, max_batch)
     inputs, dims = program_inputs(checkpoint.inputs, max_batch=max_batch), program_dims(checkpoint, max_batch=max_batch)
-    module = build_module(checkpoint)
+    module = build_module(checkpoint, HALVES.get(precision))
+    scheme = quantize_linear(module) if precision == "int8" else ""
     parameters = [tensor.name for tensor in inputs]
     arrange = arguments_of(module, parameters, checkpoint.absent)
     example, outputs = _first_call(module, arrange, inputs, dims)
     names, notes = output_names(outputs), _numbers(module, arrange, example, outputs=outputs, max_batch=max_batch)
-    exported = _export(positional(module, parameters, checkpoint.absent), example, inputs=inputs, dims=dims)
+    flat = with_edges(positional(module, parameters, checkpoint.absent), checkpoint, precision)
+    exported = _export(flat, example, inputs=inputs, dims=dims)
     spec = read_spec(exported, inputs, names, dims=dims, checkpoint=checkpoint)
     path = folder / PROGRAM_FILE
     saved = plain_attention(exported)
@@ -66,7 +70,7 @@ def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path) -> P
     uses = count_flex_attention(exported)
     return Program(
         path=path, spec=spec, digest=_digest(exported, saved), seconds=0.0, peak_memory=0, notes=notes,
-        flex_attention=uses,
+        flex_attention=uses, precision=precision, scheme=scheme,
     )  # fmt: skip
 
 

@@ -14,6 +14,9 @@ Format = Literal["aoti", "onnx", "vllm"]
 # Beside them what a repository may hold: models of Triton's python backend, and ensembles of others.
 PublishedFormat = Literal["aoti", "onnx", "vllm", "python", "ensemble"]
 FORMATS: tuple[Format, ...] = ("aoti", "onnx")
+# What a program computes in; fp32 is whatever the checkpoint itself has.
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16", "int8")
 ARTIFACT_FILES: dict[Format, str] = {"aoti": "model.pt2", "onnx": "model.onnx", "vllm": "model.json"}
 
 
@@ -22,7 +25,7 @@ class Program:
     """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text.
 
     `notes` say what is served otherwise than the model has it. `flex_attention` counts the uses of that operator, which
-    is plain attention on disk: it cannot be saved.
+    is plain attention on disk: it cannot be saved. `precision` is what it computes in, `scheme` how it came to int8.
     """
 
     path: Path
@@ -32,6 +35,8 @@ class Program:
     peak_memory: int
     notes: tuple[str, ...] = ()
     flex_attention: int = 0
+    precision: Precision = "fp32"
+    scheme: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

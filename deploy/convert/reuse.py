@@ -76,6 +76,7 @@ def work_key(
 
     facts = {
         "graph": program.digest,
+        "precision": program.precision,
         "spec": program.spec.model_dump(mode="json"),
         "weights": list(_layout(weights)),
         "fixed": {name: _digest(tensor) for name, tensor in sorted(weights.fixed.items())},

@@ -13,6 +13,7 @@ import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.archive import load_archive
+from deploy.convert.model import Precision
 from deploy.errors import UnfinishedError
 from deploy.processes import own_peak_memory
 from deploy.spec import wire_input, wire_output
@@ -59,18 +60,24 @@ class _Timed:
 class EagerModel(_Timed):
     """The checkpoint's module, called eagerly, behind training's own transforms where preprocessing is fused.
 
-    With `dtype="float64"` it is the reference; inputs are upcast to it.
+    With `dtype="float64"` it is the reference; inputs are upcast to it. In a half `precision` its edges are cast.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, dtype: str | None = None, threads: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, dtype: str | None = None, threads: int, precision: Precision = "fp32"
+    ) -> None:
         import torch
 
         from deploy.convert.flatten import flat_module
+        from deploy.convert.precision import HALVES, half_module
 
         started = time.perf_counter()
         torch.set_num_threads(threads)
         self._dtype = getattr(torch, dtype) if dtype else None
-        self._module = flat_module(checkpoint, dtype, as_in_training=True)
+        if precision in HALVES:
+            self._module = half_module(checkpoint, precision, as_in_training=True)
+        else:
+            self._module = flat_module(checkpoint, dtype, as_in_training=True)
         self.load_seconds = time.perf_counter() - started
 
     def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
@@ -131,6 +138,33 @@ class AotiModel(_Timed):
         def call() -> Any:
             with torch.inference_mode():
                 return self._archive(tensors)
+
+        return call
+
+
+class ProgramModel(_Timed):
+    """An exported program on disk, run as it is: what every artifact is compiled from."""
+
+    def __init__(self, path: Path, *, threads: int) -> None:
+        import torch
+
+        started = time.perf_counter()
+        torch.set_num_threads(threads)
+        self._module = torch.export.load(path).module()
+        self.load_seconds = time.perf_counter() - started
+
+    def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
+        """The outputs for one batch."""
+        return [tensor.cpu().numpy() for tensor in self._bind(inputs)()]
+
+    def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
+        import torch
+
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+
+        def call() -> Any:
+            with torch.inference_mode():
+                return self._module(*tensors)
 
         return call
 
