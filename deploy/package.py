@@ -3,7 +3,7 @@
 Owns the order of the steps and what each outcome means; every step's work lives in its own room. Called by the
 command `package`. This process never imports torch: what needs it runs in children.
 
-    1. Find what this machine lacks, before any work: an engine, a compiler.
+    1. Find what this machine lacks, before any work: a GPU where one was asked for, an engine, a compiler.
     2. Read the checkpoint, the labels and the samples; look up what the name is bound to.
     3. Convert: one program, then each format in a child of its own; compiled code of before takes the new weights.
     4. Prove each artifact against the float64 reference, and eager against what training computed. One that fails and
@@ -28,10 +28,10 @@ from deploy.checkpoint.load import read_checkpoint
 from deploy.checkpoint.model import Checkpoint
 from deploy.choose import Choice, Rules, choose
 from deploy.convert.aoti import require_compiler
-from deploy.convert.building import aoti_obstacle
 from deploy.convert.export import program_dims, program_inputs
 from deploy.convert.model import Artifact, Format, Precision, Program
 from deploy.convert.run import Conversion, ConversionPlan, convert
+from deploy.device import obstacles, place
 from deploy.ensemble.image import (
     ImagePlan,
     StagedEnsemble,
@@ -42,6 +42,7 @@ from deploy.ensemble.image import (
 )
 from deploy.errors import UnfinishedError, UsageError
 from deploy.evidence import Judgement, LatencyEvidence, Verdict
+from deploy.gpu import LocalGpu
 from deploy.precisions import (
     Attempt,
     Taken,
@@ -71,6 +72,8 @@ from deploy.validate.run import Plan, Proof
 from deploy.validate.samples import load_samples
 from deploy.versions import StagedVersion, VersionPlan, publish_staged, staged_version
 
+_SPELLED: dict[Format, str] = {"aoti": "AOTInductor", "onnx": "ONNX"}
+
 
 def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: Step = lambda _: None) -> PackageResult:
     """Package a checkpoint, and say what came of it; nothing is published unless every check passed.
@@ -79,7 +82,8 @@ def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: 
     exit codes have it.
     """
     check_precision(request)
-    engine = _check_machine(request)  # 1
+    request = place(request)  # 1
+    engine = _check_machine(request)
     inputs = read_inputs(request, progress)  # 2
     with open_stage(request.repository, inputs.name, keep_failed=request.keep_failed, on_step=on_step) as work:
         run = _Run(request=request, inputs=inputs, work=work, progress=progress)
@@ -111,6 +115,7 @@ def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: 
 def plan_package(request: PackageRequest, *, progress: Progress = Silent()) -> PackagePlan:
     """What `package` would do: the same checks and the same reading of the input, and nothing written."""
     check_precision(request)
+    request = place(request)
     engine = _check_machine(request)
     inputs = read_inputs(request, progress)
     names = {name: _model_name(request, inputs, name) for name in _formats(request)}
@@ -132,9 +137,9 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
     classes = check_labels(labels, checkpoint)
     samples = load_samples(request.samples, checkpoint.inputs, checkpoint.dims) if request.samples else None
     check_rows(request, checkpoint, samples)
-    for left in _left_out(request).values():
-        progress.note(f"NO AOTInductor artifact, {', '.join(_formats(request))} only: {left}")
-    if request.target.device != "cpu":
+    for lost, left in _left_out(request).items():
+        progress.note(f"NO {_SPELLED[lost]} artifact, {', '.join(_formats(request))} only: {left}")
+    if request.target.device != request.device:
         progress.note(
             f"target {request.target.name} runs on {request.target.device}: proven on CPU, latency not measured"
         )
@@ -165,9 +170,9 @@ def _plan_ensemble(request: PackageRequest, checkpoint: Checkpoint, name: str) -
 def _check_machine(request: PackageRequest) -> Engine | None:
     """The engine to serve with, None without a served check. Raises MissingError before any work is done."""
     prepare("deploy.convert.preload")
-    obstacle = aoti_obstacle(request.target) if "aoti" in request.formats else None
-    if obstacle is not None and (request.by_name or not _formats(request)):
-        raise obstacle
+    blocked = obstacles(request)
+    if blocked and (request.by_name or not _formats(request)):
+        raise next(iter(blocked.values()))
     if "aoti" in _formats(request):
         require_compiler()
     engine = find_engine() if request.serve_check else None
@@ -183,10 +188,7 @@ def _formats(request: PackageRequest) -> tuple[Format, ...]:
 
 def _left_out(request: PackageRequest) -> dict[Format, str]:
     """Why a format is not built that is one of the default ones."""
-    if request.by_name or "aoti" not in request.formats:
-        return {}
-    obstacle = aoti_obstacle(request.target)
-    return {} if obstacle is None else {"aoti": obstacle.found}
+    return {} if request.by_name else {name: error.found for name, error in obstacles(request).items()}
 
 
 def _check_bound(request: PackageRequest, inputs: Inputs) -> None:
@@ -240,6 +242,10 @@ class _Run:
         resources = self.request.resources
         return Limits(seconds=resources.seconds, memory=resources.memory)
 
+    @property
+    def _gpu(self) -> LocalGpu | None:
+        return self.request.gpu.gpu if self.request.gpu else None
+
     def convert(
         self, *, again: bool = False, precision: Precision | None = None, program: Program | None = None
     ) -> Conversion:
@@ -259,6 +265,7 @@ class _Run:
             memory_limit=resources.memory,
             lowering=lowering(self.request, precision, self.inputs, folder=self.work.work),
             program=program,
+            device=self.request.device,
         )
         conversion = convert(self.inputs.checkpoint, plan, self.progress)
         for name, artifact in conversion.artifacts.items():
@@ -298,6 +305,7 @@ class _Run:
             program=conversion.program.path,
             limits=self.limits,
             allow_constant_output=self.request.allow_constant_output,
+            device=self.request.device,
         )
         artifacts = tuple(conversion.artifacts.values())
         asked = demand(self.request, precision, self.inputs.samples)
@@ -333,6 +341,8 @@ class _Run:
         plan = LatencyPlan(
             max_batch=self.request.max_batch,
             threads=self.request.resources.threads,
+            device=self.request.device,
+            gpu=str(self._gpu or ""),
             target_device=self.request.target.device,
             slo_p99_ms=self.request.slo_p99_ms,
             incumbent=bound.format if bound else None,
@@ -345,6 +355,7 @@ class _Run:
             threads=plan.threads,
             logs=self.work.work / "logs",
             limits=self.limits,
+            device=self.request.device,
         )
         with (
             self.progress.stage("measure latency"),
@@ -386,6 +397,7 @@ class _Run:
             engine=engine,
             slo_p99_ms=self.request.slo_p99_ms,
             publish=PublishOptions(promote=self.request.promote, new_contract=self.request.new_contract),
+            gpu=self._gpu,
         )
 
     def publish(self, choice: Choice, conversion: Conversion, plan: VersionPlan) -> Outcome:

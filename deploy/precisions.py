@@ -220,6 +220,7 @@ def _race(
         max_batch=request.max_batch,
         sizes=(1,),
         threads=request.resources.threads,
+        device=request.device,
         target_device=request.target.device,
         incumbent=field[0].precision if field else None,
         seconds_per_cell=request.resources.seconds_per_cell,
@@ -233,9 +234,16 @@ def _race(
         threads=plan.threads,
         logs=logs,
         limits=Limits(seconds=request.resources.seconds, memory=request.resources.memory),
+        device=request.device,
     )
     entrants = [
-        artifact_entrant(one.precision, one.conversion.artifacts[format_].path, format=format_, threads=plan.threads)
+        artifact_entrant(
+            one.precision,
+            one.conversion.artifacts[format_].path,
+            format=format_,
+            threads=plan.threads,
+            device=request.device,
+        )
         for one in field
     ]
     everyone: list[Entrant] = [entrants[0], entrants[0].control(), *entrants[1:]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
-from deploy.convert.model import FORMATS, Format, Precision
+from deploy.convert.model import FORMATS, Device, Format, Precision
 from deploy.convert.run import Conversion
 from deploy.ensemble.image import ImagePlan
 from deploy.errors import ExitCode
@@ -20,6 +20,7 @@ from deploy.evidence import (
     PrecisionEvidence,
     ServedEvidence,
 )
+from deploy.gpu import GpuStack
 from deploy.repository.manifest import Manifest
 from deploy.repository.publish import PublishedVersion
 from deploy.serve.engines import Engine
@@ -54,6 +55,7 @@ class PackageRequest:
     `ensemble` is what goes in round the version, `images` a folder of real ones for its proof; `exif_orientation` says
     that training turned photographs as their EXIF says. `precision` is what artifacts compute in, `auto` the fastest
     that passes; `calibration` holds rows for int8's static scales, `max_drop` is in percentage points of the `metric`.
+    `device` is where all is compiled, proven and measured; `gpu` what is there of it, filled in before any work.
     """
 
     checkpoint: CheckpointRequest
@@ -83,6 +85,8 @@ class PackageRequest:
     max_drop: float | None = None
     resources: Resources = field(default_factory=Resources)
     command: tuple[str, ...] = ()
+    device: Device = "cpu"
+    gpu: GpuStack | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -171,6 +171,6 @@ def test_a_whole_deploy_toml_is_an_environment(tmp_path: Path) -> None:
 
 
 def test_a_file_chooses_the_precision(tmp_path: Path) -> None:
-    text = '[package]\nprecision = "int8"\nmax-drop = 1.5\nmetric = "accuracy"\n'
+    text = '[package]\nprecision = "int8"\nmax_drop = 1.5\nmetric = "accuracy"\n'
     given = parsed(tmp_path, "package", "model.pt", text=text).params
     assert (given["precision"], given["max_drop"], given["metric"]) == ("int8", 1.5, "accuracy")

@@ -16,7 +16,7 @@ from deploy.cli.packaged import show_plan, show_result
 from deploy.cli.types import Written
 from deploy.convert.model import FORMATS, Format
 from deploy.errors import UsageError
-from deploy.targets import LOCAL_CPU, find_target
+from deploy.targets import LOCAL_CPU, LOCAL_CUDA, find_target
 
 if TYPE_CHECKING:
     from deploy.request import PackageRequest
@@ -79,7 +79,16 @@ class _Formats(Written):
     "--exif-orientation/--no-exif-orientation",
     help="With --ensemble image: training turned photographs as their EXIF says; torchvision's loaders do not.",
 )
-@click.option("--target", default=LOCAL_CPU, show_default=True, help="Where it will run: a Triton release and device.")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where it is exported, compiled, proven and measured; cuda: this machine's GPU.",
+)
+@click.option(
+    "--target", help=f"Where it will run: a Triton release and device.  [default: {LOCAL_CPU}; on cuda {LOCAL_CUDA}]"
+)
 @click.option(
     "--cpu-isa", type=click.Choice(["avx2", "native"]), default="avx2", show_default=True, help="What AOTI may use."
 )
@@ -174,9 +183,10 @@ def _request(ctx: click.Context, checkpoint: CheckpointRequest, given: dict[str,
     from deploy.request import PackageRequest, Resources
 
     formats, isa, memory = given.pop("formats"), given.pop("cpu_isa"), given.pop("memory_limit")
+    target = given.pop("target") or (LOCAL_CUDA if given["device"] == "cuda" else LOCAL_CPU)
     return PackageRequest(
         checkpoint=checkpoint,
-        target=find_target(given.pop("target")).with_isa(isa),
+        target=find_target(target).with_isa(isa),
         formats=formats or FORMATS,
         by_name=formats is not None,
         accept_parity_failure=given.pop("unsafe_accept_parity_failure"),

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from deploy.checkpoint.model import Checkpoint
 from deploy.checkpoint.program import check_batch
 from deploy.convert.contract import read_spec
+from deploy.convert.cuda import exact_float32, moved
 from deploy.convert.explain import explain_export_error, user_line
 from deploy.convert.flatten import arguments_of, leaves, output_names, positional
 from deploy.convert.flex import count_flex_attention, plain_attention
-from deploy.convert.model import Precision, Program
+from deploy.convert.model import Device, Precision, Program
 from deploy.convert.precision import HALVES, with_edges
 from deploy.convert.torchao_int8 import quantize_linear
 from deploy.errors import DeployError, UnfinishedError, UsageError
@@ -37,12 +38,15 @@ _SEED = 0
 _made_here: dict[Path, ExportedProgram] = {}
 
 
-def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path, precision: Precision = "fp32") -> Program:
+def export_program(
+    checkpoint: Checkpoint, *, max_batch: int, folder: Path, device: Device = "cpu", precision: Precision = "fp32"
+) -> Program:
     """The checkpoint's program, written to `folder/program.pt2`; its cost is left for the caller to fill in.
 
-    The batch is dynamic in 1..max_batch; with `max_batch=1` it is static and every shape begins with 1. The other
-    dynamic dims are those of the checkpoint. In another precision than fp32 the weights are converted first. Raises
-    UsageError if the model's inputs or outputs cannot be served, UnfinishedError if it cannot be exported.
+    It is traced on `device`, where its weights then are. The batch is dynamic in 1..max_batch; with `max_batch=1` it is
+    static and every shape begins with 1. The other dynamic dims are those of the checkpoint. In another precision than
+    fp32 the weights are converted first. Raises UsageError if the model's inputs or outputs cannot be served,
+    UnfinishedError if it cannot be exported.
     """
     import torch
 
@@ -53,11 +57,12 @@ def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path, prec
     if checkpoint.how == "program":
         check_batch(checkpoint.options, max_batch)
     inputs, dims = program_inputs(checkpoint.inputs, max_batch=max_batch), program_dims(checkpoint, max_batch=max_batch)
-    module = build_module(checkpoint, HALVES.get(precision))
+    exact_float32(device)
+    module = build_module(checkpoint, HALVES.get(precision)).to(device)
     scheme = quantize_linear(module) if precision == "int8" else ""
     parameters = [tensor.name for tensor in inputs]
     arrange = arguments_of(module, parameters, checkpoint.absent)
-    example, outputs = _first_call(module, arrange, inputs, dims)
+    example, outputs = _first_call(module, arrange, inputs, dims, device=device)
     names, notes = output_names(outputs), _numbers(module, arrange, example, outputs=outputs, max_batch=max_batch)
     flat = with_edges(positional(module, parameters, checkpoint.absent), checkpoint, precision)
     exported = _export(flat, example, inputs=inputs, dims=dims)
@@ -70,7 +75,7 @@ def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path, prec
     uses = count_flex_attention(exported)
     return Program(
         path=path, spec=spec, digest=_digest(exported, saved), seconds=0.0, peak_memory=0, notes=notes,
-        flex_attention=uses, precision=precision, scheme=scheme,
+        flex_attention=uses, device=device, precision=precision, scheme=scheme,
     )  # fmt: skip
 
 
@@ -137,19 +142,19 @@ def program_dims(checkpoint: Checkpoint, *, max_batch: int) -> tuple[Dim, ...]:
 
 
 def _first_call(
-    module: nn.Module, arrange: Arrange, inputs: Sequence[TensorSpec], dims: Sequence[Dim]
+    module: nn.Module, arrange: Arrange, inputs: Sequence[TensorSpec], dims: Sequence[Dim], *, device: Device
 ) -> tuple[tuple[Tensor, ...], Any]:
     """Inputs that the module takes, and what it returns for them.
 
     Where it fails at sizes between the bounds of the dynamic dims, the greatest are tried: then the export can say
     which sizes it takes.
     """
-    example = seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=dims)
+    example = moved(seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=dims), device)
     try:
         return example, _call(module, arrange, example)
     except UnfinishedError:
         greatest = tuple(dim.model_copy(update={"minimum": dim.maximum}) for dim in dims)
-        largest = seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=greatest)
+        largest = moved(seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=greatest), device)
         if [one.shape for one in largest] == [one.shape for one in example]:
             raise
         # Where the largest sizes fail too, the first error is the one to tell.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from deploy.convert.model import Program
+from deploy.convert.model import Device, Program
 from deploy.errors import UnfinishedError
 
 if TYPE_CHECKING:
@@ -58,12 +58,16 @@ def plain_attention(exported: ExportedProgram) -> ExportedProgram:
     return plain
 
 
-def for_a_kernel(exported: ExportedProgram) -> ExportedProgram:
+def for_a_kernel(exported: ExportedProgram, device: Device = "cpu") -> ExportedProgram:
     """The program as AOTInductor's kernels can read it: query, key and value each in contiguous memory of their own.
 
-    torch's CPU kernel takes their sizes from whatever buffer lies beneath, which for a view is another one.
+    torch's CPU kernel takes their sizes from whatever buffer lies beneath, which for a view is another one. That for
+    GPUs reads strides, and gets the very same program.
     """
     import torch
+
+    if device == "cuda":
+        return exported
 
     ready = _functional(exported)
     for node in _uses(ready):
@@ -222,7 +226,7 @@ def _keeps_all(mask: GraphModule) -> bool:
 def _outputs(scores: Tensor, values: Tensor, wanted: Sequence[Any]) -> list[Tensor]:
     """Of the attention (0) and the sums' logarithms to base 2 (1) those that are wanted.
 
-    The third output, the largest scores, cannot be asked for on CPU, where every program is made.
+    The third output, the largest score to base 2, can be asked for on a GPU only.
 
     A query that may look at no key attends to nothing: its row is 0, where a plain softmax has none.
     """
@@ -232,6 +236,7 @@ def _outputs(scores: Tensor, values: Tensor, wanted: Sequence[Any]) -> list[Tens
     given = {
         0: lambda: torch.softmax(scores, dim=-1).masked_fill(nothing, 0.0).to(values.dtype) @ values,
         1: lambda: scores.logsumexp(dim=-1).masked_fill(nothing.squeeze(-1), -math.inf) / math.log(2),
+        2: lambda: scores.amax(dim=-1) / math.log(2),
     }
     return [given[index]() for index in wanted]
 

@@ -12,7 +12,7 @@ from deploy.cache import Store
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.aoti import compile_aoti
 from deploy.convert.lower import Subject, lowered_converters
-from deploy.convert.model import Artifact, Format, Program
+from deploy.convert.model import Artifact, Device, Format, Program
 from deploy.convert.onnx import export_onnx
 from deploy.convert.precision import Lowering
 from deploy.records import Record
@@ -50,6 +50,7 @@ class ConversionJob(Record):
     max_batch: int
     folder: Path
     lowering: Lowering = Lowering()
+    device: Device = "cpu"
 
     @property
     def artifact_folder(self) -> Path:

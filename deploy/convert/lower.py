@@ -59,7 +59,7 @@ def _to_onnx(
     with tempfile.TemporaryDirectory(prefix="program-", dir=folder) as work:
         lowered, _ = _program(subject, program, Path(work))
         made = export_onnx(lowered, target=target, folder=folder, store=store)
-    if target.device == "cpu":
+    if program.device == "cpu":  # where it is proven, wherever it will run
         _check_kernels(made.path, subject.lowering.precision)
     return made
 
@@ -67,7 +67,9 @@ def _to_onnx(
 def _program(subject: Subject, program: Program, folder: Path) -> tuple[Program, dict[str, str]]:
     """The program in the precision asked for, with the same contract, and what there is to say of it."""
     precision = subject.lowering.precision
-    lowered = export_program(subject.checkpoint, max_batch=subject.max_batch, folder=folder, precision=precision)
+    lowered = export_program(
+        subject.checkpoint, max_batch=subject.max_batch, folder=folder, device=program.device, precision=precision
+    )
     if lowered.spec != program.spec:
         raise UnfinishedError(
             f"in {precision} the program has the outputs {lowered.spec.outputs} instead of {program.spec.outputs}",

@@ -13,6 +13,8 @@ from deploy.spec import Spec
 Format = Literal["aoti", "onnx", "vllm"]
 # Beside them what a repository may hold: models of Triton's python backend, and ensembles of others.
 PublishedFormat = Literal["aoti", "onnx", "vllm", "python", "ensemble"]
+# Where a run works: what is exported, compiled, proven and measured is on it.
+Device = Literal["cpu", "cuda"]
 FORMATS: tuple[Format, ...] = ("aoti", "onnx")
 # What a program computes in; fp32 is whatever the checkpoint itself has.
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
@@ -25,7 +27,8 @@ class Program:
     """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text.
 
     `notes` say what is served otherwise than the model has it. `flex_attention` counts the uses of that operator, which
-    is plain attention on disk: it cannot be saved. `precision` is what it computes in, `scheme` how it came to int8.
+    is plain attention on disk: it cannot be saved. `device` is where its weights lie and its artifacts will run;
+    `precision` is what it computes in, `scheme` how it came to int8.
     """
 
     path: Path
@@ -37,6 +40,7 @@ class Program:
     flex_attention: int = 0
     precision: Precision = "fp32"
     scheme: str = ""
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.cache import Store
+from deploy.convert.cuda import device_details
 from deploy.convert.export import load_program
 from deploy.convert.flex import DECOMPOSED, attention_detail, plain_attention
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
@@ -48,7 +49,7 @@ def export_onnx(
         if store and not reused and write_graph(model, weights, into=entry):
             store.keep(key, entry, about=f"ONNX graph of {len(weights.used)} weights for {target.name}")
     files = write_model(model, folder / ARTIFACT_FILES["onnx"], inline_limit=inline_limit)
-    details = _details(model) | attention_detail(program, DECOMPOSED)
+    details = _details(model) | attention_detail(program, DECOMPOSED) | device_details(program.device)
     return Artifact(
         format="onnx", folder=folder, files=files, seconds=0.0, peak_memory=0, details=details,
         reused=key if reused else None,

@@ -92,10 +92,10 @@ def work_key(
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
-    """All bytes of the memory that a CPU tensor is a view of, without a copy."""
+    """All bytes of the memory that a tensor is a view of: without a copy on the CPU, copied from a GPU."""
     import torch
 
-    storage = tensor.untyped_storage()
+    storage = tensor.untyped_storage().cpu()
     flat = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (storage.nbytes(),), (1,))
     return flat.numpy().data
 

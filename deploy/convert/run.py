@@ -26,7 +26,7 @@ from deploy.cache import Store, cache_folder
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.export import export_program
 from deploy.convert.job import ConversionJob, Converters, converters_for
-from deploy.convert.model import FORMATS, Artifact, Format, Program
+from deploy.convert.model import FORMATS, Artifact, Device, Format, Program
 from deploy.convert.precision import Lowering
 from deploy.errors import DeployError
 from deploy.processes import ChildFailed, Limits, Worker
@@ -47,8 +47,9 @@ class ConversionPlan:
     """What to convert to, and how. `timeout` is seconds per child and step, `memory_limit` bytes per child (PSS).
 
     `jobs` is how many children may work at once; None means as many as cores and free memory allow, at most two.
-    `store`: where what was compiled before for the same graph is taken from, and kept for the next. `lowering` is the
-    precision of the artifacts; `program`, always in fp32, the one that an earlier conversion of this run exported.
+    `store`: where what was compiled before for the same graph is taken from, and kept for the next. `device`: where it
+    is exported and compiled. `lowering` is the precision of the artifacts; `program`, always in fp32, the one that an
+    earlier conversion of this run exported.
     """
 
     formats: tuple[Format, ...] = FORMATS
@@ -61,6 +62,7 @@ class ConversionPlan:
     store: Store | None = None
     lowering: Lowering = field(default_factory=Lowering)
     program: Program | None = None
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,7 @@ def convert(
 def _write_job(checkpoint: Checkpoint, plan: ConversionPlan, format_: Format) -> ConversionJob:
     job = ConversionJob(
         checkpoint=checkpoint, format=format_, target=plan.target, max_batch=plan.max_batch, folder=plan.folder,
-        lowering=plan.lowering,
+        device=plan.device, lowering=plan.lowering,
     )  # fmt: skip
     job.artifact_folder.mkdir(parents=True)
     job.write(_job_file(job))
@@ -154,7 +156,9 @@ def _worker(job: ConversionJob, plan: ConversionPlan) -> Worker:
 def _export(worker: Worker, job: ConversionJob, progress: Progress) -> Program:
     with progress.stage("export"):
         try:
-            done = worker.run(export_program, job.checkpoint, max_batch=job.max_batch, folder=job.folder)
+            done = worker.run(
+                export_program, job.checkpoint, max_batch=job.max_batch, folder=job.folder, device=job.device
+            )
         except ChildFailed as error:
             fix = error.fix or f"see it happen alone: {_command(_keep(job))}"
             raise ChildFailed(error.found, expected=error.expected, fix=fix, tail=error.tail) from error

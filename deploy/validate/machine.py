@@ -6,9 +6,13 @@ Owns reading /proc, /sys and the container's quota; measures nothing. Called by 
 import math
 import os
 import platform
+import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+
+_ONNXRUNTIME = "onnxruntime"
 
 
 def cpu_model(root: Path = Path("/")) -> str:
@@ -36,14 +40,27 @@ def describe_cpus(root: Path = Path("/")) -> str:
 
 
 def installed_versions(distributions: Sequence[str]) -> dict[str, str]:
-    """The installed version of each distribution, those that are absent left out; imports none of them."""
-    found = {}
-    for name in distributions:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    """The installed version of each distribution, those that are absent left out; imports none of them.
+
+    ONNX Runtime's is that of the module which `import onnxruntime` takes: several distributions bring it.
+    """
+    found = {name: _module_version(name) if name == _ONNXRUNTIME else _version(name) for name in distributions}
+    return {name: known for name, known in found.items() if known is not None}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _module_version(name: str) -> str | None:
+    """The version that a module's source states; None where there is no such module, or it does not."""
+    spec = find_spec(name)
+    source = _read(Path(spec.origin)) if spec is not None and spec.origin is not None else ""
+    stated = re.search(r'^__version__ = "([^"]+)"', source, re.MULTILINE)
+    return stated[1] if stated else _version(name)
 
 
 def _siblings(cpu: int, root: Path) -> str:

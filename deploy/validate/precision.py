@@ -109,7 +109,7 @@ def _program_answers(question: Question, plan: Plan) -> Iterator[Answer]:
     pools = {pool.family: pool for pool in question.pools}
     assert plan.program is not None
     with Worker("parity of the program", log=plan.logs / "parity-of-the-program.log", limits=plan.limits) as worker:
-        worker.make(ProgramModel, plan.program, threads=plan.threads)
+        worker.make(ProgramModel, plan.program, threads=plan.threads, device=plan.device)
         for case in question.cases:
             try:
                 yield Answer(case=case, outputs=worker.call("run", pools[case.family].take(case.rows)))
@@ -149,7 +149,10 @@ class _Subject:
         if self.demand.precision == "int8":
             return noise_baseline(fp32)
         with self._worker(f"eager in {self.demand.precision}") as worker:
-            worker.make(EagerModel, self.checkpoint, threads=self.plan.threads, precision=self.demand.precision)
+            worker.make(
+                EagerModel, self.checkpoint, threads=self.plan.threads, device=self.plan.device,
+                precision=self.demand.precision,
+            )  # fmt: skip
             return half_baseline(fp32, self.demand.precision, worker)
 
     def prove(self, artifact: Artifact, baseline: Baseline) -> tuple[ParityEvidence, Baseline]:
@@ -174,11 +177,11 @@ class _Subject:
         static = artifact.details.get("int8", "").startswith("static")
         rows = np.array(self.demand.held_out if static and self.demand.held_out else range(samples.rows))
         with self._worker("eager on the labelled samples") as worker:
-            worker.make(EagerModel, self.checkpoint, threads=self.plan.threads)
+            worker.make(EagerModel, self.checkpoint, threads=self.plan.threads, device=self.plan.device)
             before = answers(samples, spec, rows, lambda inputs: worker.call("run", inputs))
         with self._worker(f"{artifact.format} on the labelled samples") as worker:
             model = AotiModel if artifact.format == "aoti" else OnnxModel
-            worker.make(model, artifact.path, threads=self.plan.threads)
+            worker.make(model, artifact.path, threads=self.plan.threads, device=self.plan.device)
             after = answers(samples, spec, rows, lambda inputs: worker.call("run", inputs))
         metric = judge_accuracy(samples.labels[rows], before, after, max_drop=max_drop)
         reason = f"{metric.judgement.reason}; {found.judgement.reason}"

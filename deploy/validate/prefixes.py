@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deploy.evidence import FaultPlace
-from deploy.validate.tensors import relative_error
+from deploy.validate.tensors import relative_error, tensors_for
 
 # Far above what another order of summation does in float32, far below what a wrong operator does.
 _WRONG = 1e-4
@@ -27,7 +27,7 @@ def find_wrong_operator(program: Path, inputs: Sequence[np.ndarray], *, compile:
     import torch
 
     module = torch.export.load(str(program)).module()
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+    tensors = tensors_for(module, inputs)
     cuts = _cuts(module, tensors)
     whole = _error_after(module, cuts[-1], tensors, compile)
     if whole <= _WRONG:
@@ -81,7 +81,7 @@ def _error_after(module: Any, cut: str, tensors: Sequence[Any], compile: Compile
         wanted = prefix(*tensors)
         found = compile(torch.export.export(prefix, tuple(tensors)))(*tensors)
     found = found[0] if isinstance(found, list | tuple) else found
-    return relative_error(wanted.numpy(), found.numpy())
+    return relative_error(wanted.cpu().numpy(), found.cpu().numpy())
 
 
 def _prefix(module: Any, cut: str) -> Any:

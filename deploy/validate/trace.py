@@ -15,7 +15,7 @@ import numpy as np
 
 from deploy.files import link_or_copy
 from deploy.spec import wire_input, wire_output
-from deploy.validate.tensors import relative_error
+from deploy.validate.tensors import relative_error, tensors_for
 
 # Of eager's own error at the same place; and the floor, for places where eager is exact.
 _MULTIPLE = 20.0
@@ -95,14 +95,14 @@ def program_values(program: Path, inputs: Sequence[np.ndarray]) -> tuple[dict[st
         def run_node(self, n: torch.fx.Node) -> Any:
             result = super().run_node(n)
             if n.op == "call_function" and isinstance(result, torch.Tensor) and result.is_floating_point():
-                values[f"{n.name} ({n.target})"] = result.detach().numpy()
+                values[f"{n.name} ({n.target})"] = result.detach().cpu().numpy()
             return result
 
     module = torch.export.load(str(program)).module()
     assert isinstance(module, torch.fx.GraphModule)
     with torch.inference_mode():
-        outputs = Recorder(module).run(*[torch.from_numpy(array) for array in inputs])
-    return values, [tensor.numpy() for tensor in _tensors(outputs)]
+        outputs = Recorder(module).run(*tensors_for(module, inputs))
+    return values, [tensor.cpu().numpy() for tensor in _tensors(outputs)]
 
 
 def onnx_values(path: Path, inputs: Sequence[np.ndarray]) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
