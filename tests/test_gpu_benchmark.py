@@ -1,15 +1,19 @@
 """The GPU benchmark runs end to end on a CPU; record, shares and table say what was measured and what was not."""
 
 import argparse
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.gpu import _arguments, run
+from benchmarks.gpu_contenders import EAGER, GRAPH, ONNX, Module
 from benchmarks.gpu_table import merged, skipped, table, with_shares
-from benchmarks.gpu_worker import Job, machine, time_block
+from benchmarks.gpu_worker import Bench, Job, Plan, machine, time_block
 from deploy.errors import MissingError
+from deploy.processes import run_alone
 
 LIMITS = {"matrix": {"fp32": 1e12}, "memory": 1e11}
 
@@ -47,6 +51,27 @@ def test_a_tiny_run_gives_times_beside_errors(tmp_path: Path) -> None:
         assert 0 < each["share"] < 1
     assert (tmp_path / "gpu.json").exists()
     assert (tmp_path / "gpu.md").read_text() == table(found)
+
+
+def measured_with_one_that_is_off(folder: Path) -> list[dict[str, Any]]:
+    """In a child: eager, one whose outputs are a thousandth too large, and one that this device cannot have."""
+    job = Job(
+        model="tiny", precision="fp32", device="cpu", contenders=(EAGER, ONNX, EAGER + GRAPH), batches=(2,),
+        folder=folder, threads=1, deadline=0.0,
+    )  # fmt: skip
+    bench = Bench(replace(job, deadline=time.time() + 60.0, contenders=(EAGER, EAGER + GRAPH)))
+    bench._job = job
+    bench._contenders[ONNX] = Module(module=lambda rows: bench._module(rows) * 1.001)
+    plan = Plan(rounds=1, seconds=0.01)
+    return bench.measure(2, plan, graphs=False) + bench.measure(2, plan, graphs=True)
+
+
+def test_an_error_beyond_the_limit_and_a_failure_are_said(tmp_path: Path) -> None:
+    eager, off, graph = run_alone("off", measured_with_one_that_is_off, tmp_path).value
+    assert (eager["within"], off["within"]) == (True, False)
+    assert off["error"] == pytest.approx(1e-3, rel=0.01)
+    assert graph["n"] == 0
+    assert graph["failed"] == "MissingError: there are CUDA graphs on a CUDA device only"
 
 
 def test_without_a_gpu_it_ends_with_code_3() -> None:
