@@ -12,7 +12,6 @@ import click
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.cli.llm import llm_options
 from deploy.cli.options import checkpoint_options, config_option
-from deploy.cli.packaged import show_plan, show_result
 from deploy.cli.types import Written
 from deploy.convert.model import FORMATS, Format
 from deploy.errors import UsageError
@@ -102,6 +101,28 @@ class _Formats(Written):
     "--cpu-isa", type=click.Choice(["avx2", "native"]), default="avx2", show_default=True, help="What AOTI may use."
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16", "int8", "auto"]),
+    default="fp32",
+    show_default=True,
+    help="What the artifacts compute in; auto: the fastest that passes. Requests keep their dtypes.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
+    help="Rows that int8 takes static scales from; default: half of --samples, at most 128, kept out of its judgement.",
+)
+@click.option(
+    "--metric", type=click.Choice(["accuracy"]), help="What decides on int8 where --samples hold labels: accuracy."
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="POINTS",
+    help="Percentage points of accuracy that int8 may lose to fp32.  [default: 0.5]",
+)
+@click.option(
     "--slo-p99-ms", type=click.FloatRange(min=0, min_open=True), help="Publish only if p99 at batch 1 meets this."
 )
 @click.option(
@@ -148,6 +169,7 @@ def command(ctx: click.Context, /, *, request: CheckpointRequest, as_json: bool,
     It is exported once, compiled to AOTInductor and ONNX, proven against float64, measured, served by a real
     tritonserver, and only then published.
     """
+    from deploy.cli.packaged import show_plan, show_result
     from deploy.package import package, plan_package
     from deploy.report.stages import Stages
 

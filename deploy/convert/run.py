@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -25,8 +25,9 @@ import psutil
 from deploy.cache import Store, cache_folder
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.export import export_program
-from deploy.convert.job import CONVERTERS, ConversionJob, Converters
+from deploy.convert.job import ConversionJob, Converters, converters_for
 from deploy.convert.model import FORMATS, Artifact, Device, Format, Program
+from deploy.convert.precision import Lowering
 from deploy.errors import DeployError
 from deploy.processes import ChildFailed, Limits, Worker
 from deploy.progress import Progress
@@ -35,7 +36,8 @@ from deploy.targets import Target
 _TAIL_LINES = 25
 _MOST_AT_ONCE = 2
 _CHILD_MEMORY = 1_200_000_000  # bytes of a child beside the weights: torch, the graph, the C++ compiler
-_COPIES_OF_WEIGHTS = 4  # at the peak of a conversion
+_COPIES_OF_WEIGHTS = 2  # at the peak of a conversion: the checkpoint's mapped file, and what the compiler writes
+_LARGE = 1_000_000_000  # bytes of weights; side by side, the second child's code and compiler would come on top of them
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -45,9 +47,10 @@ U = TypeVar("U")
 class ConversionPlan:
     """What to convert to, and how. `timeout` is seconds per child and step, `memory_limit` bytes per child (PSS).
 
-    `jobs` is how many children may work at once; None means as many as cores and free memory allow, at most two.
-    `store`: where what was compiled before for the same graph is taken from, and kept for the next. `device`: where it
-    is exported and compiled.
+    `jobs` is how many children may work at once; None means as many as cores and free memory allow, at most two, and
+    one where the weights are large. `store`: where what was made before for the same graph is taken from, and kept for
+    the next. `device`: where it is exported and compiled. `lowering` is the precision of the artifacts; `program`,
+    always in fp32, the one that an earlier conversion of this run exported.
     """
 
     formats: tuple[Format, ...] = FORMATS
@@ -58,6 +61,8 @@ class ConversionPlan:
     timeout: float | None = None
     memory_limit: int | None = None
     store: Store | None = None
+    lowering: Lowering = field(default_factory=Lowering)
+    program: Program | None = None
     device: Device = "cpu"
 
 
@@ -82,7 +87,7 @@ class Conversion:
 
 
 def convert(
-    checkpoint: Checkpoint, plan: ConversionPlan, progress: Progress, *, converters: Converters = CONVERTERS
+    checkpoint: Checkpoint, plan: ConversionPlan, progress: Progress, *, converters: Converters | None = None
 ) -> Conversion:
     """The checkpoint's program and its artifacts, in folders below `plan.folder`.
 
@@ -94,12 +99,13 @@ def convert(
     at_once = _jobs_at_once(plan, checkpoint)
     with ExitStack() as workers:
         first = workers.enter_context(_worker(jobs[0], plan))
-        program = _export(first, jobs[0], progress)
+        program = plan.program or _export(first, jobs[0], plan.store, progress)
+        by_format = converters or converters_for(checkpoint, plan.max_batch, plan.lowering)
 
         def one(job: ConversionJob) -> Artifact | ConversionFailure:
             # Known to the outer block too, which is left first when the user interrupts.
             with first if job is jobs[0] else workers.enter_context(_worker(job, plan)) as worker:
-                return _convert(worker, job, partial(converters[job.format], program, store=plan.store), progress)
+                return _convert(worker, job, partial(by_format[job.format], program, store=plan.store), progress)
 
         outcomes = _side_by_side(one, jobs, at_once=at_once)
     return Conversion(
@@ -112,7 +118,7 @@ def convert(
 def _write_job(checkpoint: Checkpoint, plan: ConversionPlan, format_: Format) -> ConversionJob:
     job = ConversionJob(
         checkpoint=checkpoint, format=format_, target=plan.target, max_batch=plan.max_batch, folder=plan.folder,
-        device=plan.device,
+        device=plan.device, lowering=plan.lowering,
     )  # fmt: skip
     job.artifact_folder.mkdir(parents=True)
     job.write(_job_file(job))
@@ -132,6 +138,7 @@ def _keep(job: ConversionJob) -> ConversionJob:
     path = job.checkpoint.path.resolve()
     folder = cache_folder("failed", f"{job.checkpoint.name}-{job.format}")
     kept = job.model_copy(update={"folder": folder, "checkpoint": job.checkpoint.model_copy(update={"path": path})})
+    kept = kept.model_copy(update={"lowering": kept.lowering.kept_in(folder)})
     kept.write(_job_file(kept))
     if _log(job).exists():
         shutil.copyfile(_log(job), _log(kept))
@@ -147,12 +154,13 @@ def _worker(job: ConversionJob, plan: ConversionPlan) -> Worker:
     return Worker(f"conversion to {job.format}", log=_log(job), limits=limits, watch_memory=True)
 
 
-def _export(worker: Worker, job: ConversionJob, progress: Progress) -> Program:
+def _export(worker: Worker, job: ConversionJob, store: Store | None, progress: Progress) -> Program:
     with progress.stage("export"):
         try:
             done = worker.run(
-                export_program, job.checkpoint, max_batch=job.max_batch, folder=job.folder, device=job.device
-            )
+                export_program, job.checkpoint, max_batch=job.max_batch, folder=job.folder, device=job.device,
+                store=store,
+            )  # fmt: skip
         except ChildFailed as error:
             fix = error.fix or f"see it happen alone: {_command(_keep(job))}"
             raise ChildFailed(error.found, expected=error.expected, fix=fix, tail=error.tail) from error
@@ -163,7 +171,7 @@ def _convert(
     worker: Worker, job: ConversionJob, convert_program: Callable[..., Artifact], progress: Progress
 ) -> Artifact | ConversionFailure:
     try:
-        with progress.stage(f"convert to {job.format}"):
+        with progress.stage(f"convert to {job.format}{job.in_words}"):
             done = worker.run(convert_program, target=job.target, folder=job.artifact_folder)
     except DeployError as error:
         kept = _keep(job)
@@ -174,7 +182,8 @@ def _convert(
             log=_log(kept),
             reproduce=_command(kept),
         )
-    return replace(done.value, seconds=done.seconds, peak_memory=done.peak_memory)
+    details = done.value.details | {"precision": job.lowering.precision}
+    return replace(done.value, seconds=done.seconds, peak_memory=done.peak_memory, details=details)
 
 
 def _last_lines(log: Path) -> str:
@@ -184,6 +193,8 @@ def _last_lines(log: Path) -> str:
 def _jobs_at_once(plan: ConversionPlan, checkpoint: Checkpoint) -> int:
     if plan.jobs is not None:
         return plan.jobs
+    if checkpoint.size >= _LARGE:
+        return 1
     cores = len(os.sched_getaffinity(0))
     fit = psutil.virtual_memory().available // (_CHILD_MEMORY + _COPIES_OF_WEIGHTS * checkpoint.size)
     return max(1, min(_MOST_AT_ONCE, cores, fit))

@@ -88,7 +88,7 @@ class Products(EagerModel):
     def computing_seconds(self, calls: int) -> float:
         """What the device itself says that each product takes, the median of several."""
         call = self._bind(())
-        seconds = []
+        seconds: list[float] = []
         for _ in range(calls):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
@@ -96,4 +96,4 @@ class Products(EagerModel):
             end.record()
             torch.cuda.synchronize()
             seconds.append(start.elapsed_time(end) / 1000)
-        return sorted(seconds)[len(seconds) // 2]
+        return float(sorted(seconds)[len(seconds) // 2])

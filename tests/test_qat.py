@@ -15,7 +15,7 @@ from deploy.repository.find import read_manifest
 from deploy.request import PackageRequest, Resources
 from deploy.serve.engines import Engine
 from deploy.targets import find_target
-from tests.quantized import PIXELS, finetune
+from tests.qat import PIXELS, finetune
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(folder: Path) -> CheckpointRequest:
     return CheckpointRequest(
         path=folder / "quantized.pt",
-        factory="tests.quantized:Perceptron",
+        factory="tests.qat:Perceptron",
         inputs=(InputRequest(name="pixels", shape=(PIXELS,)),),
     )
 
