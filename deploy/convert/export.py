@@ -70,7 +70,7 @@ def export_program(
     spec = read_spec(exported, inputs, names, dims=dims, checkpoint=checkpoint)
     path = folder / PROGRAM_FILE
     saved = plain_attention(exported)
-    hollow = holds_only(saved, module)
+    hollow = holds_only(saved, module, checkpoint)
     _save(saved, path, hollow=hollow)
     _made_here.clear()
     _made_here[path] = exported

@@ -11,6 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy.checkpoint.load import COMPUTED_IN
+from deploy.checkpoint.model import Checkpoint
+from deploy.checkpoint.tensors import main_dtype
 from deploy.errors import UnfinishedError
 
 if TYPE_CHECKING:
@@ -18,10 +21,19 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
-def holds_only(exported: ExportedProgram, module: nn.Module) -> bool:
-    """Whether the program's weights are the module's own tensors, so that building it again gives them back."""
+def holds_only(exported: ExportedProgram, module: nn.Module, checkpoint: Checkpoint) -> bool:
+    """Whether the program's weights are the module's own tensors as the checkpoint gives them when it is built again.
+
+    They are not where they were converted or quantized after that.
+    """
+    import torch
+
     own = module.state_dict(keep_vars=True)
-    return all(name in own and _same(tensor, own[name]) for name, tensor in exported.state_dict.items())
+    for name, tensor in exported.state_dict.items():
+        if name not in own or type(tensor.detach()) is not torch.Tensor or not _same(tensor, own[name]):
+            return False
+    given = "float32" if checkpoint.how == "config" else COMPUTED_IN.get(checkpoint.dtype, checkpoint.dtype)
+    return main_dtype(own) == given
 
 
 def save_hollow(exported: ExportedProgram, path: Path) -> None:
