@@ -65,14 +65,20 @@ class _Formats(Written):
 )
 @click.option(
     "--ensemble",
-    type=click.Choice(["image"]),
-    help="Publish an ensemble too, NAME_image: JPEG or PNG bytes in, labels and scores out.",
+    type=click.Choice(["image", "text"]),
+    help="Publish an ensemble too: NAME_image takes JPEG or PNG bytes, NAME_text texts; labels and scores come out.",
 )
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Real JPEG and PNG files to prove the ensemble with.",
+)
+@click.option(
+    "--texts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --ensemble text: real texts to prove it with, one per line.",
 )
 @click.option(
     "--exif-orientation/--no-exif-orientation",

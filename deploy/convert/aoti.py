@@ -68,6 +68,7 @@ _GPU_SETTINGS: dict[str, Any] = {
     # Kernels for the GPU that is here: others would want nvcc, and what was not run here is not proven.
     "aot_inductor.emit_multi_arch_kernel": False,
 }
+_SHARED_CPP_LIBRARY = "-l:libstdc++.so.6"
 _WEIGHTS_BESIDE = ("aot_inductor.package_constants_in_so", "aot_inductor.package_constants_on_disk_format")
 
 
@@ -212,7 +213,10 @@ def _write_compiler(compiler: str, work: Path, *, march: str) -> Path:
     import torch
 
     maps = {Path(torch.__file__).parent: "torch", work: "."}
-    options = [f"-march={march}", "-g0", *(f"-ffile-prefix-map={path}={name}" for path, name in maps.items())]
+    prefixes = [f"-ffile-prefix-map={path}={name}" for path, name in maps.items()]
+    # Torch's own C++ library, whatever the compiler does by itself: one linked in beside it is not the one whose locale
+    # this process has, and the archive crashes as it is loaded. What is found in this one, a linked-in one is not asked.
+    options = [f"-march={march}", "-g0", *prefixes, _SHARED_CPP_LIBRARY]
     script = work / "bin" / Path(compiler).name
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nexec {shlex.quote(compiler)} "$@" {shlex.join(options)}\n')
