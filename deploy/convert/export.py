@@ -59,6 +59,7 @@ def export_program(
     inputs, dims = program_inputs(checkpoint.inputs, max_batch=max_batch), program_dims(checkpoint, max_batch=max_batch)
     exact_float32(device)
     module = build_module(checkpoint).to(device)
+    # Whatever is done to the module from here on has to be in the key too, or leave it None and the program whole.
     key = program_key(checkpoint, module, max_batch=max_batch) if store else None
     if store and key and (kept := take_program(store, key, folder, module)):
         return replace(kept, checkpoint=checkpoint, device=device)

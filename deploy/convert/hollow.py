@@ -26,14 +26,19 @@ def holds_only(exported: ExportedProgram, module: nn.Module, checkpoint: Checkpo
 
     They are not where they were converted or quantized after that.
     """
+    own = module.state_dict(keep_vars=True)
+    return is_as_built(module, checkpoint) and all(
+        name in own and _same(tensor, own[name]) for name, tensor in exported.state_dict.items()
+    )
+
+
+def is_as_built(module: nn.Module, checkpoint: Checkpoint) -> bool:
+    """Whether the module's tensors are plain and in the dtype in which the checkpoint gives them."""
     import torch
 
     own = module.state_dict(keep_vars=True)
-    for name, tensor in exported.state_dict.items():
-        if name not in own or type(tensor.detach()) is not torch.Tensor or not _same(tensor, own[name]):
-            return False
     given = "float32" if checkpoint.how == "config" else COMPUTED_IN.get(checkpoint.dtype, checkpoint.dtype)
-    return main_dtype(own) == given
+    return all(type(tensor.detach()) is torch.Tensor for tensor in own.values()) and main_dtype(own) == given
 
 
 def save_hollow(exported: ExportedProgram, path: Path) -> None:

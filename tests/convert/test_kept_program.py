@@ -295,6 +295,7 @@ def test_a_program_in_another_precision_keeps_its_weights(tmp_path: Path) -> Non
     module = build_module(checkpoint, "float16")
     program = torch.export.export(module, (torch.zeros(1, 3, 64, 64, dtype=torch.float16),))
     assert not holds_only(program, module, checkpoint)
+    assert program_key(checkpoint, module, max_batch=1) is None
     assert holds_only(program, module, checkpoint.model_copy(update={"dtype": "float16"}))
 
 
