@@ -60,7 +60,7 @@ def choose(
             lost[_format(gone.contender)] = f"latency: {gone}"
     if not good or (rules.by_name and lost):
         reason = "; ".join(f"{name}: {why}" for name, why in lost.items()) or "nothing was built"
-        return Choice(publish=(), lost=lost, judgement=Judgement(verdict=Verdict.FAIL, reason=reason))
+        return Choice(publish=(), lost=lost, judgement=Judgement(verdict=_verdict(lost, parity), reason=reason))
     if rules.slo and latency is not None and not latency.judgement.passed:
         return Choice(publish=(), lost=lost, judgement=latency.judgement)
     order = _by_preference(good, latency)
@@ -71,6 +71,12 @@ def choose(
             return Choice(publish=(), lost=lost, judgement=Judgement(verdict=Verdict.FAIL, reason=reason))
     names = ", ".join(order) if rules.all_formats else order[0]
     return Choice(publish=tuple(order), lost=lost, judgement=Judgement(verdict=Verdict.PASS, reason=f"{names} chosen"))
+
+
+def _verdict(lost: Mapping[Format, str], parity: Mapping[Format, ParityEvidence]) -> Verdict:
+    """Undecided where nothing but that stands against those that were lost, else fail."""
+    undecided = [name for name, one in parity.items() if one.judgement.verdict is Verdict.UNDECIDED]
+    return Verdict.UNDECIDED if undecided and set(lost) == set(undecided) else Verdict.FAIL
 
 
 def _format(name: str) -> Format:

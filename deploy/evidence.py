@@ -46,7 +46,8 @@ class OutputParity(Record):
     """The errors of one output over all cases, against float64, as multiples of eager's own error.
 
     `max_multiple` and `l2_multiple` are error / budget-unit; the limits are in `ParityEvidence`.
-    `decisions_compared` counts the rows whose margin exceeds the allowed error.
+    `decisions_compared` counts the rows whose margin exceeds the allowed error. `sqnr_db` is the signal over the
+    error in dB, of int8 only.
     """
 
     output: str
@@ -58,6 +59,7 @@ class OutputParity(Record):
     worst: WorstElement | None
     decisions_compared: int = 0
     decisions_flipped: int = 0
+    sqnr_db: float | None = None
 
 
 class OutputBudget(Record):
@@ -104,10 +106,33 @@ class FaultPlace(Record):
     reproduced: bool
 
 
+class MetricEvidence(Record):
+    """A task's own measure of an artifact beside the fp32 checkpoint's, on the same labelled rows.
+
+    `before` and `after` are shares of right answers; `worsened` counts the rows that only the checkpoint has right,
+    `improved` those that only the artifact has. `drop` and its interval are in percentage points.
+    """
+
+    metric: Literal["accuracy"] = "accuracy"
+    rows: int
+    before: float
+    after: float
+    worsened: int
+    improved: int
+    drop: float
+    low: float
+    high: float
+    confidence: float
+    max_drop: float
+    judgement: Judgement
+
+
 class ParityEvidence(Record):
     """The parity of one artifact with the float64 reference.
 
-    `reference` says how the reference was got: `float64`, or `declared tolerance` where float64 cannot run.
+    `reference` says how the reference was got: `float64`, or `declared tolerance` where float64 cannot run. In another
+    `precision` than fp32 the multiples are of eager's errors in that precision, and for int8 of the noise that passes;
+    with `metric` the task's own measure decided instead.
     """
 
     format: str
@@ -123,6 +148,8 @@ class ParityEvidence(Record):
     bitwise_repeatable: bool | None = None
     bitwise_batch_invariant: bool | None = None
     seed: int
+    precision: str = "fp32"
+    metric: MetricEvidence | None = None
 
 
 class BehaviourEvidence(Record):
@@ -259,6 +286,31 @@ class LatencyEvidence(Record):
     winner_rule: str
     slo_p99_ms: float | None = None
     lost: tuple[LostContender, ...] = ()
+
+
+class PrecisionTrial(Record):
+    """One format in one precision: its parity, its bytes, and its time in multiples of fp32's at batch 1.
+
+    `ratio` is None where it was not raced: it was lost, failed, or had no rival. `scheme` is how it came to int8.
+    """
+
+    format: str
+    precision: str
+    judgement: Judgement
+    scheme: str = ""
+    ratio: LatencyRatio | None = None
+    size: int | None = None
+
+
+class PrecisionEvidence(Record):
+    """Every precision that was tried for a version, and by format the one that was taken.
+
+    `left_out` says why others were not tried.
+    """
+
+    chosen: dict[str, str]
+    trials: tuple[PrecisionTrial, ...]
+    left_out: dict[str, str] = Field(default_factory=dict)
 
 
 class BenchEvidence(Record):

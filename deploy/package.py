@@ -7,7 +7,8 @@ command `package`. This process never imports torch: what needs it runs in child
     2. Read the checkpoint, the labels and the samples; look up what the name is bound to.
     3. Convert: one program, then each format in a child of its own; compiled code of before takes the new weights.
     4. Prove each artifact against the float64 reference, and eager against what training computed. One that fails and
-       holds code of before is compiled again first: only what was made from this checkpoint may refute it.
+       holds code of before is compiled again first: only what was made from this checkpoint may refute it. With
+       `--precision auto` both once more in each precision; of each format the fastest that passed goes on.
     5. Measure latency, artifacts and eager interleaved.
     6. Choose what deserves to be published.
     7. Stage it with its evidence, serve it from the stage in a real tritonserver, and judge the answers.
@@ -17,9 +18,10 @@ command `package`. This process never imports torch: what needs it runs in child
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from deploy.cache import artifact_store
 from deploy.checkpoint.load import read_checkpoint
@@ -27,7 +29,7 @@ from deploy.checkpoint.model import Checkpoint
 from deploy.choose import Choice, Rules, choose
 from deploy.convert.aoti import require_compiler
 from deploy.convert.export import program_dims, program_inputs
-from deploy.convert.model import Artifact, Format
+from deploy.convert.model import Artifact, Format, Precision, Program
 from deploy.convert.run import Conversion, ConversionPlan, convert
 from deploy.device import obstacles, place
 from deploy.ensemble.plan import EnsembleRequest, plan_ensemble
@@ -35,6 +37,16 @@ from deploy.ensemble.whole import EnsemblePlan, StagedEnsemble, publish_ensemble
 from deploy.errors import UnfinishedError, UsageError
 from deploy.evidence import Judgement, LatencyEvidence, Verdict
 from deploy.gpu import LocalGpu
+from deploy.precisions import (
+    Attempt,
+    Taken,
+    check_precision,
+    check_rows,
+    demand,
+    lowering,
+    take_fastest,
+    worth_trying,
+)
 from deploy.processes import Limits, Worker, prepare
 from deploy.progress import Progress, Silent
 from deploy.repository.contract import binding_manifest, check_contract
@@ -49,7 +61,8 @@ from deploy.spec import Spec
 from deploy.validate.behaviour import check_labels, read_labels
 from deploy.validate.contenders import Surroundings, inputs_by_batch, open_contenders
 from deploy.validate.latency import LatencyPlan, measure
-from deploy.validate.run import Plan, Proof, prove
+from deploy.validate.precision import prove_in
+from deploy.validate.run import Plan, Proof
 from deploy.validate.samples import load_samples
 from deploy.versions import StagedVersion, VersionPlan, publish_staged, staged_version
 
@@ -62,6 +75,7 @@ def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: 
     `on_step` is told of each boundary as it is passed. Raises MissingError, UsageError or UnfinishedError as the
     exit codes have it.
     """
+    check_precision(request)
     request = place(request)  # 1
     engine = _check_machine(request)
     inputs = read_inputs(request, progress)  # 2
@@ -72,9 +86,12 @@ def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: 
         if suspects := run.suspects(conversion, proof):
             conversion = run.convert_again(suspects)
             proof = run.prove(conversion)
+        taken = run.lower(conversion, proof)
+        conversion, proof = taken.conversion, taken.proof
         latency = run.measure(conversion, proof)  # 5
         choice = run.choose(conversion, proof, latency)  # 6
         plan = run.version_plan(conversion, proof, latency=latency, engine=engine)
+        plan = replace(plan, precision=taken.evidence)
         outcome = run.publish(choice, conversion, plan)  # 7, 8
         if outcome.published:
             work.published = outcome.published[-1].version
@@ -85,11 +102,13 @@ def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: 
         behaviour=proof.behaviour,
         latency=latency,
         outcome=outcome,
+        precision=taken.evidence,
     )
 
 
 def plan_package(request: PackageRequest, *, progress: Progress = Silent()) -> PackagePlan:
     """What `package` would do: the same checks and the same reading of the input, and nothing written."""
+    check_precision(request)
     request = place(request)
     engine = _check_machine(request)
     inputs = read_inputs(request, progress)
@@ -111,6 +130,7 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
     labels = read_labels(request.labels) if request.labels else None
     classes = check_labels(labels, checkpoint)
     samples = load_samples(request.samples, checkpoint.inputs, checkpoint.dims) if request.samples else None
+    check_rows(request, checkpoint, samples)
     for lost, left in _left_out(request).items():
         progress.note(f"NO {_SPELLED[lost]} artifact, {', '.join(_formats(request))} only: {left}")
     if request.target.device != request.device:
@@ -217,18 +237,25 @@ class _Run:
     def _gpu(self) -> LocalGpu | None:
         return self.request.gpu.gpu if self.request.gpu else None
 
-    def convert(self, *, again: bool = False) -> Conversion:
-        """Step 3. Raises UnfinishedError if no format could be built, or one that was asked for by name."""
-        resources = self.request.resources
+    def convert(
+        self, *, again: bool = False, precision: Precision | None = None, program: Program | None = None
+    ) -> Conversion:
+        """Step 3. Raises UnfinishedError if no format could be built, or one that was asked for by name.
+
+        With the `program` of before in one more `precision`, and then a lost format is no more than that.
+        """
+        resources, folder = self.request.resources, self.work.work / (precision or "")
         plan = ConversionPlan(
             formats=_formats(self.request),
             max_batch=self.request.max_batch,
             target=self.request.target,
-            folder=self.work.work / "again" if again else self.work.work,
+            folder=folder / "again" if again else folder,
             store=artifact_store() if resources.cache and not again else None,
             jobs=resources.jobs,
             timeout=resources.seconds,
             memory_limit=resources.memory,
+            lowering=lowering(self.request, precision, self.inputs, folder=self.work.work),
+            program=program,
             device=self.request.device,
         )
         conversion = convert(self.inputs.checkpoint, plan, self.progress)
@@ -242,7 +269,7 @@ class _Run:
             self.progress.note(note)
         for name, failure in conversion.failures.items():
             self.progress.note(f"{name} was lost: {failure.message}")
-        if conversion.failures and (self.request.by_name or not conversion.artifacts):
+        if conversion.failures and program is None and (self.request.by_name or not conversion.artifacts):
             raise _conversion_error(conversion)
         return conversion
 
@@ -253,15 +280,15 @@ class _Run:
         keys = (program, *(one.reused or (one.kept if program else None) for one in failed))
         return tuple(key for key in keys if key)
 
-    def convert_again(self, suspects: Sequence[str]) -> Conversion:
+    def convert_again(self, suspects: Sequence[str], **lowered: Any) -> Conversion:
         """Step 3 without the cache, which loses those entries."""
         self.progress.note("what was compiled before failed its proof: all is compiled again")
         for key in suspects:
             artifact_store().drop(key)
-        return self.convert(again=True)
+        return self.convert(again=True, **lowered)
 
-    def prove(self, conversion: Conversion) -> Proof:
-        """Step 4."""
+    def prove(self, conversion: Conversion, precision: Precision | None = None, *, first: Proof | None = None) -> Proof:
+        """Step 4; in one more precision after the `first` proof."""
         plan = Plan(
             spec=conversion.program.spec,
             logs=self.work.work / "logs",
@@ -272,10 +299,26 @@ class _Run:
             allow_constant_output=self.request.allow_constant_output,
             device=self.request.device,
         )
-        with self.progress.stage("prove against float64"):
-            proof = prove(self.inputs.checkpoint, tuple(conversion.artifacts.values()), self.inputs.samples, plan)
+        artifacts = tuple(conversion.artifacts.values())
+        asked = demand(self.request, precision, self.inputs.samples)
+        with self.progress.stage(f"prove{f' {precision}' if precision else ''} against float64"):
+            proof = prove_in(asked, self.inputs.checkpoint, artifacts, self.inputs.samples, plan, first=first)
         self.work.step("proven")
         return proof
+
+    def lower(self, conversion: Conversion, proof: Proof) -> Taken:
+        """Steps 3 and 4 again in each precision that may gain something, and the fastest that passed, for `auto`."""
+        if self.request.precision != "auto":
+            return Taken(conversion=conversion, proof=proof)
+        attempts = [Attempt(precision="fp32", conversion=conversion, proof=proof)]
+        for precision in worth_trying(self.request.target):
+            made = self.convert(precision=precision, program=conversion.program)
+            proved = self.prove(made, precision, first=proof)
+            if suspects := self.suspects(made, proved):
+                made = self.convert_again(suspects, precision=precision, program=conversion.program)
+                proved = self.prove(made, precision, first=proof)
+            attempts.append(Attempt(precision=precision, conversion=made, proof=proved))
+        return take_fastest(self.request, attempts, logs=self.work.work / "logs", progress=self.progress)
 
     def measure(self, conversion: Conversion, proof: Proof) -> LatencyEvidence | None:
         """Step 5; None where nothing passed that could be measured."""

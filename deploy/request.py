@@ -5,21 +5,32 @@ Owns no work. Made by the command `package` and by whoever packages from Python;
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
-from deploy.convert.model import FORMATS, Device, Format
+from deploy.convert.model import FORMATS, Device, Format, Precision
 from deploy.convert.run import Conversion
 from deploy.ensemble.inputs import Kind
 from deploy.ensemble.whole import EnsemblePlan
 from deploy.errors import ExitCode
-from deploy.evidence import BehaviourEvidence, Judgement, LatencyEvidence, ParityEvidence, ServedEvidence
+from deploy.evidence import (
+    BehaviourEvidence,
+    Judgement,
+    LatencyEvidence,
+    ParityEvidence,
+    PrecisionEvidence,
+    ServedEvidence,
+)
 from deploy.gpu import GpuStack
 from deploy.repository.manifest import Manifest
 from deploy.repository.publish import PublishedVersion
 from deploy.serve.engines import Engine
 from deploy.targets import Target
 from deploy.validate.machine import default_threads
+from deploy.validate.metric import Metric
 from deploy.validate.samples import Samples
+
+AskedPrecision = Precision | Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +54,10 @@ class PackageRequest:
     """What the user asked for. `by_name`: the formats were named, so each must be built and pass.
 
     `ensemble` is what goes in round the version, `images` a folder and `texts` a file of real ones for its proof;
-    `exif_orientation` says that training turned photographs as their EXIF says. `device` is where all is compiled,
-    proven and measured; `gpu` what is there of it, filled in before any work.
+    `exif_orientation` says that training turned photographs as their EXIF says. `precision` is what artifacts compute
+    in, `auto` the fastest that passes; `calibration` holds rows for int8's static scales, `max_drop` is in percentage
+    points of the `metric`. `device` is where all is compiled, proven and measured; `gpu` what is there of it, filled in
+    before any work.
     """
 
     checkpoint: CheckpointRequest
@@ -69,6 +82,10 @@ class PackageRequest:
     allow_constant_output: bool = False
     accept_parity_failure: bool = False
     keep_failed: Path | None = None
+    precision: AskedPrecision = "fp32"
+    calibration: Path | None = None
+    metric: Metric | None = None
+    max_drop: float | None = None
     resources: Resources = field(default_factory=Resources)
     command: tuple[str, ...] = ()
     device: Device = "cpu"
@@ -110,6 +127,7 @@ class PackageResult:
     behaviour: BehaviourEvidence
     latency: LatencyEvidence | None
     outcome: Outcome
+    precision: PrecisionEvidence | None = None
 
     @property
     def exit_code(self) -> ExitCode:

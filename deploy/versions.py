@@ -13,11 +13,18 @@ import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.model import Artifact
-from deploy.evidence import Judgement, LatencyEvidence, ServedEvidence, Verdict
+from deploy.evidence import Judgement, LatencyEvidence, PrecisionEvidence, ServedEvidence, Verdict
 from deploy.gpu import LocalGpu
 from deploy.progress import Progress
 from deploy.report.child import Reporter
-from deploy.report.findings import BEHAVIOUR_FILE, LATENCY_FILE, PARITY_FILE, SERVED_FILE, other_parity_file
+from deploy.report.findings import (
+    BEHAVIOUR_FILE,
+    LATENCY_FILE,
+    PARITY_FILE,
+    PRECISION_FILE,
+    SERVED_FILE,
+    other_parity_file,
+)
 from deploy.report.html import REPORT_FILE
 from deploy.repository.config import ConfigPlan, WarmupTensor, build_config, warmup_tensors
 from deploy.repository.lint import require_clean
@@ -51,6 +58,7 @@ class VersionPlan:
     engine: Engine | None
     publish: PublishOptions
     slo_p99_ms: float | None = None
+    precision: PrecisionEvidence | None = None
     gpu: LocalGpu | None = None
 
 
@@ -120,7 +128,9 @@ def _fill(stage: Stage, artifact: Artifact, plan: VersionPlan) -> None:
     stage.add_evidence(BEHAVIOUR_FILE, plan.proof.behaviour.to_json().encode())
     if plan.latency is not None:
         stage.add_evidence(LATENCY_FILE, plan.latency.to_json().encode())
-    save_baseline(plan.proof.baseline, stage.version.evidence)
+    if plan.precision is not None:
+        stage.add_evidence(PRECISION_FILE, plan.precision.to_json().encode())
+    save_baseline(plan.proof.baseline_of(artifact.format), stage.version.evidence)
     stage.step("evidence-added")
 
 
@@ -134,7 +144,9 @@ def _serve(
     stage: Stage, artifact: Artifact, plan: VersionPlan, *, engine: Engine
 ) -> tuple[ServedEvidence | None, Judgement]:
     """The answers of a real server on the stage. A server that cannot load the version is a verdict too: it fails."""
-    question = ServedQuestion(baseline=plan.proof.baseline, format=artifact.format, classes=plan.classes)
+    question = ServedQuestion(
+        baseline=plan.proof.baseline_of(artifact.format), format=artifact.format, classes=plan.classes
+    )
     try:
         served = check_served(stage.version, engine, question, staged=True)
     except ServerFailed as error:
@@ -171,6 +183,9 @@ def _manifest(stage: Stage, artifact: Artifact, plan: VersionPlan, *, served: Se
 
 
 def _unsafe(parity: Judgement, architecture: Judgement) -> tuple[str, ...]:
-    """The checks that failed; a version that gets here with one was published on the user's own responsibility."""
-    checks = {"parity": parity, "architecture": architecture}
-    return tuple(name for name, judgement in checks.items() if judgement.verdict is Verdict.FAIL)
+    """The checks that failed; a version that gets here with one was published on the user's own responsibility.
+
+    Parity that is undecided, by a metric on too few samples, is such a one too.
+    """
+    failed = {"parity": not parity.passed, "architecture": architecture.verdict is Verdict.FAIL}
+    return tuple(name for name, refused in failed.items() if refused)

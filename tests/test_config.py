@@ -168,3 +168,9 @@ def test_promote_refuses_a_bad_file_before_it_looks_at_a_version(tmp_path: Path,
 def test_a_whole_deploy_toml_is_an_environment(tmp_path: Path) -> None:
     (tmp_path / "deploy.toml").write_text(TEXT + "[promote]\nrequire = ['slo']\n")
     assert read_environment(tmp_path / "deploy.toml").policy.require == ("slo",)
+
+
+def test_a_file_chooses_the_precision(tmp_path: Path) -> None:
+    text = '[package]\nprecision = "int8"\nmax_drop = 1.5\nmetric = "accuracy"\n'
+    given = parsed(tmp_path, "package", "model.pt", text=text).params
+    assert (given["precision"], given["max_drop"], given["metric"]) == ("int8", 1.5, "accuracy")

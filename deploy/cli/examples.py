@@ -12,6 +12,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "deployctl package model.pt --samples samples.npz --labels labels.txt",
         "deployctl package model.pt --config deploy.toml --dry-run",
         "deployctl package model.pt --name pets --formats onnx --max-batch 16 --slo-p99-ms 15",
+        "deployctl package model.pt --precision int8 --samples labelled.npz --max-drop 0.5",
         "deployctl package model.pt --name pets --target 26.08-cuda-sm90",
         "deployctl package ./llm-checkpoint --backend vllm --target 26.08-cuda-sm90 --gpu H100-80GB --context 8192",
         "deployctl package ./llm-checkpoint --backend vllm --adapter support=./adapters/support --dry-run",

@@ -98,6 +98,28 @@ class _Formats(Written):
     "--cpu-isa", type=click.Choice(["avx2", "native"]), default="avx2", show_default=True, help="What AOTI may use."
 )
 @click.option(
+    "--precision",
+    type=click.Choice(["fp32", "bf16", "fp16", "int8", "auto"]),
+    default="fp32",
+    show_default=True,
+    help="What the artifacts compute in; auto: the fastest that passes. Requests keep their dtypes.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
+    help="Rows that int8 takes static scales from; default: half of --samples, at most 128, kept out of its judgement.",
+)
+@click.option(
+    "--metric", type=click.Choice(["accuracy"]), help="What decides on int8 where --samples hold labels: accuracy."
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="POINTS",
+    help="Percentage points of accuracy that int8 may lose to fp32.  [default: 0.5]",
+)
+@click.option(
     "--slo-p99-ms", type=click.FloatRange(min=0, min_open=True), help="Publish only if p99 at batch 1 meets this."
 )
 @click.option(

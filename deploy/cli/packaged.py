@@ -17,9 +17,12 @@ def show_result(result: PackageResult, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(_result_as_dict(result), indent=2))
         return
+    from deploy.report.precision_words import precision_table
     from deploy.report.terminal import latency_table, parity_table, served_table, show, verdict_lines
 
     outcome = result.outcome
+    if result.precision is not None:
+        show(precision_table(result.precision))
     show(parity_table(result.parity))
     if result.latency is not None:
         show(latency_table(result.latency))
@@ -90,6 +93,7 @@ def _result_as_dict(result: PackageResult) -> dict[str, Any]:
         "architecture": result.behaviour.model_dump(mode="json"),
         "parity": [evidence.model_dump(mode="json") for evidence in result.parity],
         "latency": result.latency.model_dump(mode="json") if result.latency else None,
+        "precision": result.precision.model_dump(mode="json") if result.precision else None,
         "served": [evidence.model_dump(mode="json") for evidence in outcome.served],
     }
 
@@ -106,6 +110,7 @@ def _plan_as_dict(plan: PackagePlan, request: PackageRequest) -> dict[str, Any]:
         "formats": list(plan.formats),
         "left_out": plan.left_out,
         "target": request.target.name,
+        "precision": request.precision,
         "max_batch": request.max_batch,
         "served_by": f"{engine.kind} Triton {engine.release}" if engine else None,
         "repository": str(request.repository),

@@ -67,7 +67,7 @@ def command(
 
 
 def _show(server: "TritonServer", examples: list["ClientExample"]) -> None:
-    names = ", ".join(str(example.version) for example in examples)
+    names = ", ".join(example.about for example in examples)
     click.echo(f"ready in {server.ready_seconds:.1f} s: {names} ({server.engine.mode}, Triton {server.engine.release})")
     click.echo(f"  http     {server.http_address}")
     click.echo(f"  grpc     {server.grpc_address}")
@@ -84,6 +84,7 @@ def _as_dict(server: "TritonServer", examples: list["ClientExample"]) -> dict[st
         {
             "name": example.version.name,
             "version": example.version.number,
+            "precision": example.precision,
             "python": example.python(server.grpc_address),
             "curl": example.curl(server.http_address),
         }

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from deploy.convert.export import export_program
-from deploy.convert.job import CONVERTERS, ConversionJob
+from deploy.convert.job import ConversionJob, converters_for
 from deploy.errors import DeployError, ExitCode
 
 
@@ -20,7 +20,8 @@ def main(arguments: list[str]) -> int:
         job = ConversionJob.read(Path(arguments[0]))
         job.artifact_folder.mkdir(parents=True, exist_ok=True)
         program = export_program(job.checkpoint, max_batch=job.max_batch, folder=job.folder, device=job.device)
-        artifact = CONVERTERS[job.format](program, target=job.target, folder=job.artifact_folder)
+        converters = converters_for(job.checkpoint, job.max_batch, job.lowering)
+        artifact = converters[job.format](program, target=job.target, folder=job.artifact_folder)
     except DeployError as error:
         print(error, file=sys.stderr)
         return error.exit_code

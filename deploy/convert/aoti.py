@@ -215,7 +215,7 @@ def _write_compiler(compiler: str, work: Path, *, march: str) -> Path:
     maps = {Path(torch.__file__).parent: "torch", work: "."}
     prefixes = [f"-ffile-prefix-map={path}={name}" for path, name in maps.items()]
     # Torch's own C++ library, whatever the compiler does by itself: one linked in beside it is not the one whose locale
-    # this process has, and the archive crashes as it is loaded. What is found in this one, a linked-in one is not asked.
+    # this process has, and the archive crashes as it is loaded. It comes first, so the other is asked for nothing.
     options = [f"-march={march}", "-g0", *prefixes, _SHARED_CPP_LIBRARY]
     script = work / "bin" / Path(compiler).name
     script.parent.mkdir()

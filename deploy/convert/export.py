@@ -23,7 +23,9 @@ from deploy.convert.flatten import arguments_of, leaves, output_names, positiona
 from deploy.convert.flex import count_flex_attention, plain_attention
 from deploy.convert.hollow import fill, holds_only, save_hollow
 from deploy.convert.kept_program import PROGRAM_FILE, keep_program, module_of, take_program
-from deploy.convert.model import Device, Program
+from deploy.convert.model import Device, Precision, Program
+from deploy.convert.precision import HALVES, with_edges
+from deploy.convert.torchao_int8 import quantize_linear
 from deploy.errors import DeployError, UnfinishedError, UsageError
 from deploy.files import sha256_bytes
 from deploy.spec import BATCH, Dim, TensorSpec
@@ -41,14 +43,15 @@ _made_here: dict[Path, ExportedProgram] = {}
 
 
 def export_program(
-    checkpoint: Checkpoint, *, max_batch: int, folder: Path, device: Device = "cpu", store: Store | None = None
-) -> Program:
+    checkpoint: Checkpoint, *, max_batch: int, folder: Path, device: Device = "cpu", precision: Precision = "fp32",
+    store: Store | None = None,
+) -> Program:  # fmt: skip
     """The checkpoint's program, written below `folder`; its cost is left for the caller to fill in.
 
     It is traced on `device`, where its weights then are. The batch is dynamic in 1..max_batch; with `max_batch=1` it is
-    static and every shape begins with 1. The other dynamic dims are those of the checkpoint. From `store` an export of
-    before is taken, and kept there for the next. Raises UsageError if the model's inputs or outputs cannot be served,
-    UnfinishedError if it cannot be exported.
+    static and every shape begins with 1. The other dynamic dims are those of the checkpoint. In another precision than
+    fp32 the weights are converted first. From `store` an fp32 export of before is taken, and kept there for the next.
+    Raises UsageError if the model's inputs or outputs cannot be served, UnfinishedError if it cannot be exported.
     """
     from deploy.checkpoint.load import build_module
 
@@ -58,27 +61,30 @@ def export_program(
         check_batch(checkpoint.options, max_batch)
     inputs, dims = program_inputs(checkpoint.inputs, max_batch=max_batch), program_dims(checkpoint, max_batch=max_batch)
     exact_float32(device)
-    module = build_module(checkpoint).to(device)
+    module = build_module(checkpoint, HALVES.get(precision)).to(device)
     # Whatever is done to the module from here on has to be in the key too, or leave it None and the program whole.
-    key = program_key(checkpoint, module, max_batch=max_batch) if store else None
+    key = program_key(checkpoint, module, max_batch=max_batch) if store and precision == "fp32" else None
     if store and key and (kept := take_program(store, key, folder, module)):
         return replace(kept, checkpoint=checkpoint, device=device)
+    scheme = quantize_linear(module) if precision == "int8" else ""
     parameters = [tensor.name for tensor in inputs]
     arrange = arguments_of(module, parameters, checkpoint.absent)
     example, outputs = _first_call(module, arrange, inputs, dims, device=device)
     names, notes = output_names(outputs), _numbers(module, arrange, example, outputs=outputs, max_batch=max_batch)
-    exported = _export(positional(module, parameters, checkpoint.absent), example, inputs=inputs, dims=dims)
+    flat = with_edges(positional(module, parameters, checkpoint.absent), checkpoint, precision)
+    exported = _export(flat, example, inputs=inputs, dims=dims)
     spec = read_spec(exported, inputs, names, dims=dims, checkpoint=checkpoint)
     path = folder / PROGRAM_FILE
     saved = plain_attention(exported)
-    hollow = holds_only(saved, module, checkpoint)
+    hollow = precision == "fp32" and holds_only(saved, module, checkpoint)
     _save(saved, path, hollow=hollow)
     _made_here.clear()
     _made_here[path] = exported
     uses = count_flex_attention(exported)
     program = Program(
         path=path, spec=spec, digest=_digest(exported, saved), seconds=0.0, peak_memory=0, notes=notes,
-        flex_attention=uses, device=device, checkpoint=checkpoint if hollow else None,
+        flex_attention=uses, device=device, precision=precision, scheme=scheme,
+        checkpoint=checkpoint if hollow else None,
     )  # fmt: skip
     # A number's note follows from values, and FlexAttention's operator from more than can be saved.
     if store and key and hollow and not notes and not uses:

@@ -11,8 +11,10 @@ from typing import Protocol
 from deploy.cache import Store
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.aoti import compile_aoti
+from deploy.convert.lower import Subject, lowered_converters
 from deploy.convert.model import Artifact, Device, Format, Program
 from deploy.convert.onnx import export_onnx
+from deploy.convert.precision import Lowering
 from deploy.records import Record
 from deploy.targets import Target
 
@@ -32,6 +34,13 @@ Converters = Mapping[Format, Converter]
 CONVERTERS: Converters = {"aoti": compile_aoti, "onnx": export_onnx}
 
 
+def converters_for(checkpoint: Checkpoint, max_batch: int, lowering: Lowering) -> Converters:
+    """The converters to the precision that was asked for."""
+    if lowering.precision == "fp32":
+        return CONVERTERS
+    return lowered_converters(Subject(checkpoint=checkpoint, max_batch=max_batch, lowering=lowering))
+
+
 class ConversionJob(Record):
     """One format of one checkpoint. The program is written to `folder`, the artifact to `folder/<format>`."""
 
@@ -40,9 +49,15 @@ class ConversionJob(Record):
     target: Target
     max_batch: int
     folder: Path
+    lowering: Lowering = Lowering()
     device: Device = "cpu"
 
     @property
     def artifact_folder(self) -> Path:
         """Where the artifact's files go."""
         return self.folder / self.format
+
+    @property
+    def in_words(self) -> str:
+        """What is said of the precision beside the format; nothing of fp32."""
+        return "" if self.lowering.precision == "fp32" else f" in {self.lowering.precision}"

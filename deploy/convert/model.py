@@ -17,6 +17,9 @@ PublishedFormat = Literal["aoti", "onnx", "vllm", "python", "ensemble"]
 # Where a run works: what is exported, compiled, proven and measured is on it.
 Device = Literal["cpu", "cuda"]
 FORMATS: tuple[Format, ...] = ("aoti", "onnx")
+# What a program computes in; fp32 is whatever the checkpoint itself has.
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16", "int8")
 ARTIFACT_FILES: dict[Format, str] = {"aoti": "model.pt2", "onnx": "model.onnx", "vllm": "model.json"}
 
 
@@ -25,9 +28,10 @@ class Program:
     """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text.
 
     `notes` say what is served otherwise than the model has it. `flex_attention` counts the uses of that operator, which
-    is plain attention on disk: it cannot be saved. `device` is where its weights lie and its artifacts will run.
-    `checkpoint` is where its weights come from, None where the file has them. `reused` is the key of the export of
-    before that it was taken from, None where it was exported now.
+    is plain attention on disk: it cannot be saved. `device` is where its weights lie and its artifacts will run;
+    `precision` is what it computes in, `scheme` how it came to int8. `checkpoint` is where its weights come from, None
+    where the file has them. `reused` is the key of the export of before that it was taken from, None where it was
+    exported now.
     """
 
     path: Path
@@ -37,6 +41,8 @@ class Program:
     peak_memory: int
     notes: tuple[str, ...] = ()
     flex_attention: int = 0
+    precision: Precision = "fp32"
+    scheme: str = ""
     device: Device = "cpu"
     checkpoint: Checkpoint | None = None
     reused: str | None = None

@@ -76,6 +76,7 @@ def work_key(
 
     facts = {
         "graph": program.digest,
+        "precision": program.precision,
         "spec": program.spec.model_dump(mode="json"),
         "weights": list(layout({**weights.learnt, **weights.fixed})),
         "fixed": {name: tensor_digest(tensor) for name, tensor in sorted(weights.fixed.items())},

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -25,8 +25,9 @@ import psutil
 from deploy.cache import Store, cache_folder
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.export import export_program
-from deploy.convert.job import CONVERTERS, ConversionJob, Converters
+from deploy.convert.job import ConversionJob, Converters, converters_for
 from deploy.convert.model import FORMATS, Artifact, Device, Format, Program
+from deploy.convert.precision import Lowering
 from deploy.errors import DeployError
 from deploy.processes import ChildFailed, Limits, Worker
 from deploy.progress import Progress
@@ -48,7 +49,8 @@ class ConversionPlan:
 
     `jobs` is how many children may work at once; None means as many as cores and free memory allow, at most two, and
     one where the weights are large. `store`: where what was made before for the same graph is taken from, and kept for
-    the next. `device`: where it is exported and compiled.
+    the next. `device`: where it is exported and compiled. `lowering` is the precision of the artifacts; `program`,
+    always in fp32, the one that an earlier conversion of this run exported.
     """
 
     formats: tuple[Format, ...] = FORMATS
@@ -59,6 +61,8 @@ class ConversionPlan:
     timeout: float | None = None
     memory_limit: int | None = None
     store: Store | None = None
+    lowering: Lowering = field(default_factory=Lowering)
+    program: Program | None = None
     device: Device = "cpu"
 
 
@@ -83,7 +87,7 @@ class Conversion:
 
 
 def convert(
-    checkpoint: Checkpoint, plan: ConversionPlan, progress: Progress, *, converters: Converters = CONVERTERS
+    checkpoint: Checkpoint, plan: ConversionPlan, progress: Progress, *, converters: Converters | None = None
 ) -> Conversion:
     """The checkpoint's program and its artifacts, in folders below `plan.folder`.
 
@@ -95,12 +99,13 @@ def convert(
     at_once = _jobs_at_once(plan, checkpoint)
     with ExitStack() as workers:
         first = workers.enter_context(_worker(jobs[0], plan))
-        program = _export(first, jobs[0], plan.store, progress)
+        program = plan.program or _export(first, jobs[0], plan.store, progress)
+        by_format = converters or converters_for(checkpoint, plan.max_batch, plan.lowering)
 
         def one(job: ConversionJob) -> Artifact | ConversionFailure:
             # Known to the outer block too, which is left first when the user interrupts.
             with first if job is jobs[0] else workers.enter_context(_worker(job, plan)) as worker:
-                return _convert(worker, job, partial(converters[job.format], program, store=plan.store), progress)
+                return _convert(worker, job, partial(by_format[job.format], program, store=plan.store), progress)
 
         outcomes = _side_by_side(one, jobs, at_once=at_once)
     return Conversion(
@@ -113,7 +118,7 @@ def convert(
 def _write_job(checkpoint: Checkpoint, plan: ConversionPlan, format_: Format) -> ConversionJob:
     job = ConversionJob(
         checkpoint=checkpoint, format=format_, target=plan.target, max_batch=plan.max_batch, folder=plan.folder,
-        device=plan.device,
+        device=plan.device, lowering=plan.lowering,
     )  # fmt: skip
     job.artifact_folder.mkdir(parents=True)
     job.write(_job_file(job))
@@ -133,6 +138,7 @@ def _keep(job: ConversionJob) -> ConversionJob:
     path = job.checkpoint.path.resolve()
     folder = cache_folder("failed", f"{job.checkpoint.name}-{job.format}")
     kept = job.model_copy(update={"folder": folder, "checkpoint": job.checkpoint.model_copy(update={"path": path})})
+    kept = kept.model_copy(update={"lowering": kept.lowering.kept_in(folder)})
     kept.write(_job_file(kept))
     if _log(job).exists():
         shutil.copyfile(_log(job), _log(kept))
@@ -165,7 +171,7 @@ def _convert(
     worker: Worker, job: ConversionJob, convert_program: Callable[..., Artifact], progress: Progress
 ) -> Artifact | ConversionFailure:
     try:
-        with progress.stage(f"convert to {job.format}"):
+        with progress.stage(f"convert to {job.format}{job.in_words}"):
             done = worker.run(convert_program, target=job.target, folder=job.artifact_folder)
     except DeployError as error:
         kept = _keep(job)
@@ -176,7 +182,8 @@ def _convert(
             log=_log(kept),
             reproduce=_command(kept),
         )
-    return replace(done.value, seconds=done.seconds, peak_memory=done.peak_memory)
+    details = done.value.details | {"precision": job.lowering.precision}
+    return replace(done.value, seconds=done.seconds, peak_memory=done.peak_memory, details=details)
 
 
 def _last_lines(log: Path) -> str:

@@ -37,6 +37,7 @@ PARITY_FILE = "parity.json"
 LATENCY_FILE = "latency.json"
 SERVED_FILE = "served.json"
 BEHAVIOUR_FILE = "behaviour.json"
+PRECISION_FILE = "precision.json"
 
 Known = SloEvidence | RateEvidence | BenchEvidence | TuneEvidence | DiffEvidence
 

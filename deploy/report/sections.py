@@ -21,6 +21,7 @@ from deploy.report.blocks import Alert, Block, Code, Facts, Figures, Notes, Sect
 from deploy.report.charts import Chart
 from deploy.report.evidence_charts import latency_charts, parity_chart
 from deploy.report.findings import Packaged
+from deploy.report.precision_words import named, noise
 from deploy.report.words import printable, times
 from deploy.repository.manifest import Manifest
 from deploy.spec import TensorSpec
@@ -125,9 +126,9 @@ def _parity_row(evidence: ParityEvidence, output: OutputParity, own: str) -> tup
     return (
         printable(output.output),
         Word(word=word),
-        evidence.format if evidence.format == own else f"{evidence.format} (not in this version)",
+        named(evidence) if evidence.format == own else f"{named(evidence)} (not in this version)",
         f"{times(output.max_multiple)} of {evidence.max_limit:g}",
-        f"{times(output.l2_multiple)} of {evidence.l2_limit:g}",
+        noise(output) or f"{times(output.l2_multiple)} of {evidence.l2_limit:g}",
         f"{output.max_error:.2e}",
         f"{output.eager_max_error:.2e}",
         f"{output.reference_scale:.3g}",

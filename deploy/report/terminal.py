@@ -20,6 +20,7 @@ from deploy.evidence import (
     ServedEvidence,
     short,
 )
+from deploy.report.precision_words import named, noise
 from deploy.report.stages import Stages
 from deploy.report.tables import styled_verdict
 from deploy.report.tables import table_of as _table
@@ -92,7 +93,7 @@ def parity_table(evidence: Sequence[ParityEvidence]) -> "RenderableType":
         for output in one.outputs:
             table.add_row(*_parity_cells(one, output), _verdict(one.judgement))
         if not one.outputs:
-            table.add_row(one.format, *[_DASH] * 5, _verdict(one.judgement))
+            table.add_row(named(one), *[_DASH] * 5, _verdict(one.judgement))
     findings = [line for one in evidence for line in _findings(one)]
     return Group(_title("Parity: errors as multiples of eager's own, and the limit"), table, *findings)
 
@@ -139,10 +140,10 @@ def _parity_cells(evidence: ParityEvidence, output: OutputParity) -> "tuple[str 
 
     flipped = f"{output.decisions_flipped} of {output.decisions_compared} flipped"
     return (
-        evidence.format,
+        named(evidence),
         Text(output.output),
         f"{output.max_multiple:.2g} of {evidence.max_limit:g}",
-        f"{output.l2_multiple:.2g} of {evidence.l2_limit:g}",
+        noise(output) or f"{output.l2_multiple:.2g} of {evidence.l2_limit:g}",
         str(evidence.rows),
         flipped if output.decisions_compared else _DASH,
     )

@@ -99,15 +99,18 @@ class ClientExample:
     version: Version
     inputs: tuple[WireTensor, ...]
     outputs: tuple[WireTensor, ...]
+    precision: str = "fp32"
 
     @classmethod
     def of(cls, version: Version) -> "ClientExample":
         """The example for a published version, from its manifest and its config."""
-        spec, config = read_manifest(version).spec, parse_config(version.config.read_text())
+        manifest = read_manifest(version)
+        spec, config = manifest.spec, parse_config(version.config.read_text())
         return cls(
             version=version,
             inputs=_tensors(config.input, spec.inputs, spec),
             outputs=_tensors(config.output, spec.outputs, spec),
+            precision=manifest.artifact.get("precision", "fp32"),
         )
 
     def python(self, grpc: str) -> str:
@@ -133,6 +136,11 @@ class ClientExample:
             inputs="\n".join(inputs),
             outputs="\n".join(outputs),
         )
+
+    @property
+    def about(self) -> str:
+        """The version, with what it computes in where that is not fp32."""
+        return str(self.version) if self.precision == "fp32" else f"{self.version} ({self.precision})"
 
     def curl(self, http: str) -> str:
         """The same request for a shell, with the tensors as raw bytes; the answer is JSON."""

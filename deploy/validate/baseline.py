@@ -50,7 +50,10 @@ LIMITS = {
     "fp32": Limits(max_multiple=10.0, l2_multiple=5.0),
     "fp16": Limits(max_multiple=2.0, l2_multiple=2.0),
     "bf16": Limits(max_multiple=2.0, l2_multiple=2.0),
+    # A unit is then the most noise that passes: `precision` says how much that is.
+    "int8": Limits(max_multiple=1.0, l2_multiple=1.0),
 }
+_UNITS = {"fp32": "eager's own", "int8": "the noise that passes"}
 # Of the output's scale; used only where the checkpoint cannot run in float64.
 DECLARED_TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2}
 
@@ -79,6 +82,11 @@ class Question:
     def limits(self) -> Limits:
         """The limits of the precision asked for."""
         return LIMITS[self.precision]
+
+    @property
+    def unit(self) -> str:
+        """What errors are counted in, in words."""
+        return _UNITS.get(self.precision, f"eager's own in {self.precision}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

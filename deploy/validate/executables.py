@@ -14,7 +14,7 @@ import numpy as np
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.archive import load_archive
 from deploy.convert.cuda import exact_float32, load_cuda_libraries, providers, require_provider
-from deploy.convert.model import Device
+from deploy.convert.model import Device, Precision, Program
 from deploy.errors import UnfinishedError
 from deploy.processes import own_peak_memory
 from deploy.spec import wire_input, wire_output
@@ -76,26 +76,35 @@ class _Timed:
 class EagerModel(_Timed):
     """The checkpoint's module, called eagerly, behind training's own transforms where preprocessing is fused.
 
-    With `dtype="float64"` it is the reference; inputs are upcast to it.
+    With `dtype="float64"` it is the reference; inputs are upcast to it. In a half `precision` its edges are cast.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, dtype: str | None = None, threads: int, device: Device = "cpu"
+        self,
+        checkpoint: Checkpoint,
+        *,
+        dtype: str | None = None,
+        threads: int,
+        device: Device = "cpu",
+        precision: Precision = "fp32",
     ) -> None:
         import torch
 
         from deploy.convert.flatten import flat_module
+        from deploy.convert.precision import HALVES, half_module
 
         started = time.perf_counter()
         torch.set_num_threads(threads)
         exact_float32(device)
         self.device = device
         self._dtype = getattr(torch, dtype) if dtype else None
-        self._module: Any = (
-            ExactModule(checkpoint, dtype, device=device)
-            if dtype
-            else flat_module(checkpoint, as_in_training=True).to(device)
-        )
+        self._module: Any
+        if precision in HALVES:
+            self._module = half_module(checkpoint, precision, as_in_training=True).to(device)
+        elif dtype:
+            self._module = ExactModule(checkpoint, dtype, device=device)
+        else:
+            self._module = flat_module(checkpoint, as_in_training=True).to(device)
         self._nudges: Nudges | None = None
         self.load_seconds = time.perf_counter() - started
 
@@ -150,6 +159,37 @@ class AotiModel(_Timed):
         def call() -> Any:
             with torch.inference_mode():
                 return self._archive(tensors)
+
+        return call
+
+
+class ProgramModel(_Timed):
+    """An exported program on disk, run as it is: what every artifact is compiled from."""
+
+    def __init__(self, program: Program, *, threads: int, device: Device = "cpu") -> None:
+        import torch
+
+        from deploy.convert.export import load_program
+
+        started = time.perf_counter()
+        torch.set_num_threads(threads)
+        exact_float32(device)
+        self.device = device
+        self._module = load_program(program).module()
+        self.load_seconds = time.perf_counter() - started
+
+    def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
+        """The outputs for one batch."""
+        return [tensor.cpu().numpy() for tensor in self._bind(inputs)()]
+
+    def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
+        import torch
+
+        tensors = _tensors(inputs, self.device)
+
+        def call() -> Any:
+            with torch.inference_mode():
+                return self._module(*tensors)
 
         return call
 

@@ -25,7 +25,9 @@ from deploy.validate.cases import Case
 from deploy.validate.compare import Comparison, Element, Errors, as_rows, compare, row_axis, same_kind
 
 # What explains the others comes first, for the first failure is the reason that is shown.
-_CHECKS = ("vacuous", "rows", "run", "structure", "finite", "nothing", "repeat", "error", "decision", "batch")
+_CHECKS = (
+    "precision", "vacuous", "rows", "run", "structure", "finite", "nothing", "repeat", "error", "decision", "batch",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +274,7 @@ def _over_budget(baseline: Baseline, parity: OutputParity) -> ParityFailure:
     limits, worst = baseline.question.limits, parity.worst
     assert worst is not None
     message = (
-        f"output {parity.output!r} is off by {parity.max_multiple:,.1f} x eager's own error at its worst "
+        f"output {parity.output!r} is off by {parity.max_multiple:,.1f} x {_errors(baseline)} at its worst "
         f"(limit {limits.max_multiple:g}) and {parity.l2_multiple:,.1f} x over all elements "
         f"(limit {limits.l2_multiple:g}); worst at sample {worst.sample} {list(worst.index)} of {worst.case!r}: "
         f"reference {worst.reference:.6g}, found {worst.found:.6g}"
@@ -289,6 +291,12 @@ def _over_budget(baseline: Baseline, parity: OutputParity) -> ParityFailure:
     )
 
 
+def _errors(baseline: Baseline) -> str:
+    """The unit of errors: `eager's own error`, `the noise that passes`."""
+    unit = baseline.question.unit
+    return f"{unit} error" if unit == "eager's own" else unit
+
+
 def _verdict(baseline: Baseline, failures: Sequence[ParityFailure], outputs: Sequence[OutputParity]) -> Judgement:
     if failures:
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
@@ -297,7 +305,7 @@ def _verdict(baseline: Baseline, failures: Sequence[ParityFailure], outputs: Seq
     worst_l2 = max(output.l2_multiple for output in outputs)
     limits = baseline.question.limits
     reason = (
-        f"errors are at most {worst_max:.2g} x eager's own (limit {limits.max_multiple:g}), "
+        f"errors are at most {worst_max:.2g} x {baseline.question.unit} (limit {limits.max_multiple:g}), "
         f"{worst_l2:.2g} x in L2 (limit {limits.l2_multiple:g})"
     )
     return Judgement(verdict=Verdict.PASS, reason=reason)

@@ -64,11 +64,19 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What was proven: evidence per format, whose model it is, and what server answers are judged by later."""
+    """What was proven: evidence per format, whose model it is, and what server answers are judged by later.
+
+    `own` is what those are judged by of a format in a lower precision, which has budgets of its own.
+    """
 
     evidence: dict[Format, ParityEvidence]
     behaviour: BehaviourEvidence
     baseline: Baseline
+    own: dict[Format, Baseline] = field(default_factory=dict)
+
+    def baseline_of(self, format: Format) -> Baseline:
+        """What a format's answers are judged by."""
+        return self.own.get(format, self.baseline)
 
 
 def prove(checkpoint: Checkpoint, artifacts: Sequence[Artifact], samples: Samples | None, plan: Plan) -> Proof:
