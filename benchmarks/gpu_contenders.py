@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from deploy.convert import aoti, onnx
 from deploy.convert.archive import MODEL_NAME
+from deploy.convert.cuda import local_toolkit
 from deploy.convert.flex import plain_attention
 from deploy.convert.model import Device
 from deploy.convert.onnx_file import write_model
@@ -27,7 +28,7 @@ CONTENDERS = (EAGER, CONTROL, AOTI, ONNX, COMPILED, *GRAPHED)
 """In the order in which they are prepared: whoever has no time left is last."""
 
 MAX_BATCH = 1024
-_SAMPLE_BATCH = 2  # one row would be taken for a constant
+SAMPLE_BATCH = 2  # one row would be taken for a constant
 _OPSET = 20
 _INLINE_LIMIT = 1_900_000_000
 _WARM_UP = 3
@@ -139,7 +140,7 @@ def compiled(module: nn.Module, rows: Tensor) -> Module:
     """The module behind `torch.compile` in its default mode, compiled for one row and for any number above one."""
     contender = Module(module=torch.compile(module))
     contender.bind(rows[:1].clone())()
-    several = rows[:_SAMPLE_BATCH].clone()
+    several = rows[:SAMPLE_BATCH].clone()
     torch._dynamo.mark_dynamic(several, 0)
     contender.bind(several)()
     return contender
@@ -149,13 +150,18 @@ def exported(module: nn.Module, rows: Tensor) -> ExportedProgram:
     """The module's program for any batch, as `deployctl package` exports it."""
     dims = ({0: Dim("batch", min=1, max=MAX_BATCH)},)
     with torch.no_grad():
-        return torch.export.export(module, (rows[:_SAMPLE_BATCH].clone(),), dynamic_shapes=dims, strict=False)
+        return torch.export.export(module, (rows[:SAMPLE_BATCH].clone(),), dynamic_shapes=dims, strict=False)
 
 
 def archived(program: ExportedProgram, folder: Path, *, threads: int) -> Path:
     """The program's archive, by the converter's own settings and passes; `threads` compile GPU kernels."""
     device: Device = "cuda" if program.example_inputs[0][0].is_cuda else "cpu"
-    files, way = aoti._compile(program, {**aoti._SETTINGS, "compile_threads": threads}, device=device)
+    settings = {**aoti.compiler_settings(device), "compile_threads": threads}
+    if device == "cuda":
+        # No kernel runs on the CPU, and trying each of its instruction sets takes as long as all else.
+        settings |= {"cpp.simdlen": 256, "cpp.vec_isa_ok": True}
+    with aoti._environment(**(local_toolkit() if device == "cuda" else {})):
+        files, way = aoti._compile(program, settings)
     print(f"FlexAttention, if there is any: {way}")
     path = folder / "model.pt2"
     aoti._package(files, path)
@@ -164,9 +170,15 @@ def archived(program: ExportedProgram, folder: Path, *, threads: int) -> Path:
 
 def graph_file(module: nn.Module, rows: Tensor, folder: Path) -> Path:
     """The module as an ONNX graph, by the converter's own passes; both on the CPU, where weights are written from."""
+    import onnx_ir as ir
+
     path = folder / "model.onnx"
     model = onnx._translate(plain_attention(exported(module, rows)), opset=_OPSET)
     onnx._strip(model)
+    for value in model.graph.outputs:
+        # Rewritten attention is traced with the sample's own rows, which are then said to be all there can be.
+        assert value.shape is not None
+        value.shape = ir.Shape(["batch", *value.shape[1:]])
     write_model(model, path, inline_limit=_INLINE_LIMIT)
     return path
 

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from deploy.records import Record
 
@@ -21,6 +22,7 @@ _QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.tota
 _CAPABILITY = re.compile(r"(\d+)\.(\d+)")
 _MEMORY = re.compile(r"(\d+) MiB")
 _SECONDS = 30
+_DRIVER = "libcuda.so.1"
 _MIB = 1024 * 1024
 _NONE_VISIBLE = ("", "-1")
 
@@ -54,6 +56,12 @@ class GpuStack:
 def capability(sm: int | None) -> str:
     """A compute capability as people write it: 9.0 for 90."""
     return "unknown" if sm is None else f"{sm // 10}.{sm % 10}"
+
+
+def driver_folders(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The folders of LD_LIBRARY_PATH that hold the driver's library, which a process with another path needs too."""
+    folders = environment.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    return tuple(folder for folder in folders if folder and Path(folder, _DRIVER).exists())
 
 
 @cache

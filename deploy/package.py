@@ -32,14 +32,8 @@ from deploy.convert.export import program_dims, program_inputs
 from deploy.convert.model import Artifact, Format, Precision, Program
 from deploy.convert.run import Conversion, ConversionPlan, convert
 from deploy.device import obstacles, place
-from deploy.ensemble.image import (
-    ImagePlan,
-    StagedEnsemble,
-    check_part_names,
-    plan_images,
-    publish_ensemble,
-    staged_ensemble,
-)
+from deploy.ensemble.plan import EnsembleRequest, plan_ensemble
+from deploy.ensemble.whole import EnsemblePlan, StagedEnsemble, publish_ensemble, staged_ensemble
 from deploy.errors import UnfinishedError, UsageError
 from deploy.evidence import Judgement, LatencyEvidence, Verdict
 from deploy.gpu import LocalGpu
@@ -152,19 +146,16 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
     return inputs
 
 
-def _plan_ensemble(request: PackageRequest, checkpoint: Checkpoint, name: str) -> ImagePlan | None:
+def _plan_ensemble(request: PackageRequest, checkpoint: Checkpoint, name: str) -> EnsemblePlan | None:
     """The plan of the ensemble that was asked for. Raises UsageError if there cannot be one."""
-    if request.ensemble is None:
-        if request.images is not None or request.exif_orientation:
-            raise UsageError(
-                f"{'--images' if request.images else '--exif-orientation'} was given without --ensemble image",
-                expected="an ensemble that decodes images",
-                fix="add --ensemble image, or leave it out",
-            )
-        return None
-    for format_ in _formats(request):
-        check_part_names(request.repository, f"{name}_{format_}" if request.all_formats else name)
-    return plan_images(checkpoint, request.images, exif_orientation=request.exif_orientation)
+    names = [f"{name}_{format_}" if request.all_formats else name for format_ in _formats(request)]
+    asked = EnsembleRequest(
+        kind=request.ensemble,
+        images=request.images,
+        exif_orientation=request.exif_orientation,
+        texts=request.texts,
+    )
+    return plan_ensemble(asked, checkpoint, repository=request.repository, names=names)
 
 
 def _check_machine(request: PackageRequest) -> Engine | None:
@@ -268,6 +259,8 @@ class _Run:
             device=self.request.device,
         )
         conversion = convert(self.inputs.checkpoint, plan, self.progress)
+        if conversion.program.reused:
+            self.progress.note("the program was exported before, for modules like these")
         for name, artifact in conversion.artifacts.items():
             if artifact.reused:
                 self.progress.note(f"{name}: compiled before for the same graph, with the weights of this checkpoint")
@@ -281,12 +274,11 @@ class _Run:
         return conversion
 
     def suspects(self, conversion: Conversion, proof: Proof) -> tuple[str, ...]:
-        """The keys of work from the cache that failed its proof here."""
-        return tuple(
-            artifact.reused
-            for name, artifact in conversion.artifacts.items()
-            if artifact.reused and not proof.evidence[name].judgement.passed
-        )
+        """The keys of work from the cache that failed its proof here: of code, of an export and what came of it."""
+        failed = [one for name, one in conversion.artifacts.items() if not proof.evidence[name].judgement.passed]
+        program = conversion.program.reused if failed else None
+        keys = (program, *(one.reused or (one.kept if program else None) for one in failed))
+        return tuple(key for key in keys if key)
 
     def convert_again(self, suspects: Sequence[str], **lowered: Any) -> Conversion:
         """Step 3 without the cache, which loses those entries."""
@@ -302,7 +294,7 @@ class _Run:
             logs=self.work.work / "logs",
             threads=self.request.resources.threads,
             target=self.request.target,
-            program=conversion.program.path,
+            program=conversion.program,
             limits=self.limits,
             allow_constant_output=self.request.allow_constant_output,
             device=self.request.device,
@@ -432,10 +424,10 @@ class _Run:
 
     def _ensemble(self, staged: StagedVersion, plan: VersionPlan, stages: ExitStack) -> StagedEnsemble | None:
         """The ensemble round a staged version, served with it; None where none was asked for."""
-        images = self.inputs.ensemble
-        if images is None:
+        ensemble = self.inputs.ensemble
+        if ensemble is None:
             return None
-        return stages.enter_context(staged_ensemble(staged, plan, images, progress=self.progress))
+        return stages.enter_context(staged_ensemble(staged, plan, ensemble, progress=self.progress))
 
     def _staged(self, artifact: Artifact, plan: VersionPlan) -> AbstractContextManager[StagedVersion]:
         keep = self.request.keep_failed

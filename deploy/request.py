@@ -10,7 +10,8 @@ from typing import Literal
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.convert.model import FORMATS, Device, Format, Precision
 from deploy.convert.run import Conversion
-from deploy.ensemble.image import ImagePlan
+from deploy.ensemble.inputs import Kind
+from deploy.ensemble.whole import EnsemblePlan
 from deploy.errors import ExitCode
 from deploy.evidence import (
     BehaviourEvidence,
@@ -52,10 +53,11 @@ class Resources:
 class PackageRequest:
     """What the user asked for. `by_name`: the formats were named, so each must be built and pass.
 
-    `ensemble` is what goes in round the version, `images` a folder of real ones for its proof; `exif_orientation` says
-    that training turned photographs as their EXIF says. `precision` is what artifacts compute in, `auto` the fastest
-    that passes; `calibration` holds rows for int8's static scales, `max_drop` is in percentage points of the `metric`.
-    `device` is where all is compiled, proven and measured; `gpu` what is there of it, filled in before any work.
+    `ensemble` is what goes in round the version, `images` a folder and `texts` a file of real ones for its proof;
+    `exif_orientation` says that training turned photographs as their EXIF says. `precision` is what artifacts compute
+    in, `auto` the fastest that passes; `calibration` holds rows for int8's static scales, `max_drop` is in percentage
+    points of the `metric`. `device` is where all is compiled, proven and measured; `gpu` what is there of it, filled in
+    before any work.
     """
 
     checkpoint: CheckpointRequest
@@ -68,8 +70,9 @@ class PackageRequest:
     by_name: bool = False
     all_formats: bool = False
     max_batch: int = 8
-    ensemble: Literal["image"] | None = None
+    ensemble: Kind | None = None
     images: Path | None = None
+    texts: Path | None = None
     exif_orientation: bool = False
     slo_p99_ms: float | None = None
     thorough: bool = False
@@ -101,7 +104,7 @@ class Inputs:
     classes: tuple[str, ...] | None
     samples: Samples | None
     bound: Manifest | None
-    ensemble: ImagePlan | None = None
+    ensemble: EnsemblePlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import pytest
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.device import fitted, obstacles, place
 from deploy.errors import MissingError, UsageError
-from deploy.gpu import GpuStack, LocalGpu, parse_gpus, visible_gpu
+from deploy.gpu import GpuStack, LocalGpu, driver_folders, parse_gpus, visible_gpu
 from deploy.package import package, plan_package
 from deploy.request import PackageRequest
 from deploy.targets import LOCAL_CUDA, find_target
@@ -56,6 +56,14 @@ def test_the_gpu_is_the_first_that_is_visible(chosen: str | dict[str, str], sm: 
     gpu = visible_gpu(LISTING, environment)
     assert (gpu.sm if gpu else None) == sm
     assert visible_gpu("", environment) is None
+
+
+def test_a_server_is_given_the_drivers_folder_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "driver").mkdir()
+    (tmp_path / "driver" / "libcuda.so.1").touch()
+    path = f"{tmp_path / 'others'}::{tmp_path / 'driver'}"
+    assert driver_folders({"LD_LIBRARY_PATH": path}) == (str(tmp_path / "driver"),)
+    assert driver_folders({}) == ()
 
 
 def test_a_gpu_is_told_in_one_line() -> None:

@@ -12,7 +12,6 @@ import click
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.cli.llm import llm_options
 from deploy.cli.options import checkpoint_options, config_option
-from deploy.cli.packaged import show_plan, show_result
 from deploy.cli.types import Written
 from deploy.convert.model import FORMATS, Format
 from deploy.errors import UsageError
@@ -66,14 +65,20 @@ class _Formats(Written):
 )
 @click.option(
     "--ensemble",
-    type=click.Choice(["image"]),
-    help="Publish an ensemble too, NAME_image: JPEG or PNG bytes in, labels and scores out.",
+    type=click.Choice(["image", "text"]),
+    help="Publish an ensemble too: NAME_image takes JPEG or PNG bytes, NAME_text texts; labels and scores come out.",
 )
 @click.option(
     "--images",
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Real JPEG and PNG files to prove the ensemble with.",
+)
+@click.option(
+    "--texts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --ensemble text: real texts to prove it with, one per line.",
 )
 @click.option(
     "--exif-orientation/--no-exif-orientation",
@@ -161,6 +166,7 @@ def command(ctx: click.Context, /, *, request: CheckpointRequest, as_json: bool,
     It is exported once, compiled to AOTInductor and ONNX, proven against float64, measured, served by a real
     tritonserver, and only then published.
     """
+    from deploy.cli.packaged import show_plan, show_result
     from deploy.package import package, plan_package
     from deploy.report.stages import Stages
 

@@ -20,19 +20,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.cache import Store
-from deploy.convert.aoti_weights import put_together, take_apart
+from deploy.convert.aoti_weights import put_together, take_apart, weights_file
 from deploy.convert.archive import MODEL_NAME, read_metadata
-from deploy.convert.cuda import device_details, exact_float32
+from deploy.convert.cuda import device_details, exact_float32, local_toolkit
 from deploy.convert.export import load_program
 from deploy.convert.flex import (
     DECOMPOSED,
     FUSED,
+    attends_on_gpu,
     attention_detail,
     count_flex_attention,
     for_a_kernel,
     kernel_for_any_threads,
     plain_attention,
 )
+from deploy.convert.kept_program import weights_without_graph
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Device, Program
 from deploy.convert.reuse import Weights, weights_of, work_key
 from deploy.errors import DeployError, MissingError, UnfinishedError
@@ -66,6 +68,7 @@ _GPU_SETTINGS: dict[str, Any] = {
     # Kernels for the GPU that is here: others would want nvcc, and what was not run here is not proven.
     "aot_inductor.emit_multi_arch_kernel": False,
 }
+_SHARED_CPP_LIBRARY = "-l:libstdc++.so.6"
 _WEIGHTS_BESIDE = ("aot_inductor.package_constants_in_so", "aot_inductor.package_constants_on_disk_format")
 
 
@@ -100,20 +103,23 @@ def compile_aoti(program: Program, *, target: Target, folder: Path, store: Store
     compiler = _find_compiler()
     march = _AVX2_MARCH if _is_avx2(target.cpu_isa) else "native"
     build = _Build(program=program, target=target, folder=folder, compiler=compiler, march=march)
-    exported = load_program(program)
-    weights = weights_of(exported)
+    exported, weights = None, weights_without_graph(program)
+    if weights is None:
+        exported = load_program(program)
+        weights = weights_of(exported)
     key = build.key(exported, weights) if store else ""
     with tempfile.TemporaryDirectory(prefix="inductor-", dir=folder) as work:
         entry = Path(work) / "entry"
         reused = store is not None and store.take(key, entry)
-        details = {} if reused else build.compile(exported, weights, entry, work=Path(work))
+        details = {} if reused else build.compile(exported or load_program(program), weights, entry, work=Path(work))
         if entry.is_dir():
             details = put_together(entry, weights, build.path).details
-        if store and not reused and entry.is_dir():
+        kept = key if store and not reused and entry.is_dir() else None
+        if store and kept:
             store.keep(key, entry, about=f"AOTInductor code of {len(weights.used)} weights for {target.name}")
     return Artifact(
         format="aoti", folder=folder, files=(build.path.name,), seconds=0.0, peak_memory=0, details=details,
-        reused=key if reused else None,
+        reused=key if reused else None, kept=kept,
     )  # fmt: skip
 
 
@@ -139,7 +145,7 @@ class _Build:
         # cpuid is asked all the same; what is skipped is compiling a test program per instruction set.
         return {**settings, "cpp.simdlen": 256, "cpp.vec_isa_ok": True}
 
-    def key(self, exported: ExportedProgram, weights: Weights) -> str:
+    def key(self, exported: ExportedProgram | None, weights: Weights) -> str:
         """The key of the code that this compiles, whatever the values of the weights."""
         told = {name: str(value) for name, value in self.settings.items()}
         told |= {"compiler": _version(self.compiler), "march": self.march}
@@ -154,14 +160,20 @@ class _Build:
 
         script = _write_compiler(self.compiler, work, march=self.march)
         search = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
-        with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search):
+        toolkit = local_toolkit() if self.program.device == "cuda" else {}
+        with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search, **toolkit):
             settings = {**self.settings, "cpp.cxx": (None, script.name)}
-            files, attention = _compile(exported, settings, device=self.program.device)
-            _package(files, self.path)
+            files, attention = _compile(exported, settings)
+        # Put in by `put_together`: packed here, the weights would lie on disk twice, and whole in memory.
+        blob = weights_file(files)
+        _package([one for one in files if str(one) != str(blob)], self.path)
         made = {"torch": torch.__version__, "compiler": _version(self.compiler), "march": self.march}
         details = {**made, **_facts(self.path), **attention_detail(self.program, attention)}
         details |= device_details(self.program.device)
-        take_apart(self.path, weights, details, into=entry)
+        if take_apart(self.path, weights, details, into=entry, blob=blob) is None and blob:
+            _package(files, self.path)
+        elif blob:
+            blob.unlink()
         return details
 
 
@@ -201,7 +213,10 @@ def _write_compiler(compiler: str, work: Path, *, march: str) -> Path:
     import torch
 
     maps = {Path(torch.__file__).parent: "torch", work: "."}
-    options = [f"-march={march}", "-g0", *(f"-ffile-prefix-map={path}={name}" for path, name in maps.items())]
+    prefixes = [f"-ffile-prefix-map={path}={name}" for path, name in maps.items()]
+    # Torch's own C++ library, whatever the compiler does by itself: one linked in beside it is not the one whose locale
+    # this process has, and the archive crashes as it is loaded. What is found in this one, a linked-in one is not asked.
+    options = [f"-march={march}", "-g0", *prefixes, _SHARED_CPP_LIBRARY]
     script = work / "bin" / Path(compiler).name
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nexec {shlex.quote(compiler)} "$@" {shlex.join(options)}\n')
@@ -220,13 +235,13 @@ def _environment(**values: str) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _compile(exported: ExportedProgram, settings: dict[str, Any], *, device: Device) -> tuple[list[Any], str]:
+def _compile(exported: ExportedProgram, settings: dict[str, Any]) -> tuple[list[Any], str]:
     """The compiled files, and which way FlexAttention went: its own kernel where AOTInductor has one for this use."""
     why = ""
     if count_flex_attention(exported):
         try:
-            with kernel_for_any_threads() if device == "cpu" else nullcontext():
-                return _compile_exported(for_a_kernel(exported, device), settings), FUSED
+            with nullcontext() if attends_on_gpu(exported) else kernel_for_any_threads():
+                return _compile_exported(for_a_kernel(exported), settings), FUSED
         except UnfinishedError as error:
             why = f" ({error.found})"
             print(f"FlexAttention's own kernel is not used: {error.found}", file=sys.stderr)

@@ -10,8 +10,12 @@ off in every process that compiles or runs a model here, and ONNX Runtime's `use
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 CPU_PROVIDER = "CPUExecutionProvider"
+_DRIVER_FOLDERS = (Path("/usr/local/nvidia/lib64"), Path("/usr/lib/wsl/lib"))
+_PROBE = "#include <cuda.h>\n#include <cuda_runtime_api.h>\nint probe() { return cuInit(0); }\n"
 # What a session on the GPU is given; the published config says the same to Triton's backend.
 CUDA_OPTIONS = {"device_id": "0", "use_tf32": "0"}
 
@@ -170,16 +176,50 @@ def _tiny_graph() -> bytes:
     return serialized
 
 
+def toolkit_environment(home: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables with which AOTInductor's compiler finds the toolkit in `home` and the driver's library.
+
+    torch looks for the toolkit's stub of it only where CUDA_HOME is set; some containers have the driver's own aside.
+    """
+    stubs = (Path(home, "lib64/stubs"), Path(home, "targets/x86_64-linux/lib/stubs"), *_DRIVER_FOLDERS)
+    known = [str(folder) for folder in stubs if (folder / "libcuda.so").exists()]
+    before = environment.get("LIBRARY_PATH")
+    return {"CUDA_HOME": home, "LIBRARY_PATH": os.pathsep.join([*([before] if before else []), *known])}
+
+
+def local_toolkit() -> dict[str, str]:
+    """`toolkit_environment` of the toolkit that torch finds here. Raises MissingError if it finds none."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if CUDA_HOME is None:
+        raise MissingError(
+            "torch finds no CUDA toolkit here", expected="a folder in CUDA_HOME, or nvcc on PATH", fix=TOOLKIT_ADVICE
+        )
+    return toolkit_environment(CUDA_HOME, os.environ)
+
+
 def _aoti_lacks() -> str:
     """Why AOTInductor cannot compile for the GPU here; empty if nothing is missing that can be told in advance."""
     if find_spec("triton") is None:
         return "triton, which writes the kernels, is not installed"
     try:
-        from torch.utils.cpp_extension import include_paths
+        variables = local_toolkit()
+    except MissingError as error:
+        return error.found
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    # Without one the search for a compiler tells, which comes next.
+    return links_with_cuda(compiler, variables) if compiler else ""
 
-        folders = include_paths("cuda")
-    except (OSError, ImportError) as error:
-        return f"the CUDA toolkit was not found: {str(error).strip().splitlines()[0]}"
-    if not any(Path(folder, "cuda.h").is_file() for folder in folders):
-        return f"the CUDA toolkit's cuda.h is in none of {', '.join(folders)}"
-    return ""
+
+def links_with_cuda(compiler: str, variables: Mapping[str, str]) -> str:
+    """Why the compiler cannot build what AOTInductor writes for a GPU, in its own words; empty if it can."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [compiler, "-x", "c++", "-shared", "-fPIC", "-", f"-I{variables['CUDA_HOME']}/include", "-lcuda",
+             "-o", str(Path(folder, "probe.so"))],
+            input=_PROBE, env={**os.environ, **variables}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    if done.returncode == 0:
+        return ""
+    reason = next((line for line in done.stderr.splitlines() if "error" in line or "cannot find" in line), "")
+    return f"{Path(compiler).name} cannot build for CUDA with the toolkit in {variables['CUDA_HOME']}: {reason.strip()}"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from deploy.convert.model import Device, Program
+from deploy.convert.model import Program
 from deploy.errors import UnfinishedError
 
 if TYPE_CHECKING:
@@ -58,18 +58,23 @@ def plain_attention(exported: ExportedProgram) -> ExportedProgram:
     return plain
 
 
-def for_a_kernel(exported: ExportedProgram, device: Device = "cpu") -> ExportedProgram:
+def attends_on_gpu(exported: ExportedProgram) -> bool:
+    """Whether the program's attention is computed on a GPU, whose kernel is another one than the CPU's."""
+    queries: list[Any] = [node.args[0] for node in _uses(exported)]
+    return any(query.meta["val"].device.type == "cuda" for query in queries)
+
+
+def for_a_kernel(exported: ExportedProgram) -> ExportedProgram:
     """The program as AOTInductor's kernels can read it: query, key and value each in contiguous memory of their own.
 
     torch's CPU kernel takes their sizes from whatever buffer lies beneath, which for a view is another one. That for
-    GPUs reads strides, and gets the very same program.
+    GPUs reads strides, and gets them as they are.
     """
     import torch
 
-    if device == "cuda":
-        return exported
-
     ready = _functional(exported)
+    if attends_on_gpu(ready):
+        return ready
     for node in _uses(ready):
         for tensor in dict.fromkeys(node.args[:3]):
             assert isinstance(tensor, torch.fx.Node)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from deploy.checkpoint.model import Checkpoint
 from deploy.spec import Spec
 
 # A version of the format vllm is made by `deploy.llm` and has no compiled file: its engine file is the main one.
@@ -27,8 +28,10 @@ class Program:
     """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text.
 
     `notes` say what is served otherwise than the model has it. `flex_attention` counts the uses of that operator, which
-    is plain attention on disk: it cannot be saved. `device` is where its weights lie and its artifacts will run;
-    `precision` is what it computes in, `scheme` how it came to int8.
+    is plain attention on disk: it cannot be saved. `device` is where its weights lie and its artifacts will run.
+    `checkpoint` is where its weights come from, None where the file has them. `reused` is the key of the export of
+    before that it was taken from, None where it was exported now. `precision` is what it computes in, `scheme` how it
+    came to int8.
     """
 
     path: Path
@@ -41,6 +44,8 @@ class Program:
     precision: Precision = "fp32"
     scheme: str = ""
     device: Device = "cpu"
+    checkpoint: Checkpoint | None = None
+    reused: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +53,7 @@ class Artifact:
     """One compiled file of one format. `files` are its relative paths in `folder`, the main one first.
 
     `details` go into the manifest: opset, IR version, compiler, ISA, and so on. `reused` is the key of the work that
-    was taken from the cache, None where all was done now.
+    was taken from the cache, None where all was done now; `kept` the key under which the cache has what was done now.
     """
 
     format: Format
@@ -58,6 +63,7 @@ class Artifact:
     peak_memory: int
     details: dict[str, str]
     reused: str | None = None
+    kept: str | None = None
 
     @property
     def path(self) -> Path:

@@ -36,7 +36,8 @@ from deploy.targets import Target
 _TAIL_LINES = 25
 _MOST_AT_ONCE = 2
 _CHILD_MEMORY = 1_200_000_000  # bytes of a child beside the weights: torch, the graph, the C++ compiler
-_COPIES_OF_WEIGHTS = 4  # at the peak of a conversion
+_COPIES_OF_WEIGHTS = 2  # at the peak of a conversion: the checkpoint's mapped file, and what the compiler writes
+_LARGE = 1_000_000_000  # bytes of weights; side by side, the second child's code and compiler would come on top of them
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -46,10 +47,10 @@ U = TypeVar("U")
 class ConversionPlan:
     """What to convert to, and how. `timeout` is seconds per child and step, `memory_limit` bytes per child (PSS).
 
-    `jobs` is how many children may work at once; None means as many as cores and free memory allow, at most two.
-    `store`: where what was compiled before for the same graph is taken from, and kept for the next. `device`: where it
-    is exported and compiled. `lowering` is the precision of the artifacts; `program`, always in fp32, the one that an
-    earlier conversion of this run exported.
+    `jobs` is how many children may work at once; None means as many as cores and free memory allow, at most two, and
+    one where the weights are large. `store`: where what was made before for the same graph is taken from, and kept for
+    the next. `device`: where it is exported and compiled. `lowering` is the precision of the artifacts; `program`,
+    always in fp32, the one that an earlier conversion of this run exported.
     """
 
     formats: tuple[Format, ...] = FORMATS
@@ -98,7 +99,7 @@ def convert(
     at_once = _jobs_at_once(plan, checkpoint)
     with ExitStack() as workers:
         first = workers.enter_context(_worker(jobs[0], plan))
-        program = plan.program or _export(first, jobs[0], progress)
+        program = plan.program or _export(first, jobs[0], plan.store, progress)
         by_format = converters or converters_for(checkpoint, plan.max_batch, plan.lowering)
 
         def one(job: ConversionJob) -> Artifact | ConversionFailure:
@@ -153,12 +154,13 @@ def _worker(job: ConversionJob, plan: ConversionPlan) -> Worker:
     return Worker(f"conversion to {job.format}", log=_log(job), limits=limits, watch_memory=True)
 
 
-def _export(worker: Worker, job: ConversionJob, progress: Progress) -> Program:
+def _export(worker: Worker, job: ConversionJob, store: Store | None, progress: Progress) -> Program:
     with progress.stage("export"):
         try:
             done = worker.run(
-                export_program, job.checkpoint, max_batch=job.max_batch, folder=job.folder, device=job.device
-            )
+                export_program, job.checkpoint, max_batch=job.max_batch, folder=job.folder, device=job.device,
+                store=store,
+            )  # fmt: skip
         except ChildFailed as error:
             fix = error.fix or f"see it happen alone: {_command(_keep(job))}"
             raise ChildFailed(error.found, expected=error.expected, fix=fix, tail=error.tail) from error
@@ -191,6 +193,8 @@ def _last_lines(log: Path) -> str:
 def _jobs_at_once(plan: ConversionPlan, checkpoint: Checkpoint) -> int:
     if plan.jobs is not None:
         return plan.jobs
+    if checkpoint.size >= _LARGE:
+        return 1
     cores = len(os.sched_getaffinity(0))
     fit = psutil.virtual_memory().available // (_CHILD_MEMORY + _COPIES_OF_WEIGHTS * checkpoint.size)
     return max(1, min(_MOST_AT_ONCE, cores, fit))

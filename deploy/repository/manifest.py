@@ -89,13 +89,14 @@ class Environment(Record):
     @classmethod
     def here(cls, gpu: LocalGpu | None = None) -> Self:
         """The environment of this process, read without importing any of the packages, and the GPU it worked on."""
+        versions = installed_versions(["torch", "onnxruntime"])
         return cls(
             python=platform.python_version(),
             deployctl=__version__,
-            torch=_installed("torch"),
+            torch=versions.get("torch"),
             torchvision=_installed("torchvision"),
             onnx=_installed("onnx"),
-            onnxruntime=installed_versions(["onnxruntime"]).get("onnxruntime"),
+            onnxruntime=versions.get("onnxruntime"),
             platform=platform.platform(),
             cpu=cpu_model(),
             cores=os.cpu_count() or 1,

@@ -14,10 +14,11 @@ import numpy as np
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.archive import load_archive
 from deploy.convert.cuda import exact_float32, load_cuda_libraries, providers, require_provider
-from deploy.convert.model import Device, Precision
+from deploy.convert.model import Device, Precision, Program
 from deploy.errors import UnfinishedError
 from deploy.processes import own_peak_memory
 from deploy.spec import wire_input, wire_output
+from deploy.validate.frugal import ExactModule, Nudges
 
 Arrays = list[np.ndarray]
 
@@ -97,10 +98,14 @@ class EagerModel(_Timed):
         exact_float32(device)
         self.device = device
         self._dtype = getattr(torch, dtype) if dtype else None
-        if precision in HALVES:
-            self._module = half_module(checkpoint, precision, as_in_training=True).to(device)
-        else:
-            self._module = flat_module(checkpoint, dtype, as_in_training=True).to(device)
+        self._module: Any = (
+            half_module(checkpoint, precision, as_in_training=True).to(device)
+            if precision in HALVES
+            else ExactModule(checkpoint, dtype, device=device)
+            if dtype
+            else flat_module(checkpoint, as_in_training=True).to(device)
+        )
+        self._nudges: Nudges | None = None
         self.load_seconds = time.perf_counter() - started
 
     def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
@@ -108,21 +113,12 @@ class EagerModel(_Timed):
         return [tensor.cpu().numpy() for tensor in self._bind(inputs)()]
 
     def run_nudged(self, inputs: Sequence[np.ndarray], *, draw: int) -> Arrays:
-        """The outputs with every weight off by two epsilons, up or down, drawn by the seed `draw`.
-
-        Even draws nudge channel by channel, as other roundings do; odd ones tensor by tensor, as do activation
-        functions that another library approximates with a bias.
-        """
+        """The outputs with every weight off by two epsilons, up or down, drawn by the seed `draw` (see `Nudges`)."""
         import torch
 
-        generator = torch.Generator().manual_seed(draw)
+        self._nudges = self._nudges or Nudges(self._module)
         with torch.inference_mode():
-            weights = {
-                name: _nudged(tensor, generator, whole=draw % 2 == 1)
-                for name, tensor in self._module.state_dict().items()
-            }
-            tensors = tuple(_tensors(inputs, self.device))
-            return [tensor.cpu().numpy() for tensor in torch.func.functional_call(self._module, weights, tensors)]
+            return [tensor.cpu().numpy() for tensor in self._nudges(tuple(_tensors(inputs, self.device)), draw=draw)]
 
     def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
         import torch
@@ -170,14 +166,16 @@ class AotiModel(_Timed):
 class ProgramModel(_Timed):
     """An exported program on disk, run as it is: what every artifact is compiled from."""
 
-    def __init__(self, path: Path, *, threads: int, device: Device = "cpu") -> None:
+    def __init__(self, program: Program, *, threads: int, device: Device = "cpu") -> None:
         import torch
+
+        from deploy.convert.export import load_program
 
         started = time.perf_counter()
         torch.set_num_threads(threads)
         exact_float32(device)
         self.device = device
-        self._module = torch.export.load(path).module()
+        self._module = load_program(program).module()
         self.load_seconds = time.perf_counter() - started
 
     def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
@@ -260,18 +258,6 @@ def _tensors(inputs: Sequence[np.ndarray], device: Device) -> list[Any]:
     import torch
 
     return [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in inputs]
-
-
-def _nudged(tensor: Any, generator: Any, *, whole: bool) -> Any:
-    """The tensor scaled by 1 ± 2 epsilons: as a whole, or each slice along its first axis, an output channel."""
-    import torch
-
-    if not tensor.is_floating_point() or tensor.dim() == 0:
-        return tensor
-    channels = 1 if whole else len(tensor)
-    signs = 2 * torch.randint(0, 2, (channels, *[1] * (tensor.dim() - 1)), generator=generator) - 1
-    signs = signs.to(tensor.device)
-    return tensor * (1 + 2 * torch.finfo(tensor.dtype).eps * signs).to(tensor.dtype)
 
 
 def _check_names(side: str, wanted: list[str], values: Sequence[Any]) -> None:

@@ -30,12 +30,12 @@ from deploy.validate.trace import Departure, find_departure, module_steps, onnx_
 class Suspect:
     """A failed artifact and the call that shows it: inputs, the reference's rows, and the largest error that passes.
 
-    `allowed` is per output. `program` is the saved exported program where there is one. `device` is where it failed.
+    `allowed` is per output. `program` is the exported program where there is one. `device` is where it failed.
     """
 
     format: Format
     path: Path
-    program: Path | None
+    program: Program | None
     spec: Spec
     inputs: tuple[np.ndarray, ...]
     reference: tuple[np.ndarray, ...]

@@ -12,7 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-_ONNXRUNTIME = "onnxruntime"
+# Where a module states its own version. The distribution's name or version says less: PyPI's torch 2.11.0 calls
+# itself 2.11.0+cu130, and several distributions bring the module onnxruntime.
+_STATED_IN = {"torch": "version.py", "onnxruntime": "__init__.py"}
+_STATED = re.compile(r"""^__version__ = ['"]([^'"]+)['"]""", re.MULTILINE)
 
 
 def cpu_model(root: Path = Path("/")) -> str:
@@ -42,9 +45,9 @@ def describe_cpus(root: Path = Path("/")) -> str:
 def installed_versions(distributions: Sequence[str]) -> dict[str, str]:
     """The installed version of each distribution, those that are absent left out; imports none of them.
 
-    ONNX Runtime's is that of the module which `import onnxruntime` takes: several distributions bring it.
+    Of torch and ONNX Runtime that which the module itself will say once it is imported.
     """
-    found = {name: _module_version(name) if name == _ONNXRUNTIME else _version(name) for name in distributions}
+    found = {name: _module_version(name) or _version(name) for name in distributions}
     return {name: known for name, known in found.items() if known is not None}
 
 
@@ -56,11 +59,12 @@ def _version(distribution: str) -> str | None:
 
 
 def _module_version(name: str) -> str | None:
-    """The version that a module's source states; None where there is no such module, or it does not."""
-    spec = find_spec(name)
-    source = _read(Path(spec.origin)) if spec is not None and spec.origin is not None else ""
-    stated = re.search(r'^__version__ = "([^"]+)"', source, re.MULTILINE)
-    return stated[1] if stated else _version(name)
+    """The version that a module's source states; None where there is no such module, or nobody looks there."""
+    spec = find_spec(name) if name in _STATED_IN else None
+    if spec is None or spec.origin is None:
+        return None
+    stated = _STATED.search(_read(Path(spec.origin).parent / _STATED_IN[name]))
+    return stated[1] if stated else None
 
 
 def _siblings(cpu: int, root: Path) -> str:

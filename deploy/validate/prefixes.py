@@ -6,11 +6,12 @@ their intermediate values.
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deploy.convert.export import load_program
+from deploy.convert.model import Program
 from deploy.evidence import FaultPlace
 from deploy.validate.tensors import relative_error, tensors_for
 
@@ -21,12 +22,13 @@ _WRONG = 1e-4
 Compile = Callable[[Any], Callable[..., Any]]
 
 
-def find_wrong_operator(program: Path, inputs: Sequence[np.ndarray], *, compile: Compile, seconds: float) -> FaultPlace:
+def find_wrong_operator(
+    program: Program, inputs: Sequence[np.ndarray], *, compile: Compile, seconds: float
+) -> FaultPlace:
     """The first operator after which the compiled program leaves the uncompiled one, as far as `seconds` allow."""
     deadline = time.monotonic() + seconds
-    import torch
 
-    module = torch.export.load(str(program)).module()
+    module = load_program(program).module()
     tensors = tensors_for(module, inputs)
     cuts = _cuts(module, tensors)
     whole = _error_after(module, cuts[-1], tensors, compile)

@@ -163,7 +163,7 @@ def _warm_up(contender: Contender, batch: int, plan: LatencyPlan) -> int:
     """Call until kernels, caches and allocators have settled; gives the calls that fill one block of a round."""
     once = _block(contender, batch, 1)[0]
     # At least two calls, and the fastest counts: the first one after a stop says little about the rest.
-    fastest = min(_block(contender, batch, max(2, _calls_in(_WARM_UP_SECONDS, once))))
+    fastest = min(_block(contender, batch, max(2, _calls_in(min(_WARM_UP_SECONDS, plan.seconds_per_cell), once))))
     calls = _calls_in(plan.block_seconds, fastest)
     return calls if calls == 1 else calls + 1
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
-from deploy.convert.model import Artifact, Device, Format
+from deploy.convert.model import Artifact, Device, Format, Program
 from deploy.errors import DeployError
 from deploy.evidence import BehaviourEvidence, FaultPlace, Judgement, ParityEvidence, ParityFailure, Verdict
 from deploy.processes import ChildFailed, Limits, Worker
@@ -46,7 +46,7 @@ _MIXED = 1e-9
 class Plan:
     """How to prove: the contract, where children log, what they may use, and how long a cause is looked for.
 
-    `program` is the saved exported program; with it the search for a cause can tell a wrong export from a wrong
+    `program` is the exported program; with it the search for a cause can tell a wrong export from a wrong
     compilation. `search_seconds` of 0 means no search. `device` is where everything runs, the reference included.
     """
 
@@ -54,7 +54,7 @@ class Plan:
     logs: Path
     threads: int
     target: Target
-    program: Path | None = None
+    program: Program | None = None
     seed: int = 0
     limits: Limits = field(default_factory=Limits)
     allow_constant_output: bool = False

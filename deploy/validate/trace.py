@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from deploy.convert.export import load_program
+from deploy.convert.model import Program
 from deploy.files import link_or_copy
 from deploy.spec import wire_input, wire_output
 from deploy.validate.tensors import relative_error, tensors_for
@@ -85,7 +87,7 @@ def find_departure(steps: Sequence[Step], values: Mapping[str, np.ndarray]) -> D
     return Departure(module=None, after=last, nearest="", error=0.0)
 
 
-def program_values(program: Path, inputs: Sequence[np.ndarray]) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+def program_values(program: Program, inputs: Sequence[np.ndarray]) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
     """Every value inside an exported program, called eagerly, and its outputs. Names are `node (operator)`."""
     import torch
 
@@ -98,7 +100,7 @@ def program_values(program: Path, inputs: Sequence[np.ndarray]) -> tuple[dict[st
                 values[f"{n.name} ({n.target})"] = result.detach().cpu().numpy()
             return result
 
-    module = torch.export.load(str(program)).module()
+    module = load_program(program).module()
     assert isinstance(module, torch.fx.GraphModule)
     with torch.inference_mode():
         outputs = Recorder(module).run(*tensors_for(module, inputs))

@@ -1,12 +1,20 @@
 """What of the GPU's part can be decided without one: providers, settings of the compiler, and whose an archive is."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from deploy.convert.aoti import compiler_settings, known_settings
+from deploy.convert.aoti import compiler_settings, known_settings, require_compiler
 from deploy.convert.archive import check_device, read_metadata
-from deploy.convert.cuda import CUDA_PROVIDER, device_details, providers, require_provider
+from deploy.convert.cuda import (
+    CUDA_PROVIDER,
+    device_details,
+    links_with_cuda,
+    providers,
+    require_provider,
+    toolkit_environment,
+)
 from deploy.errors import UnfinishedError, UsageError
 
 GPU_ARCHIVE = {"AOTI_DEVICE_KEY": "cuda", "AOTI_COMPUTE_CAPABILITY": "90"}
@@ -88,3 +96,30 @@ def test_what_is_no_archive_says_so(tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_bytes(b"weights")
     with pytest.raises(UsageError, match="is no AOTInductor archive"):
         read_metadata(tmp_path / "model.pt2")
+
+
+def test_the_toolkits_stub_of_the_driver_is_linked_with_where_it_lies(tmp_path: Path) -> None:
+    stubs = tmp_path / "targets" / "x86_64-linux" / "lib" / "stubs"
+    stubs.mkdir(parents=True)
+    assert str(stubs) not in toolkit_environment(str(tmp_path), {})["LIBRARY_PATH"]
+    (stubs / "libcuda.so").touch()
+    found = toolkit_environment(str(tmp_path), {"LIBRARY_PATH": "/opt/lib"})
+    assert found["CUDA_HOME"] == str(tmp_path)
+    assert found["LIBRARY_PATH"].split(":")[:2] == ["/opt/lib", str(stubs)]
+
+
+def test_a_toolkit_without_its_headers_is_told_in_the_compilers_words(tmp_path: Path) -> None:
+    reason = links_with_cuda(require_compiler(), {"CUDA_HOME": str(tmp_path), "LIBRARY_PATH": ""})
+    assert f"cannot build for CUDA with the toolkit in {tmp_path}" in reason
+    assert "cuda.h" in reason
+
+
+def test_a_toolkit_that_has_all_passes(tmp_path: Path) -> None:
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "cuda.h").write_text('extern "C" int cuInit(unsigned);\n')
+    (tmp_path / "include" / "cuda_runtime_api.h").touch()
+    variables = {"CUDA_HOME": str(tmp_path), "LIBRARY_PATH": str(tmp_path)}
+    assert "cannot find -lcuda" in links_with_cuda(require_compiler(), variables)
+    stub = [require_compiler(), "-x", "c++", "-shared", "-fPIC", "-", "-o", str(tmp_path / "libcuda.so")]
+    subprocess.run(stub, input='extern "C" int cuInit(unsigned) { return 0; }', text=True, check=True)
+    assert links_with_cuda(require_compiler(), variables) == ""

@@ -88,7 +88,7 @@ class Products(EagerModel):
     def computing_seconds(self, calls: int) -> float:
         """What the device itself says that each product takes, the median of several."""
         call = self._bind(())
-        seconds = []
+        seconds: list[float] = []
         for _ in range(calls):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()

@@ -32,10 +32,8 @@ def test_the_device_is_waited_for_before_the_first_call_and_after_each() -> None
     assert model.marks == ["wait", "call", "wait", "call", "wait", "call", "wait"]
 
 
-def test_the_version_of_onnx_runtime_is_that_of_the_module_that_is_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`onnxruntime-gpu` brings the same module under another distribution's name."""
+def test_versions_are_those_that_the_modules_say_of_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`onnxruntime-gpu` brings another's module, and PyPI's torch 2.11.0 calls itself 2.11.0+cu130."""
     installed = installed_versions(["torch", "onnxruntime", "no-such-distribution"])
     assert installed.keys() == {"torch", "onnxruntime"}
     assert re.fullmatch(r"1\.\d+\.\d+", installed["onnxruntime"])
@@ -44,3 +42,8 @@ def test_the_version_of_onnx_runtime_is_that_of_the_module_that_is_imported(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     assert installed_versions(["onnxruntime"]) == {"onnxruntime": "9.8.7"}
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("from torch.version import __version__\n")
+    (tmp_path / "torch" / "version.py").write_text("__version__ = '2.11.0+cu130'\n")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert installed_versions(["torch"]) == {"torch": "2.11.0+cu130"}

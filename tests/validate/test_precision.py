@@ -13,7 +13,7 @@ from torch import nn
 
 from deploy.checkpoint.load import read_checkpoint
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
-from deploy.convert.export import export_program
+from deploy.convert.export import export_program, load_program
 from deploy.convert.lower import Subject, lowered_converters
 from deploy.convert.model import Artifact, Format, Precision, Program
 from deploy.convert.precision import Lowering
@@ -68,7 +68,7 @@ def learnt(checkpoint: Checkpoint, folder: Path, trained: Trained | None = None)
     prepare("deploy.convert.preload")
     folder.mkdir(parents=True, exist_ok=True)
     program = run_alone("export", partial(export_program, checkpoint, max_batch=8, folder=folder)).value
-    plan = Plan(spec=program.spec, logs=folder / "logs", threads=1, target=find_target(LOCAL_CPU), program=program.path)
+    plan = Plan(spec=program.spec, logs=folder / "logs", threads=1, target=find_target(LOCAL_CPU), program=program)
     samples = load_samples(trained.samples, checkpoint.inputs) if trained else None
     if trained:
         rows = load_samples(trained.calibration, checkpoint.inputs).inputs[0]
@@ -191,11 +191,11 @@ def baseline_in(subject: Learnt, precision: Precision) -> Baseline:
         return half_baseline(subject.first.baseline, precision, worker)
 
 
-def judge_program(subject: Learnt, baseline: Baseline, path: Path) -> ParityEvidence:
+def judge_program(subject: Learnt, baseline: Baseline, program: Program) -> ParityEvidence:
     question = baseline.question
     pools = {pool.family: pool for pool in question.pools}
     with Worker("program", log=subject.folder / "program.log") as worker:
-        worker.make(ProgramModel, path, threads=1)
+        worker.make(ProgramModel, program, threads=1)
         outputs = [
             Answer(case=case, outputs=worker.call("run", pools[case.family].take(case.rows))) for case in question.cases
         ]
@@ -203,38 +203,43 @@ def judge_program(subject: Learnt, baseline: Baseline, path: Path) -> ParityEvid
 
 
 @pytest.fixture(scope="module")
-def bf16_program(digits: Learnt) -> Path:
+def bf16_program(digits: Learnt) -> Program:
     folder = digits.folder / "bf16"
     folder.mkdir()
     export = partial(export_program, digits.checkpoint, max_batch=8, folder=folder, precision="bf16")
     made: Program = run_alone("export", export).value
     assert made.spec == digits.program.spec
     assert made.digest != digits.program.digest
-    return made.path
+    return made
 
 
-def test_a_bf16_program_passes_twice_eagers_error(digits: Learnt, bf16: Baseline, bf16_program: Path) -> None:
+def test_a_bf16_program_passes_twice_eagers_error(digits: Learnt, bf16: Baseline, bf16_program: Program) -> None:
     assert bf16.failures == ()
     found = judge_program(digits, bf16, bf16_program)
     assert found.judgement.passed, found.judgement.reason
 
 
-def test_weights_of_few_mantissa_bits_miss_bf16(digits: Learnt, bf16: Baseline, bf16_program: Path) -> None:
-    path = digits.folder / "rounded.pt2"
-    run_alone("round", partial(save_rounded, bf16_program, path, bits=4))
-    found = judge_program(digits, bf16, path)
+def test_weights_of_few_mantissa_bits_miss_bf16(digits: Learnt, bf16: Baseline, bf16_program: Program) -> None:
+    found = judge_program(digits, bf16, rounded(bf16_program, digits.folder / "few.pt2", bits=4))
     assert found.judgement.verdict is Verdict.FAIL
     assert "eager's own in bf16" in found.judgement.reason
 
 
-def save_rounded(source: Path, path: Path, *, bits: int) -> None:
+def rounded(program: Program, path: Path, *, bits: int) -> Program:
     """The program with so many bits of mantissa left in its weights, the hidden one not counted."""
-    exported = torch.export.load(source)
-    for tensor in exported.state_dict.values():
+    run_alone("round", partial(save_rounded, program, path, bits=bits))
+    return replace(program, path=path, checkpoint=None)
+
+
+def save_rounded(program: Program, path: Path, *, bits: int) -> None:
+    exported = load_program(program)
+    for name, tensor in exported.state_dict.items():
         if tensor.is_floating_point():
-            mantissa, exponent = torch.frexp(tensor.float())
+            mantissa, exponent = torch.frexp(tensor.detach().float())
             scale = 2.0 ** (bits + 1)
-            tensor.data.copy_(torch.ldexp(torch.round(mantissa * scale) / scale, exponent))
+            few = torch.ldexp(torch.round(mantissa * scale) / scale, exponent).to(tensor.dtype)
+            parameter = isinstance(tensor, nn.Parameter)
+            exported.state_dict[name] = nn.Parameter(few, requires_grad=False) if parameter else few
     torch.export.save(exported, path)
 
 
@@ -253,9 +258,7 @@ def test_activations_beyond_fp16_fail_and_name_bf16(tmp_path: Path) -> None:
 
 
 def test_a_wrong_fp32_program_fails_before_any_precision(digits: Learnt, int8: Artifact) -> None:
-    wrong = digits.folder / "wrong.pt2"
-    run_alone("round", partial(save_rounded, digits.program.path, wrong, bits=6))
-    plan = replace(digits.plan, program=wrong)
+    plan = replace(digits.plan, program=rounded(digits.program, digits.folder / "wrong.pt2", bits=6))
     proof = prove_in(Demand(precision="int8"), digits.checkpoint, (int8,), digits.samples, plan, first=digits.first)
     assert evidence(proof).judgement.verdict is Verdict.FAIL
     assert "the fp32 program fails parity first" in evidence(proof).judgement.reason
