@@ -138,7 +138,8 @@ def _plan_ensemble(request: PackageRequest, checkpoint: Checkpoint, name: str) -
             )
         return None
     for format_ in _formats(request):
-        check_part_names(request.repository, f"{name}_{format_}" if request.all_formats else name)
+        part = f"{name}_{format_}" if request.all_formats else name
+        check_part_names(request.repository, part, promote=request.promote)
     return plan_images(checkpoint, request.images, exif_orientation=request.exif_orientation)
 
 
