@@ -21,9 +21,10 @@ from deploy.records import Record
 from deploy.serve.client import PROTOCOLS, Client, ModelAddress, RequestFailed
 from deploy.serve.server import TritonServer
 from deploy.validate.baseline import LIMITS
+from deploy.validate.encoded import ARRAYS, load_encoded
 
 IMAGE, LABELS, SCORES = "IMAGE", "LABELS", "SCORES"
-ARRAYS, RECORD = "images.npz", "images.json"
+RECORD = "images.json"
 _EPSILON = float(np.finfo(np.float32).eps)
 # Scaling and normalising are three roundings; each side may fuse or order them as it likes.
 _TRANSFORM_EPSILONS = 8.0
@@ -63,14 +64,8 @@ class Asked:
     def load(cls, folder: Path) -> "Asked":
         """What `save` wrote. Raises UsageError if a file is absent or damaged."""
         question = EnsembleQuestion.read(folder / RECORD)
-        try:
-            with np.load(folder / ARRAYS, allow_pickle=False) as archive:
-                images = tuple(archive[f"image/{n}"].tobytes() for n in range(len(question.names)))
-                return cls(question=question, images=images, scores=archive["scores"])
-        except (OSError, KeyError, ValueError) as error:
-            raise UsageError(
-                f"{folder / ARRAYS} cannot be read: {error}", expected="the file that packaging wrote, unedited"
-            ) from error
+        images, scores = load_encoded(folder)
+        return cls(question=question, images=images, scores=scores)
 
 
 def judge_transform(images: Sequence[NamedImage], transform: ImageTransform, answers: TrainedAnswers) -> Judgement:
@@ -135,6 +130,11 @@ def ask_ensemble(server: TritonServer, address: ModelAddress, asked: Asked) -> t
             asking = _Asking(client=client, address=address, asked=asked)
             checks += [asking.alone(), asking.damaged(), *([asking.together()] if asked.question.max_batch > 1 else [])]
     return tuple(checks)
+
+
+def ask_whole(client: Client, address: ModelAddress, asked: Asked) -> ServedCheck:
+    """The first of these checks alone, by a client that is there: each whole image in a request of its own."""
+    return _Asking(client=client, address=address, asked=asked).alone()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,15 @@ def require_compiled(version: Version, manifest: Manifest, *, doing: str) -> Man
     return manifest
 
 
+def require_artifact(version: Version, manifest: Manifest, *, doing: str) -> Manifest:
+    """The manifest of a version that holds a compiled artifact of its own.
+
+    Raises UsageError for a language model's, for an ensemble and for a step in Python, naming the network to name.
+    """
+    _ = require_compiled(version, manifest, doing=doing).compiled
+    return manifest
+
+
 def changes(version: Version, manifest: Manifest) -> tuple[str, ...]:
     """What is not as it was published, in the version and beside it, one sentence each; empty if all is.
 

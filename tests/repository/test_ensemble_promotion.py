@@ -2,52 +2,19 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from deploy.ensemble.configs import EnsembleStep, StepPlan, Tensor, ensemble_config
 from deploy.errors import UsageError
 from deploy.processes import ChildFailed, Worker
 from deploy.repository.integrity import config_strays
 from deploy.repository.layout import Version, promoted_version, served_versions
-from deploy.repository.manifest import StepVersion
 from deploy.repository.promotion import promote, rollback
 from deploy.repository.protobuf import parse_config
-from deploy.repository.publish import publish
-from deploy.repository.stage import open_stage
 from tests.repository.crash import change_and_die
-from tests.repository.samples import Sample, classifier, put
-
-STEPS = ("pets", "ranks")
-WHOLE = "pets_image"
-
-
-def put_ensemble(repository: Path, *, max_batch: int = 8) -> None:
-    """A version of each step, and one of the ensemble that runs just these."""
-    published = [put(repository, Sample(name=name, spec=classifier(max_batch=max_batch))) for name in STEPS]
-    tensor = Tensor(wire="INPUT__0", dtype="float32", dims=(3,))
-    steps = [
-        EnsembleStep(
-            model=one.version.name,
-            version=one.version.number,
-            inputs={"INPUT__0": "INPUT__0" if place == 0 else "between"},
-            outputs={"OUTPUT__0": "between" if place == 0 else "OUTPUT__0"},
-        )
-        for place, one in enumerate(published)
-    ]
-    with open_stage(repository, WHOLE) as stage:
-        output = replace(tensor, wire="OUTPUT__0")
-        plan = StepPlan(
-            name=WHOLE, version=stage.version.number, inputs=(tensor,), outputs=(output,), max_batch=max_batch
-        )
-        stage.add_config(ensemble_config(plan, steps))
-        manifest = Sample(name=WHOLE, classes=None).manifest()
-        made_of = tuple(
-            StepVersion(model=one.version.name, version=one.version.number, digest=one.digest) for one in published
-        )
-        publish(stage, manifest.model_copy(update={"format": "ensemble", "steps": made_of}))
+from tests.repository.ensembles import STEPS, WHOLE, put_ensemble
 
 
 @pytest.fixture
@@ -166,7 +133,7 @@ def test_a_step_alone_leaves_the_ensemble_whole(repository: Path) -> None:
 
 def test_a_step_is_not_rolled_back_from_under_its_ensemble(repository: Path) -> None:
     promote(repository, WHOLE, 2)
-    for change in (lambda: rollback(repository, "pets"), lambda: promote(repository, "pets", 1)):
+    for change in (partial(rollback, repository, "pets"), partial(promote, repository, "pets", 1)):
         with pytest.raises(UsageError, match=r"pets:1 would not be answered with: pets_image:2, which is"):
             change()
     assert served(repository) == {"pets": (2,), "ranks": (2,), WHOLE: (2,)}
