@@ -13,7 +13,6 @@ from deploy.errors import UsageError
 from deploy.repository.find import find_version, parse_reference, read_manifest
 from deploy.repository.integrity import require_compiled
 from deploy.repository.layout import Version
-from deploy.repository.manifest import Manifest
 from deploy.repository.protobuf import parse_config
 from deploy.serve.asking import ServedModel
 from deploy.slo.counters import ServedInput, ServedMetadata
@@ -125,7 +124,7 @@ def make_stream_query(subject: Subject, question: StreamQuestion, metadata: Serv
 def _rows_of_version(version: Version, samples: Path | None) -> Rows:
     manifest = require_compiled(version, read_manifest(version), doing="ask it for tensors")
     if manifest.format == "ensemble":
-        return _images_of_ensemble(version, manifest, samples)
+        return _files_of_ensemble(version, samples)
     _ = manifest.compiled  # a step in Python is asked by its ensemble
     if samples is not None:
         found = load_samples(samples, manifest.spec.inputs, manifest.spec.dims)
@@ -141,18 +140,18 @@ def _rows_of_version(version: Version, samples: Path | None) -> Rows:
     return Rows(arrays=model.to_wire(inputs), source=source)
 
 
-def _images_of_ensemble(version: Version, manifest: Manifest, samples: Path | None) -> Rows:
-    """The whole images that an ensemble was proven with, each a row of its one input."""
+def _files_of_ensemble(version: Version, samples: Path | None) -> Rows:
+    """The whole images or texts that an ensemble was proven with, each a row of its one input."""
     if samples is not None:
         raise UsageError(
-            f"--samples was given for {version}, an ensemble that takes files",
-            expected="the images that it was proven with",
-            fix="leave --samples out; `package --images` says which images those are",
+            f"--samples was given for {version}, an ensemble that takes files or texts",
+            expected="those that it was proven with",
+            fix="leave --samples out; --images or --texts of `package` says which those are",
         )
-    images, scores = load_encoded(version.evidence)
-    rows = np.array([[image] for image in images[: len(scores)]], dtype=object)
+    kind, whole = load_encoded(version.evidence)
+    rows = np.array([[one] for one in whole], dtype=object)
     (name,) = (tensor.name for tensor in parse_config(version.config.read_text()).input)
-    return Rows(arrays={name: rows}, source=f"evidence of {version}: {len(rows)} images")
+    return Rows(arrays={name: rows}, source=f"evidence of {version}: {len(rows)} {kind}s")
 
 
 def _alike(baseline: Baseline) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
-from deploy.convert.model import Artifact, Format
+from deploy.convert.model import Artifact, Device, Format
 from deploy.evidence import EAGER, control_of
 from deploy.processes import ChildFailed, Limits, Worker, own_peak_memory
 from deploy.spec import BATCH, Spec
@@ -149,6 +149,7 @@ class Surroundings:
     threads: int
     logs: Path
     limits: Limits = field(default_factory=Limits)
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,14 +168,15 @@ class Entrant:
         return Entrant(name=control_of(self.name), factory=self.factory)
 
 
-def eager_entrant(checkpoint: Checkpoint, *, threads: int) -> Entrant:
+def eager_entrant(checkpoint: Checkpoint, *, threads: int, device: Device = "cpu") -> Entrant:
     """The checkpoint, run eagerly."""
-    return Entrant(name=EAGER, factory=partial(EagerModel, checkpoint, threads=threads))
+    return Entrant(name=EAGER, factory=partial(EagerModel, checkpoint, threads=threads, device=device))
 
 
-def artifact_entrant(name: str, path: Path, *, format: Format, threads: int) -> Entrant:
+def artifact_entrant(name: str, path: Path, *, format: Format, threads: int, device: Device = "cpu") -> Entrant:
     """An artifact's main file. A `model.pt2` is native code: check its digest first."""
-    return Entrant(name=name, factory=partial(AotiModel if format == "aoti" else OnnxModel, path, threads=threads))
+    model = AotiModel if format == "aoti" else OnnxModel
+    return Entrant(name=name, factory=partial(model, path, threads=threads, device=device))
 
 
 @contextmanager
@@ -182,9 +184,11 @@ def open_contenders(
     checkpoint: Checkpoint, artifacts: Sequence[Artifact], surroundings: Surroundings
 ) -> Iterator[list[WorkerContender]]:
     """Eager, its control and the artifacts, none of them started yet; on leaving, every process is ended."""
-    threads = surroundings.threads
-    eager = eager_entrant(checkpoint, threads=threads)
-    made = [artifact_entrant(one.format, one.path, format=one.format, threads=threads) for one in artifacts]
+    threads, device = surroundings.threads, surroundings.device
+    eager = eager_entrant(checkpoint, threads=threads, device=device)
+    made = [
+        artifact_entrant(one.format, one.path, format=one.format, threads=threads, device=device) for one in artifacts
+    ]
     with open_entrants([eager, eager.control(), *made], surroundings) as contenders:
         yield contenders
 

@@ -1,6 +1,6 @@
-"""The encoded images that an ensemble was proven with, as they lie in its version's evidence.
+"""What an ensemble was proven with, images or texts as they are sent, as it lies in its version's evidence.
 
-Owns the file's name and its reading. Called by the ensemble's proof, and by whoever asks a served ensemble again.
+Owns the reading for whoever loads a served ensemble; the ensemble's own proof writes and judges it.
 """
 
 from pathlib import Path
@@ -9,19 +9,19 @@ import numpy as np
 
 from deploy.errors import UsageError
 
-ARRAYS = "images.npz"
 
-
-def load_encoded(folder: Path) -> tuple[tuple[bytes, ...], np.ndarray]:
-    """All images in their order, and the scores of those that are whole, which come first.
+def load_encoded(folder: Path) -> tuple[str, tuple[bytes, ...]]:
+    """The kind, `image` or `text`, and what is whole of it, in its order: what must be refused comes after.
 
     Raises UsageError if the file is absent or damaged.
     """
+    kind = "text" if (folder / "texts.npz").is_file() else "image"
+    file = folder / f"{kind}s.npz"
     try:
-        with np.load(folder / ARRAYS, allow_pickle=False) as archive:
-            count = sum(name.startswith("image/") for name in archive.files)
-            return tuple(archive[f"image/{n}"].tobytes() for n in range(count)), archive["scores"]
+        with np.load(file, allow_pickle=False) as archive:
+            exact = archive["embedding" if "embedding" in archive.files else "scores"]
+            return kind, tuple(archive[f"{kind}/{n}"].tobytes() for n in range(len(exact)))
     except (OSError, KeyError, ValueError) as error:
         raise UsageError(
-            f"{folder / ARRAYS} cannot be read: {error}", expected="the file that packaging wrote, unedited"
+            f"{file} cannot be read: {error}", expected="the file that packaging wrote, unedited"
         ) from error

@@ -12,7 +12,6 @@ from deploy.ensemble.configs import EnsembleStep, StepPlan, Tensor, ensemble_con
 from deploy.repository.manifest import StepVersion
 from deploy.repository.publish import publish
 from deploy.repository.stage import open_stage
-from deploy.validate.encoded import ARRAYS
 from tests.repository.samples import Sample, classifier, put
 
 STEPS = ("pets", "ranks")
@@ -42,7 +41,7 @@ def put_ensemble(repository: Path, *, max_batch: int = 8) -> None:
         evidence = stage.version.evidence
         evidence.mkdir(exist_ok=True)
         images = {f"image/{n}": np.frombuffer(image, np.uint8) for n, image in enumerate(IMAGES)}
-        np.savez(evidence / ARRAYS, allow_pickle=False, scores=np.ones((2, 3)), **images)
+        np.savez(evidence / "images.npz", allow_pickle=False, scores=np.ones((2, 3)), **images)
         manifest = Sample(name=WHOLE, classes=None).manifest()
         made_of = tuple(
             StepVersion(model=one.version.name, version=one.version.number, digest=one.digest) for one in published

@@ -48,7 +48,7 @@ def test_images_are_on_both_wires_what_triton_reads(tmp_path: Path) -> None:
 def test_arrays_are_no_files(tmp_path: Path) -> None:
     put_ensemble(tmp_path / "models")
     np.savez(tmp_path / "samples.npz", INPUT__0=np.ones((2, 1), np.float32))
-    with pytest.raises(UsageError, match="an ensemble that takes files"):
+    with pytest.raises(UsageError, match="an ensemble that takes files or texts"):
         find_rows(find_subject(WHOLE, tmp_path / "models"), tmp_path / "samples.npz", METADATA)
     with pytest.raises(UsageError, match="BYTES, which --samples cannot hold") as refused:
         find_rows(find_subject(WHOLE, None), tmp_path / "samples.npz", METADATA)
