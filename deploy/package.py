@@ -154,6 +154,7 @@ def _plan_ensemble(request: PackageRequest, checkpoint: Checkpoint, name: str) -
         images=request.images,
         exif_orientation=request.exif_orientation,
         texts=request.texts,
+        promote=request.promote,
     )
     return plan_ensemble(asked, checkpoint, repository=request.repository, names=names)
 

@@ -128,11 +128,9 @@ def _settings(args: dict[str, str]) -> Settings:
 
 def _check_digests(folder: Path, parameters: dict[str, str]) -> bool:
     """Whether digests were expected; each one holds. Raises TritonModelException for a file that is another."""
-    expected = {
-        name.removeprefix(DIGEST_PARAMETER): digest
-        for name, digest in parameters.items()
-        if name.startswith(DIGEST_PARAMETER)
-    }
+    # One config serves several versions where ensembles run them.
+    prefix = f"{DIGEST_PARAMETER}{folder.name}/"
+    expected = {name.removeprefix(prefix): digest for name, digest in parameters.items() if name.startswith(prefix)}
     for name, digest in expected.items():
         found = sha256_file(folder / name)
         if found != digest:
