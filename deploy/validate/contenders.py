@@ -16,6 +16,7 @@ import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.model import Artifact, Format
+from deploy.convert.ort_session import options_in
 from deploy.evidence import EAGER, control_of
 from deploy.processes import ChildFailed, Limits, Worker, own_peak_memory
 from deploy.spec import BATCH, Spec
@@ -172,9 +173,14 @@ def eager_entrant(checkpoint: Checkpoint, *, threads: int) -> Entrant:
     return Entrant(name=EAGER, factory=partial(EagerModel, checkpoint, threads=threads))
 
 
-def artifact_entrant(name: str, path: Path, *, format: Format, threads: int) -> Entrant:
-    """An artifact's main file. A `model.pt2` is native code: check its digest first."""
-    return Entrant(name=name, factory=partial(AotiModel if format == "aoti" else OnnxModel, path, threads=threads))
+def artifact_entrant(
+    name: str, path: Path, *, format: Format, threads: int, details: Mapping[str, str] = {}
+) -> Entrant:
+    """An artifact's main file, run as its `details` say. A `model.pt2` is native code: check its digest first."""
+    if format == "aoti":
+        return Entrant(name=name, factory=partial(AotiModel, path, threads=threads))
+    options = options_in(details)
+    return Entrant(name=name, factory=partial(OnnxModel, path, threads=threads, options=options))
 
 
 @contextmanager
@@ -184,7 +190,10 @@ def open_contenders(
     """Eager, its control and the artifacts, none of them started yet; on leaving, every process is ended."""
     threads = surroundings.threads
     eager = eager_entrant(checkpoint, threads=threads)
-    made = [artifact_entrant(one.format, one.path, format=one.format, threads=threads) for one in artifacts]
+    made = [
+        artifact_entrant(one.format, one.path, format=one.format, threads=threads, details=one.details)
+        for one in artifacts
+    ]
     with open_entrants([eager, eager.control(), *made], surroundings) as contenders:
         yield contenders
 

@@ -5,14 +5,16 @@ code costs a child, and so that contenders for latency never share a thread pool
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.archive import load_archive
+from deploy.convert.ort_session import set_options
 from deploy.errors import UnfinishedError
 from deploy.processes import own_peak_memory
 from deploy.spec import wire_input, wire_output
@@ -138,18 +140,20 @@ class AotiModel(_Timed):
 class OnnxModel(_Timed):
     """An ONNX graph in ONNX Runtime on the CPU, called by the wire names, as a server calls it.
 
-    Raises UnfinishedError if the graph's inputs or outputs are named otherwise.
+    `options` are those of the session, by their names in Triton's config. Raises UnfinishedError if the graph's inputs
+    or outputs are named otherwise.
     """
 
-    def __init__(self, path: Path, *, threads: int) -> None:
+    def __init__(self, path: Path, *, threads: int, options: Mapping[str, str] = MappingProxyType({})) -> None:
         import onnxruntime
 
         started = time.perf_counter()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.SessionOptions()
+        session.intra_op_num_threads = threads
+        session.inter_op_num_threads = 1
+        session.log_severity_level = 3
+        set_options(session, options)
+        self._session = onnxruntime.InferenceSession(str(path), session, providers=["CPUExecutionProvider"])
         self._inputs = [wire_input(index) for index in range(len(self._session.get_inputs()))]
         self._outputs = [wire_output(index) for index in range(len(self._session.get_outputs()))]
         _check_names("inputs", self._inputs, self._session.get_inputs())

@@ -19,6 +19,7 @@ import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.model import Artifact, Format
+from deploy.convert.ort_session import options_in
 from deploy.errors import DeployError
 from deploy.evidence import BehaviourEvidence, FaultPlace, Judgement, ParityEvidence, ParityFailure, Verdict
 from deploy.processes import ChildFailed, Limits, Worker
@@ -197,7 +198,10 @@ def _answers(worker: Worker, artifact: Artifact, question: Question, threads: in
     """Every case twice. An error ends that case; a child that is gone ends them all."""
     pools = {pool.family: pool for pool in question.pools}
     try:
-        worker.make(AotiModel if artifact.format == "aoti" else OnnxModel, artifact.path, threads=threads)
+        if artifact.format == "aoti":
+            worker.make(AotiModel, artifact.path, threads=threads)
+        else:
+            worker.make(OnnxModel, artifact.path, threads=threads, options=options_in(artifact.details))
     except DeployError as error:
         yield Answer(case=question.cases[0], error=f"it could not be loaded: {error.found}")
         return

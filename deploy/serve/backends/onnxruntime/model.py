@@ -17,8 +17,10 @@ class TritonPythonModel(BatchedModel):
     """One ONNX Runtime session."""
 
     def load(self, settings: Settings) -> None:
-        """Open the session with the config's threads and optimisation level."""
-        options = session_options(threads=settings.threads, graph_level=settings.graph_level)
+        """Open the session with the config's threads, optimisation level and other parameters."""
+        options = session_options(
+            threads=settings.threads, graph_level=settings.graph_level, parameters=settings.parameters
+        )
         self._session = onnxruntime.InferenceSession(str(settings.file), options, providers=["CPUExecutionProvider"])
 
     def view(self, tensor: Any) -> np.ndarray:
