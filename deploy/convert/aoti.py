@@ -15,9 +15,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ from deploy.convert.flex import (
 )
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
 from deploy.convert.reuse import Weights, weights_of, work_key
+from deploy.convert.tactics import Tactic, described
 from deploy.errors import DeployError, MissingError, UnfinishedError
 from deploy.targets import CpuIsa, Target
 
@@ -86,14 +87,19 @@ def _find_compiler() -> str:
     return found
 
 
-def compile_aoti(program: Program, *, target: Target, folder: Path, store: Store | None = None) -> Artifact:
+def compile_aoti(
+    program: Program, *, target: Target, folder: Path, store: Store | None = None, tactic: Tactic | None = None
+) -> Artifact:
     """`folder/model.pt2`, compiled for the target's CPU instruction set. Raises UnfinishedError if that fails.
 
-    From `store` code is taken that was compiled before for the same graph, and kept there for the next.
+    From `store` code is taken that was compiled before for the same graph, and kept there for the next; not with a
+    `tactic` that freezes the weights, which are then part of the code.
     """
+    options = tactic.options if tactic else {}
+    store = None if "freezing" in options else store
     compiler = _find_compiler()
     march = _AVX2_MARCH if _is_avx2(target.cpu_isa) else "native"
-    build = _Build(program=program, target=target, folder=folder, compiler=compiler, march=march)
+    build = _Build(program=program, target=target, folder=folder, compiler=compiler, march=march, options=options)
     exported = load_program(program)
     weights = weights_of(exported)
     key = build.key(exported, weights) if store else ""
@@ -106,20 +112,24 @@ def compile_aoti(program: Program, *, target: Target, folder: Path, store: Store
         if store and not reused and entry.is_dir():
             store.keep(key, entry, about=f"AOTInductor code of {len(weights.used)} weights for {target.name}")
     return Artifact(
-        format="aoti", folder=folder, files=(build.path.name,), seconds=0.0, peak_memory=0, details=details,
-        reused=key if reused else None,
+        format="aoti", folder=folder, files=(build.path.name,), seconds=0.0, peak_memory=0,
+        details=details | described(tactic), reused=key if reused else None,
     )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Build:
-    """One compilation: of what, for what, with what. `march` is what the compiler is told of the machine."""
+    """One compilation: of what, for what, with what. `march` is what the compiler is told of the machine.
+
+    `options` are a tactic's.
+    """
 
     program: Program
     target: Target
     folder: Path
     compiler: str
     march: str
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -127,10 +137,11 @@ class _Build:
 
     @property
     def settings(self) -> dict[str, Any]:
+        chosen = {name: value == "1" for name, value in self.options.items()}
         if not _is_avx2(self.target.cpu_isa):
-            return _SETTINGS
+            return {**_SETTINGS, **chosen}
         # cpuid is asked all the same; what is skipped is compiling a test program per instruction set.
-        return {**_SETTINGS, "cpp.simdlen": 256, "cpp.vec_isa_ok": True}
+        return {**_SETTINGS, **chosen, "cpp.simdlen": 256, "cpp.vec_isa_ok": True}
 
     def key(self, exported: ExportedProgram, weights: Weights) -> str:
         """The key of the code that this compiles, whatever the values of the weights."""
@@ -205,12 +216,15 @@ def _compile(exported: ExportedProgram, settings: dict[str, Any]) -> tuple[list[
 
 
 def _compile_exported(exported: ExportedProgram, settings: dict[str, Any]) -> list[Any]:
+    import torch
     from torch._inductor import aot_compile
     from torch._inductor.exc import InductorError
 
     arguments, keywords = exported.example_inputs
     try:
-        files = aot_compile(exported.module(check_guards=False), arguments, keywords, options=settings)
+        # Weights that could get a gradient are silently not frozen.
+        with torch.set_grad_enabled(not settings.get("freezing", False)):
+            files = aot_compile(exported.module(check_guards=False), arguments, keywords, options=settings)
     except InductorError as error:
         raise UnfinishedError(
             f"AOTInductor cannot compile the program: {str(error).strip().splitlines()[0]}",
