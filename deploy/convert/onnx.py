@@ -43,16 +43,13 @@ def export_onnx(
     """
     exported = plain_attention(load_program(program))
     weights = weights_of(exported)
-    settings = _versions() | (tactic.options if tactic else {})
+    rewritten = tactic is not None and "graph" in tactic.options
+    settings = _versions() | ({"graph": "rewritten"} if rewritten else {})
     key = work_key(program, exported, weights, format="onnx", settings=settings, target=target) if store else ""
     with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
         entry = Path(work) / "entry"
         reused = store is not None and store.take(key, entry)
-        model = (
-            read_graph(entry, weights)
-            if reused
-            else _make(exported, program.spec, target, rewritten="graph" in settings)
-        )
+        model = read_graph(entry, weights) if reused else _make(exported, program.spec, target, rewritten=rewritten)
         if store and not reused and write_graph(model, weights, into=entry):
             store.keep(key, entry, about=f"ONNX graph of {len(weights.used)} weights for {target.name}")
     files = write_model(model, folder / ARTIFACT_FILES["onnx"], inline_limit=inline_limit)

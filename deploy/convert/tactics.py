@@ -39,6 +39,7 @@ class Tactic(Record):
 _ONNX: dict[Effort, tuple[Tactic, ...]] = {
     "normal": (
         Tactic(format="onnx", name="rewritten", options={"graph": "rewritten"}),
+        Tactic(format="onnx", name="rewritten, no arena", options={"graph": "rewritten", "enable_mem_arena": "0"}),
         Tactic(format="onnx", name="no arena", options={"enable_mem_arena": "0"}),
         Tactic(format="onnx", name="one thread", options={"intra_op_thread_count": "1"}),
     ),
