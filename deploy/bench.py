@@ -18,10 +18,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
-from deploy.convert.model import ARTIFACT_FILES
+from deploy.convert.cuda import ONNXRUNTIME_ADVICE
+from deploy.convert.model import ARTIFACT_FILES, Device
+from deploy.device import look
 from deploy.errors import ExitCode, MissingError, UsageError
 from deploy.evidence import EAGER, BenchEvidence, Judgement, Verdict
 from deploy.files import sha256_path, size_of
+from deploy.gpu import LocalGpu, visible_gpu
 from deploy.processes import Limits, prepare
 from deploy.progress import Progress, Silent
 from deploy.repository.attest import attest
@@ -43,7 +46,6 @@ from deploy.validate.store import load_baseline
 from deploy.validate.winner import Outcome, inform, judge_slowdown
 
 KIND = "bench"
-_DEVICE = "cpu"
 _FACTORY = "factory/"
 
 
@@ -105,10 +107,17 @@ class _Side:
         """What the tables call it, such as `onnx v2`: two versions of one model mostly have one format."""
         return f"{self.manifest.format} v{self.version.number}"
 
+    @property
+    def device(self) -> Device:
+        """Where it is built to run."""
+        return self.manifest.target.device
+
     def entrant(self, threads: int) -> Entrant:
         path = self.version.folder / ARTIFACT_FILES[self.manifest.compiled]
         manifest = self.manifest
-        return artifact_entrant(self.name, path, format=manifest.compiled, threads=threads, details=manifest.artifact)
+        return artifact_entrant(
+            self.name, path, format=manifest.compiled, threads=threads, device=self.device, details=manifest.artifact
+        )
 
 
 def bench(request: BenchRequest, *, progress: Progress = Silent()) -> BenchResult:
@@ -159,8 +168,7 @@ def _find_other(ours: _Side, number: int | None) -> _Side | None:
 def _plan(request: BenchRequest, ours: _Side, other: _Side | None) -> LatencyPlan:
     """How the race is run. Raises what speaks against it before any work."""
     sides = [side for side in (ours, other) if side]
-    for side in sides:
-        _check_device(side)
+    gpu = _check_device(sides)
     if other:
         _check_inputs(ours, other)
     _check_sizes(request.sizes, sides)
@@ -176,20 +184,30 @@ def _plan(request: BenchRequest, ours: _Side, other: _Side | None) -> LatencyPla
         sizes=request.sizes,
         thorough=request.thorough,
         threads=request.threads,
-        target_device=ours.manifest.target.device,
+        device=ours.device,
+        gpu=str(gpu or ""),
+        target_device=ours.device,
         seconds_per_cell=request.seconds_per_cell,
         incumbent=base.name if base else None,
     )
 
 
-def _check_device(side: _Side) -> None:
-    target = side.manifest.target
-    if target.device != _DEVICE:
+def _check_device(sides: Sequence[_Side]) -> LocalGpu | None:
+    """The GPU that they run on, None on CPU. Raises MissingError where it is not here, or a runtime for it is not."""
+    on_gpu = next((side for side in sides if side.device == "cuda"), None)
+    if on_gpu is None:
+        return None
+    target = on_gpu.manifest.target
+    if visible_gpu() is None or not all(side.device == "cuda" for side in sides):
         raise MissingError(
-            f"{side.version} is built for {target.device} (target {target.name}), and bench measures on {_DEVICE}",
-            expected=f"a version for {_DEVICE}",
+            f"{on_gpu.version} is built for {target.device} (target {target.name}), and this run is on the CPU",
+            expected="a machine with such a GPU, and versions for one device",
             fix="measure it where it will run",
         )
+    stack = look()
+    if stack.onnx and any(side.manifest.format == "onnx" for side in sides):
+        raise MissingError(stack.onnx, expected="an onnxruntime that runs on the GPU", fix=ONNXRUNTIME_ADVICE)
+    return stack.gpu
 
 
 def _check_inputs(ours: _Side, other: _Side) -> None:
@@ -280,6 +298,7 @@ def _race(
             threads=plan.threads,
             logs=Path(logs),
             limits=limits,
+            device=plan.device,
         )
         with open_entrants(entrants, surroundings) as contenders:
             return take_figures(contenders, plan)
@@ -291,7 +310,7 @@ def _entrants(ours: _Side, other: _Side | None, checkpoint: Checkpoint | None, t
     With neither, the version is the control of itself.
     """
     own = ours.entrant(threads)
-    eager = [eager_entrant(checkpoint, threads=threads)] if checkpoint else []
+    eager = [eager_entrant(checkpoint, threads=threads, device=ours.device)] if checkpoint else []
     bases = [*eager, *([other.entrant(threads)] if other else [])] or [own]
     pairs = [one for base in bases for one in (base, base.control())]
     return pairs if own in bases else [*pairs, own]

@@ -14,7 +14,6 @@ import importlib
 import importlib.metadata
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -27,11 +26,12 @@ import psutil
 from deploy.convert.aoti import require_compiler
 from deploy.convert.building import aoti_obstacle
 from deploy.errors import DeployError, ExitCode, MissingError
+from deploy.gpu import gpu_listing
 from deploy.needs import check_python
 from deploy.processes import Limits, Worker
 from deploy.serve.engines import find_engine, list_engines
 from deploy.targets import all_targets
-from deploy.validate.machine import cpu_model, default_threads
+from deploy.validate.machine import cpu_model, default_threads, installed_versions
 
 State = Literal["ok", "missing", "absent"]
 
@@ -53,7 +53,6 @@ _LEAST_MEMORY = 2.0  # GB for one conversion beside its server
 _LEAST_SHARED = 0.064  # GB, what a container has by default; too little for large batches, which `serve` checks
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's shared memory, looked at only
 _PROBE_SECONDS = 300.0  # a cold disk under `import torch`
-_GPU_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.total", "--format=csv,noheader")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +92,7 @@ def examine(folder: Path) -> Examination:
         disk_finding("disk", folder, _LEAST_DISK),
         disk_finding("shared memory", _SHARED_MEMORY, _LEAST_SHARED),
         temporary_finding(temporary, os.statvfs(temporary).f_flag),
-        gpu_finding(_gpu_listing(), packages.get("cuda", "")),
+        gpu_finding(gpu_listing(), packages.get("cuda", "")),
         *extra_findings(_installed),
     )
     return Examination(findings=findings, can=_abilities(findings))
@@ -255,7 +254,8 @@ def _probe() -> dict[str, str]:
 def _import(name: str) -> str:
     try:
         importlib.import_module(name)
-        return importlib.metadata.version(_DISTRIBUTIONS.get(name, name))
+        distribution = _DISTRIBUTIONS.get(name, name)
+        return installed_versions([distribution]).get(distribution) or importlib.metadata.version(distribution)
     except (ImportError, OSError, RuntimeError) as error:
         return f"error: {type(error).__name__}: {error}"
 
@@ -271,13 +271,6 @@ def _installed(distribution: str) -> bool:
     return True
 
 
-def _gpu_listing() -> str:
-    try:
-        return subprocess.run(_GPU_QUERY, capture_output=True, text=True, check=False, timeout=30).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
 def _abilities(findings: tuple[Finding, ...]) -> dict[str, str]:
     """What can be built, served and measured, from what was found."""
     lacking = {finding.what for finding in findings if finding.state == "missing"}
@@ -289,8 +282,14 @@ def _abilities(findings: tuple[Finding, ...]) -> dict[str, str]:
         "build ONNX": "for every target" if converts else "no",
         "build AOTInductor": f"for {', '.join(_aoti_targets())}" if compiles else "no",
         "serve for real": server.found if server.state == "ok" else "no",
-        "measure": "latency on CPU targets; on GPU targets it stays not measured" if converts else "no",
+        "measure": _measures(on_gpu=states["GPU"].state == "ok") if converts else "no",
     }
+
+
+def _measures(*, on_gpu: bool) -> str:
+    return "latency on CPU targets; " + (
+        "on this GPU with --device cuda" if on_gpu else "on GPU targets it stays not measured"
+    )
 
 
 def _aoti_targets() -> list[str]:

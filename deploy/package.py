@@ -3,7 +3,7 @@
 Owns the order of the steps and what each outcome means; every step's work lives in its own room. Called by the
 command `package`. This process never imports torch: what needs it runs in children.
 
-    1. Find what this machine lacks, before any work: an engine, a compiler.
+    1. Find what this machine lacks, before any work: a GPU where one was asked for, an engine, a compiler.
     2. Read the checkpoint, the labels and the samples; look up what the name is bound to.
     3. Convert: one program, then each format in a child of its own; compiled code of before takes the new weights.
     4. Prove each artifact against the float64 reference, and eager against what training computed. One that fails and
@@ -27,20 +27,15 @@ from deploy.checkpoint.load import read_checkpoint
 from deploy.checkpoint.model import Checkpoint
 from deploy.choose import Choice, Rules, choose
 from deploy.convert.aoti import require_compiler
-from deploy.convert.building import aoti_obstacle
 from deploy.convert.export import program_dims, program_inputs
 from deploy.convert.model import Artifact, Format
 from deploy.convert.run import Conversion, ConversionPlan, convert
-from deploy.ensemble.image import (
-    ImagePlan,
-    StagedEnsemble,
-    check_part_names,
-    plan_images,
-    publish_ensemble,
-    staged_ensemble,
-)
+from deploy.device import obstacles, place
+from deploy.ensemble.plan import EnsembleRequest, plan_ensemble
+from deploy.ensemble.whole import EnsemblePlan, StagedEnsemble, publish_ensemble, staged_ensemble
 from deploy.errors import UnfinishedError, UsageError
 from deploy.evidence import Judgement, LatencyEvidence, Verdict
+from deploy.gpu import LocalGpu
 from deploy.processes import Limits, Worker, prepare
 from deploy.progress import Progress, Silent
 from deploy.repository.contract import binding_manifest, check_contract
@@ -60,6 +55,8 @@ from deploy.validate.run import Plan, Proof, prove
 from deploy.validate.samples import load_samples
 from deploy.versions import StagedVersion, VersionPlan, publish_staged, staged_version
 
+_SPELLED: dict[Format, str] = {"aoti": "AOTInductor", "onnx": "ONNX"}
+
 
 def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: Step = lambda _: None) -> PackageResult:
     """Package a checkpoint, and say what came of it; nothing is published unless every check passed.
@@ -67,7 +64,8 @@ def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: 
     `on_step` is told of each boundary as it is passed. Raises MissingError, UsageError or UnfinishedError as the
     exit codes have it.
     """
-    engine = _check_machine(request)  # 1
+    request = place(request)  # 1
+    engine = _check_machine(request)
     inputs = read_inputs(request, progress)  # 2
     with open_stage(request.repository, inputs.name, keep_failed=request.keep_failed, on_step=on_step) as work:
         run = _Run(request=request, inputs=inputs, work=work, progress=progress)
@@ -95,6 +93,7 @@ def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: 
 
 def plan_package(request: PackageRequest, *, progress: Progress = Silent()) -> PackagePlan:
     """What `package` would do: the same checks and the same reading of the input, and nothing written."""
+    request = place(request)
     engine = _check_machine(request)
     inputs = read_inputs(request, progress)
     names = {name: _model_name(request, inputs, name) for name in _formats(request)}
@@ -115,9 +114,9 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
     labels = read_labels(request.labels) if request.labels else None
     classes = check_labels(labels, checkpoint)
     samples = load_samples(request.samples, checkpoint.inputs, checkpoint.dims) if request.samples else None
-    for left in _left_out(request).values():
-        progress.note(f"NO AOTInductor artifact, {', '.join(_formats(request))} only: {left}")
-    if request.target.device != "cpu":
+    for lost, left in _left_out(request).items():
+        progress.note(f"NO {_SPELLED[lost]} artifact, {', '.join(_formats(request))} only: {left}")
+    if request.target.device != request.device:
         progress.note(
             f"target {request.target.name} runs on {request.target.device}: proven on CPU, latency not measured"
         )
@@ -130,27 +129,24 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
     return inputs
 
 
-def _plan_ensemble(request: PackageRequest, checkpoint: Checkpoint, name: str) -> ImagePlan | None:
+def _plan_ensemble(request: PackageRequest, checkpoint: Checkpoint, name: str) -> EnsemblePlan | None:
     """The plan of the ensemble that was asked for. Raises UsageError if there cannot be one."""
-    if request.ensemble is None:
-        if request.images is not None or request.exif_orientation:
-            raise UsageError(
-                f"{'--images' if request.images else '--exif-orientation'} was given without --ensemble image",
-                expected="an ensemble that decodes images",
-                fix="add --ensemble image, or leave it out",
-            )
-        return None
-    for format_ in _formats(request):
-        check_part_names(request.repository, f"{name}_{format_}" if request.all_formats else name)
-    return plan_images(checkpoint, request.images, exif_orientation=request.exif_orientation)
+    names = [f"{name}_{format_}" if request.all_formats else name for format_ in _formats(request)]
+    asked = EnsembleRequest(
+        kind=request.ensemble,
+        images=request.images,
+        exif_orientation=request.exif_orientation,
+        texts=request.texts,
+    )
+    return plan_ensemble(asked, checkpoint, repository=request.repository, names=names)
 
 
 def _check_machine(request: PackageRequest) -> Engine | None:
     """The engine to serve with, None without a served check. Raises MissingError before any work is done."""
     prepare("deploy.convert.preload")
-    obstacle = aoti_obstacle(request.target) if "aoti" in request.formats else None
-    if obstacle is not None and (request.by_name or not _formats(request)):
-        raise obstacle
+    blocked = obstacles(request)
+    if blocked and (request.by_name or not _formats(request)):
+        raise next(iter(blocked.values()))
     if "aoti" in _formats(request):
         require_compiler()
     engine = find_engine() if request.serve_check else None
@@ -166,10 +162,7 @@ def _formats(request: PackageRequest) -> tuple[Format, ...]:
 
 def _left_out(request: PackageRequest) -> dict[Format, str]:
     """Why a format is not built that is one of the default ones."""
-    if request.by_name or "aoti" not in request.formats:
-        return {}
-    obstacle = aoti_obstacle(request.target)
-    return {} if obstacle is None else {"aoti": obstacle.found}
+    return {} if request.by_name else {name: error.found for name, error in obstacles(request).items()}
 
 
 def _check_bound(request: PackageRequest, inputs: Inputs) -> None:
@@ -223,6 +216,10 @@ class _Run:
         resources = self.request.resources
         return Limits(seconds=resources.seconds, memory=resources.memory)
 
+    @property
+    def _gpu(self) -> LocalGpu | None:
+        return self.request.gpu.gpu if self.request.gpu else None
+
     def convert(self, *, again: bool = False) -> Conversion:
         """Step 3. Raises UnfinishedError if no format could be built, or one that was asked for by name."""
         resources = self.request.resources
@@ -235,8 +232,11 @@ class _Run:
             jobs=resources.jobs,
             timeout=resources.seconds,
             memory_limit=resources.memory,
+            device=self.request.device,
         )
         conversion = convert(self.inputs.checkpoint, plan, self.progress)
+        if conversion.program.reused:
+            self.progress.note("the program was exported before, for modules like these")
         for name, artifact in conversion.artifacts.items():
             if artifact.reused:
                 self.progress.note(f"{name}: compiled before for the same graph, with the weights of this checkpoint")
@@ -250,12 +250,11 @@ class _Run:
         return conversion
 
     def suspects(self, conversion: Conversion, proof: Proof) -> tuple[str, ...]:
-        """The keys of work from the cache that failed its proof here."""
-        return tuple(
-            artifact.reused
-            for name, artifact in conversion.artifacts.items()
-            if artifact.reused and not proof.evidence[name].judgement.passed
-        )
+        """The keys of work from the cache that failed its proof here: of code, of an export and what came of it."""
+        failed = [one for name, one in conversion.artifacts.items() if not proof.evidence[name].judgement.passed]
+        program = conversion.program.reused if failed else None
+        keys = (program, *(one.reused or (one.kept if program else None) for one in failed))
+        return tuple(key for key in keys if key)
 
     def convert_again(self, suspects: Sequence[str]) -> Conversion:
         """Step 3 without the cache, which loses those entries."""
@@ -271,9 +270,10 @@ class _Run:
             logs=self.work.work / "logs",
             threads=self.request.resources.threads,
             target=self.request.target,
-            program=conversion.program.path,
+            program=conversion.program,
             limits=self.limits,
             allow_constant_output=self.request.allow_constant_output,
+            device=self.request.device,
         )
         with self.progress.stage("prove against float64"):
             proof = prove(self.inputs.checkpoint, tuple(conversion.artifacts.values()), self.inputs.samples, plan)
@@ -313,6 +313,8 @@ class _Run:
         plan = LatencyPlan(
             max_batch=self.request.max_batch,
             threads=self.request.resources.threads,
+            device=self.request.device,
+            gpu=str(self._gpu or ""),
             target_device=self.request.target.device,
             slo_p99_ms=self.request.slo_p99_ms,
             incumbent=bound.format if bound else None,
@@ -325,6 +327,7 @@ class _Run:
             threads=plan.threads,
             logs=self.work.work / "logs",
             limits=self.limits,
+            device=self.request.device,
         )
         with (
             self.progress.stage("measure latency"),
@@ -366,6 +369,7 @@ class _Run:
             engine=engine,
             slo_p99_ms=self.request.slo_p99_ms,
             publish=PublishOptions(promote=self.request.promote, new_contract=self.request.new_contract),
+            gpu=self._gpu,
         )
 
     def publish(self, choice: Choice, conversion: Conversion, plan: VersionPlan) -> Outcome:
@@ -400,10 +404,10 @@ class _Run:
 
     def _ensemble(self, staged: StagedVersion, plan: VersionPlan, stages: ExitStack) -> StagedEnsemble | None:
         """The ensemble round a staged version, served with it; None where none was asked for."""
-        images = self.inputs.ensemble
-        if images is None:
+        ensemble = self.inputs.ensemble
+        if ensemble is None:
             return None
-        return stages.enter_context(staged_ensemble(staged, plan, images, progress=self.progress))
+        return stages.enter_context(staged_ensemble(staged, plan, ensemble, progress=self.progress))
 
     def _staged(self, artifact: Artifact, plan: VersionPlan) -> AbstractContextManager[StagedVersion]:
         keep = self.request.keep_failed

@@ -5,15 +5,16 @@ Owns no work. Made by the command `package` and by whoever packages from Python;
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
-from deploy.convert.model import FORMATS, Format
+from deploy.convert.model import FORMATS, Device, Format
 from deploy.convert.run import Conversion
 from deploy.convert.tactics import Effort
-from deploy.ensemble.image import ImagePlan
+from deploy.ensemble.inputs import Kind
+from deploy.ensemble.whole import EnsemblePlan
 from deploy.errors import ExitCode
 from deploy.evidence import BehaviourEvidence, Judgement, LatencyEvidence, ParityEvidence, ServedEvidence
+from deploy.gpu import GpuStack
 from deploy.repository.manifest import Manifest
 from deploy.repository.publish import PublishedVersion
 from deploy.serve.engines import Engine
@@ -42,8 +43,9 @@ class Resources:
 class PackageRequest:
     """What the user asked for. `by_name`: the formats were named, so each must be built and pass.
 
-    `ensemble` is what goes in round the version, `images` a folder of real ones for its proof; `exif_orientation` says
-    that training turned photographs as their EXIF says.
+    `ensemble` is what goes in round the version, `images` a folder and `texts` a file of real ones for its proof;
+    `exif_orientation` says that training turned photographs as their EXIF says. `device` is where all is compiled,
+    proven and measured; `gpu` what is there of it, filled in before any work.
     """
 
     checkpoint: CheckpointRequest
@@ -56,8 +58,9 @@ class PackageRequest:
     by_name: bool = False
     all_formats: bool = False
     max_batch: int = 8
-    ensemble: Literal["image"] | None = None
+    ensemble: Kind | None = None
     images: Path | None = None
+    texts: Path | None = None
     exif_orientation: bool = False
     slo_p99_ms: float | None = None
     thorough: bool = False
@@ -70,6 +73,8 @@ class PackageRequest:
     keep_failed: Path | None = None
     resources: Resources = field(default_factory=Resources)
     command: tuple[str, ...] = ()
+    device: Device = "cpu"
+    gpu: GpuStack | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +89,7 @@ class Inputs:
     classes: tuple[str, ...] | None
     samples: Samples | None
     bound: Manifest | None
-    ensemble: ImagePlan | None = None
+    ensemble: EnsemblePlan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,15 @@ Called by every room.
 from collections.abc import Sequence
 from itertools import count
 from math import isqrt
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-import numpy as np
 from pydantic import model_validator
 
 from deploy.errors import UsageError
 from deploy.records import Record
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BATCH = "batch"
 
@@ -69,6 +71,8 @@ class TensorSpec(Record):
         return self
 
     def _check_values(self) -> None:
+        import numpy as np  # every command imports this module, few compute
+
         if self.values is None:
             if self.mask and len(self.shape) < 2:
                 raise ValueError(f"tensor {self.name!r} is a mask and has no axis beside the batch")
@@ -127,7 +131,7 @@ class Spec(Record):
         chosen = {size for tensor in self.inputs for size in tensor.shape if size != BATCH}
         return tuple(dim for dim in self.dims if dim.name in chosen)
 
-    def sizes_of(self, arrays: Sequence[np.ndarray]) -> dict[str, int]:
+    def sizes_of(self, arrays: "Sequence[np.ndarray]") -> dict[str, int]:
         """The size of each dynamic dim in these inputs, which fit the spec."""
         return {
             declared: actual
@@ -136,7 +140,7 @@ class Spec(Record):
             if isinstance(declared, str)
         }
 
-    def check_inputs(self, arrays: Sequence[np.ndarray]) -> None:
+    def check_inputs(self, arrays: "Sequence[np.ndarray]") -> None:
         """Raises UsageError if the arrays do not fit the inputs in number, dtype or shape."""
         if len(arrays) != len(self.inputs):
             raise UsageError(

@@ -1,7 +1,7 @@
 """Where a version will run: the Triton release, its runtimes and their ceilings, the device and CPU ISA.
 
-Owns the words of a target's name: `local-cpu`, `<release>-cpu`, `<release>-cuda-sm<NN>`. What is known of a release is
-in `releases`. Called by convert, repository and serve.
+Owns the words of a target's name: `local-cpu`, `local-cuda`, `<release>-cpu`, `<release>-cuda-sm<NN>`. What is known of
+a release is in `releases`. Called by convert, repository and serve.
 """
 
 import re
@@ -15,6 +15,7 @@ from deploy.records import Record
 from deploy.releases import Gpu, Release, read_releases
 
 LOCAL_CPU = "local-cpu"
+LOCAL_CUDA = "local-cuda"
 
 CpuIsa = Literal["avx2", "native"]
 _NVIDIA_BUILD = re.compile(r"([^+]+)\+([0-9a-f]+)\.nv(\d+)\.0*(\d+)")
@@ -40,8 +41,9 @@ class Target(Record):
     """One place to run. `opset` and `ir_version` are the highest its ONNX Runtime loads. None means unknown.
 
     `torch` is the version in `pytorch_container`, the image to compile AOTInductor archives in; `sm` the compute
-    capability of the GPU as digits (90 for 9.0), None on CPU; `known_bugs` are ids of the release table. A manifest
-    holds a target, so a field added here needs a default: older manifests must stay readable.
+    capability of the GPU as digits (90 for 9.0), None on CPU, and of the local GPU until it was looked at; `known_bugs`
+    are ids of the release table. A manifest holds a target, so a field added here needs a default: older manifests must
+    stay readable.
     """
 
     name: str
@@ -75,7 +77,7 @@ class Target(Record):
 
 @cache
 def all_targets() -> dict[str, Target]:
-    """Every known target by name: this machine's own, then each release on CPU and on each GPU that it runs on."""
+    """Every known target by name: this machine's own two, then each release on CPU and on each GPU that it runs on."""
     return {target.name: target for target in _make_all()}
 
 
@@ -83,9 +85,9 @@ def find_target(name: str) -> Target:
     """The target called `name`. Raises UsageError if there is none, naming those that come nearest."""
     targets = all_targets()
     if name not in targets:
+        forms = f"{LOCAL_CPU}, {LOCAL_CUDA}, <release>-cpu or <release>-cuda-sm<NN>"
         raise UsageError(
-            f"there is no target {name!r}{_why(name)}",
-            expected=f"{LOCAL_CPU}, <release>-cpu or <release>-cuda-sm<NN>, such as {', '.join(_nearest(name))}",
+            f"there is no target {name!r}{_why(name)}", expected=f"{forms}, such as {', '.join(_nearest(name))}"
         )
     return targets[name]
 
@@ -114,7 +116,10 @@ def shortened(names: Sequence[str], *, most: int = _SHOWN) -> str:
 
 def _make_all() -> Iterator[Target]:
     table = read_releases()
-    yield Target.model_validate(table.local)
+    local = Target.model_validate(table.local)
+    yield local
+    on_gpu = {"name": LOCAL_CUDA, "description": f"{local.description}, on its GPU", "device": "cuda"}
+    yield local.model_copy(update=on_gpu)
     for release in table.releases:
         yield _make(release, None)
         for gpu in table.gpus:

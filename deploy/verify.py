@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.device import fitted
 from deploy.ensemble.served import check_published
 from deploy.errors import DeployError, ExitCode
 from deploy.evidence import Judgement, ServedEvidence, Verdict
+from deploy.gpu import visible_gpu
 from deploy.llm.again import llm_misfits, serve_again
 from deploy.progress import Progress, Silent
 from deploy.release.signatures import Trust, check_signature, check_trust
@@ -29,7 +31,7 @@ from deploy.repository.manifest import Manifest
 from deploy.repository.preflight import preflight, read_subject
 from deploy.serve.engines import Engine
 from deploy.serve.parity import ServedQuestion, check_served
-from deploy.targets import Target, all_targets
+from deploy.targets import LOCAL_CUDA, Target, all_targets
 from deploy.validate.store import load_baseline
 
 
@@ -126,9 +128,7 @@ def _verify_one(version: Version, asked: _Asked, progress: Progress) -> Verified
 def _check_target(version: Version, manifest: Manifest, target: Target) -> Judgement:
     """What is compiled is held against the target; Python and an ensemble run wherever the server does."""
     if manifest.format in ("python", "ensemble"):
-        needs = " ".join(
-            f"{name} {manifest.artifact[name]}" for name in ("numpy", "pillow") if name in manifest.artifact
-        )
+        needs = " ".join(f"{name} {version}" for name, version in manifest.artifact.items())
         reason = f"nothing is compiled; proven with {needs}" if needs else "nothing is compiled; its steps are versions"
         return Judgement(verdict=Verdict.PASS, reason=reason)
     return _judged(lambda: _misfits(version, manifest, target), _fits(target, manifest))
@@ -163,6 +163,10 @@ def _lint(version: Version) -> list[str]:
 def _own_target(manifest: Manifest) -> Target:
     """The target it was built for, with what is known of that today, which may be more than when it was built."""
     recorded = manifest.target
+    if recorded.name == LOCAL_CUDA:
+        # This machine's GPU where it has one; without, what the version was made for is all there is to compare with.
+        gpu = visible_gpu()
+        return recorded if gpu is None else fitted(recorded, gpu)
     return all_targets().get(recorded.name, recorded).with_isa(recorded.cpu_isa)
 
 

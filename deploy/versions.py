@@ -15,6 +15,7 @@ from deploy.checkpoint.model import Checkpoint
 from deploy.convert.model import Artifact
 from deploy.convert.ort_session import options_in
 from deploy.evidence import Judgement, LatencyEvidence, ServedEvidence, Verdict
+from deploy.gpu import LocalGpu
 from deploy.progress import Progress
 from deploy.report.child import Reporter
 from deploy.report.findings import BEHAVIOUR_FILE, LATENCY_FILE, PARITY_FILE, SERVED_FILE, other_parity_file
@@ -35,7 +36,10 @@ from deploy.validate.store import save_baseline
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionPlan:
-    """What every version of one packaging run has in common. `engine` is None without a served check."""
+    """What every version of one packaging run has in common. `engine` is None without a served check.
+
+    `gpu` is the one that it was proven on, None for the CPU.
+    """
 
     checkpoint: Checkpoint
     spec: Spec
@@ -48,6 +52,7 @@ class VersionPlan:
     engine: Engine | None
     publish: PublishOptions
     slo_p99_ms: float | None = None
+    gpu: LocalGpu | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +160,7 @@ def _manifest(stage: Stage, artifact: Artifact, plan: VersionPlan, *, served: Se
         checkpoint=CheckpointOrigin.of(plan.checkpoint),
         artifact=artifact.details,
         target=plan.target,
-        environment=Environment.here(),
+        environment=Environment.here(plan.gpu),
         verdicts=Verdicts(
             parity=parity,
             architecture=architecture,

@@ -228,7 +228,7 @@ def test_for_a_gpu_that_is_absent_onnx_is_proven_and_served_on_cpu_and_says_so(f
     version = published(for_gpu)
     manifest = verify_files(version.folder)
     assert (for_gpu.exit_code, manifest.format, manifest.target.sm) == (ExitCode.OK, "onnx", 90)
-    assert "compiled for CPU only" in for_gpu.outcome.lost["aoti"]
+    assert "compiled on the device they run on" in for_gpu.outcome.lost["aoti"]
     assert "proven on CPU, the target runs on cuda" in manifest.verdicts.parity.reason
     assert manifest.verdicts.latency is not None
     assert "not measured" in manifest.verdicts.latency.reason
@@ -265,7 +265,7 @@ def test_a_latency_bound_on_a_gpu_that_is_absent_is_undecided_and_publishes_noth
     [
         ("26.08-cpu", MissingError, r"runs torch 2\.14\.0a0\+4fdf77b940\.nv26\.08, and the one here is"),
         ("26.09-cpu", UsageError, "which torch 26.09-cpu runs is not known"),
-        ("26.08-cuda-sm90", UsageError, "compiled for CPU only"),
+        ("26.08-cuda-sm90", UsageError, "compiled on the device they run on"),
         ("24.10-cpu", UsageError, "24.10-cpu cannot load an AOTInductor artifact"),
     ],
 )

@@ -3,17 +3,24 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
+import torch
 
 from deploy.cache import Store, artifact_store
+from deploy.checkpoint.load import build_module, read_checkpoint
+from deploy.checkpoint.model import CheckpointRequest
 from deploy.convert.aoti_weights import RECIPE_FILE, Recipe
+from deploy.convert.flatten import positional
+from deploy.convert.hollow import save_hollow
 from deploy.convert.model import Format
 from deploy.convert.onnx_weights import GRAPH_FILE
 from deploy.errors import ExitCode
 from deploy.files import sha256_file
 from deploy.request import PackageRequest
+from tests.fixtures import save_state_dict, seeded_module
 from tests.packaging import make_request, run
 
 
@@ -44,6 +51,57 @@ def test_sound_code_of_before_passes_and_is_taken(tmp_path: Path, monkeypatch: p
     assert second.conversion.artifacts["onnx"].reused == artifact_store().entries()[0].key
     assert alone.conversion.artifacts["onnx"].reused is None
     assert second.exit_code is alone.exit_code is ExitCode.OK
+
+
+@pytest.mark.slow
+def test_a_stale_program_fails_its_proof_and_is_exported_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPLOYCTL_CACHE", str(tmp_path / "cache"))
+    run(_library_request(tmp_path / "first", seed=0))
+    make_program_stale(artifact_store(), tmp_path / "first" / "squeezenet.pt")
+
+    second = run(_library_request(tmp_path / "second", seed=1))
+
+    assert second.conversion.program.reused is None and second.conversion.artifacts["onnx"].reused is None
+    assert artifact_store().entries() == ()
+    assert second.exit_code is ExitCode.OK
+
+
+@pytest.mark.slow
+def test_a_sound_program_of_before_passes_and_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPLOYCTL_CACHE", str(tmp_path / "cache"))
+    run(_library_request(tmp_path / "first", seed=0))
+
+    second = run(_library_request(tmp_path / "second", seed=1))
+
+    assert second.conversion.program.reused and second.conversion.artifacts["onnx"].reused
+    assert second.exit_code is ExitCode.OK
+
+
+def _library_request(folder: Path, *, seed: int) -> PackageRequest:
+    """A fine-tune of a library's architecture, whose export can be kept; no real samples."""
+    request = make_request(folder)
+    path = save_state_dict(seeded_module("squeezenet1_1", size=64, seed=seed), folder / "squeezenet.pt")
+    checkpoint = CheckpointRequest(path=path, arch="squeezenet1_1", input_shapes=((3, 64, 64),))
+    return replace(request, checkpoint=checkpoint, samples=None, labels=None, serve_check=False)
+
+
+def make_program_stale(store: Store, path: Path) -> None:
+    """Let the kept program compute something else, and nothing be kept that was compiled from the right one."""
+    for entry in store.entries():
+        if not entry.about.startswith("program"):
+            store.drop(entry.key)
+    (entry,) = store.entries()
+    checkpoint = read_checkpoint(CheckpointRequest(path=path, arch="squeezenet1_1", input_shapes=((3, 64, 64),)))
+    module: Any = build_module(checkpoint)
+    module.features[1] = torch.nn.Hardtanh(-0.1, 0.1)
+    batch = torch.export.Dim("batch", min=1, max=4)
+    exported = torch.export.export(
+        positional(module), (torch.randn(2, 3, 64, 64),), dynamic_shapes=(({0: batch},),), strict=False
+    )
+    save_hollow(exported, entry.folder / "program.pt2")
+    facts = json.loads((entry.folder / "entry.json").read_text())
+    facts["files"]["program.pt2"] = sha256_file(entry.folder / "program.pt2")
+    (entry.folder / "entry.json").write_text(json.dumps(facts))
 
 
 def _request(folder: Path, format_: Format, *, seed: int) -> PackageRequest:

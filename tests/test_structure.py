@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.cli.main import COMMANDS
 from tests.imports import downward, find_cycle, import_graph
 from tests.markdown import ROOT, coded, prose, table
 
@@ -23,6 +24,15 @@ except SystemExit as end:
     code = end.code
 loaded = [name for name in json.loads(sys.argv[1]) if name in sys.modules]
 print(json.dumps({"code": code, "loaded": loaded}), file=sys.stderr)
+"""
+
+# The help of several commands in one process; what of the heavy modules that imported is on the last line of stderr.
+HELP_PROBE = """
+import json, sys
+from deploy.cli.main import cli
+for name in sys.argv[2:]:
+    cli.main([name, "--help"], prog_name="deployctl", standalone_mode=False)
+print(json.dumps([name for name in json.loads(sys.argv[1]) if name in sys.modules]), file=sys.stderr)
 """
 
 
@@ -86,6 +96,14 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stderr.splitlines()[-1]) == {"code": 0, "loaded": []}
     assert "Usage: deployctl" in result.stdout
+
+
+def test_no_command_imports_what_computes_to_say_what_it_does() -> None:
+    """All of them, in one process: numpy and Pillow are kept out too."""
+    command = [sys.executable, "-c", HELP_PROBE, json.dumps((*HEAVY, "numpy", "PIL")), *COMMANDS]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert json.loads(result.stderr.splitlines()[-1]) == []
+    assert all(f"Usage: deployctl {name}" in result.stdout for name in COMMANDS)
 
 
 def test_the_probe_sees_torch(tmp_path: Path) -> None:

@@ -50,7 +50,8 @@ def lightning(folder: Path) -> None:
 
     module = LitNet(num_classes=5, class_names=CLASS_NAMES, rate=1e-3)
     module.backbone.load_state_dict(lively(0).state_dict())
-    module.backbone.compile()
+    # Saved alike whatever compiles it, and inductor would take half a minute for two steps.
+    module.backbone.compile(backend="eager")
     trainer = Trainer(
         max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, default_root_dir=folder,

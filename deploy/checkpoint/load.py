@@ -75,16 +75,16 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
         return settle(_put_down(request, contents, understood, digest.result()), request.preprocessing)
 
 
-def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False) -> "nn.Module":
+def build_module(
+    checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False, lazily: bool = False
+) -> "nn.Module":
     """The module with the checkpoint's weights, in eval mode, without gradients.
 
     Its tensors are the memory-mapped file's own unless `dtype` (such as `float64`) converts the floating ones; those of
     a dtype in `COMPUTED_IN` always are. Fused preprocessing is part of it: in the operations that are exported, or
-    `as_in_training`, by torchvision's own transforms. Raises UsageError if the file is no longer what the Checkpoint
-    says.
+    `as_in_training`, by torchvision's own transforms. `lazily`: large parameters are converted whenever they are read
+    (`lazy`), a program's excepted. Raises UsageError if the file is no longer what the Checkpoint says.
     """
-    import torch
-
     from deploy.checkpoint.servable import servable
 
     if checkpoint.how == "program":
@@ -97,7 +97,7 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_trai
         module = _build_from_file(checkpoint)
         dtype = dtype or COMPUTED_IN.get(checkpoint.dtype)
     if dtype:
-        module = module.to(getattr(torch, dtype))
+        module = _converted(module, dtype, lazily=lazily)
     if checkpoint.how not in ("config", "factory"):
         module = servable(module)
     if checkpoint.preprocessing.fused:
@@ -105,6 +105,14 @@ def build_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_trai
 
         return (as_trained if as_in_training else fuse)(module, checkpoint.preprocessing)
     return module
+
+
+def _converted(module: "nn.Module", dtype: str, *, lazily: bool) -> "nn.Module":
+    import torch
+
+    from deploy.checkpoint.lazy import widen
+
+    return widen(module, getattr(torch, dtype)) if lazily else module.to(getattr(torch, dtype))
 
 
 def _build_from_file(checkpoint: Checkpoint) -> "nn.Module":

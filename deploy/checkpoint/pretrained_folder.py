@@ -17,6 +17,9 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FOLDER, PROCESSOR_FOLDER = "tokenizer", "processor"
+# What the networks of such folders call their inputs, a dynamic length, and the embedding of a whole text.
+TOKENS, MASK, TYPES, PIXELS = "input_ids", "attention_mask", "token_type_ids", "pixel_values"
+SEQUENCE, EMBEDDING = "sequence", "sentence_embedding"
 
 _SAVED = "a folder that model.save_pretrained(folder) and tokenizer.save_pretrained(folder) wrote"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")

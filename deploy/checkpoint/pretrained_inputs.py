@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.inputs import UNKNOWN, UNKNOWN_NOTE
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
-from deploy.checkpoint.pretrained_folder import PretrainedFolder
-from deploy.checkpoint.sentences import EMBEDDING, longest_text
+from deploy.checkpoint.pretrained_folder import (
+    EMBEDDING,
+    MASK,
+    PIXELS,
+    SEQUENCE,
+    TOKENS,
+    TYPES,
+    PretrainedFolder,
+)
+from deploy.checkpoint.sentences import longest_text
 from deploy.errors import UsageError
 from deploy.spec import BATCH, Dim, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
-
-SEQUENCE = "sequence"
-TOKENS, MASK, TYPES, PIXELS = "input_ids", "attention_mask", "token_type_ids", "pixel_values"
 
 # What most encoders were trained with. Longer texts cost memory with their square, so they are asked for.
 _USUAL_TOKENS = 512

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deploy.checkpoint.pretrained_folder import PretrainedFolder
+from deploy.checkpoint.pretrained_folder import EMBEDDING, PretrainedFolder
 from deploy.errors import UsageError
 
-EMBEDDING = "sentence_embedding"
 _OWN = "give the module of the whole chain as --factory, with the weights of all its parts in one file"
 
 

@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from deploy.errors import UsageError
-from deploy.targets import find_target
+from deploy.targets import LOCAL_CPU, find_target
 
 if TYPE_CHECKING:
     from deploy.llm.model import LlmPlan, LlmRequest, LlmResult
@@ -117,7 +117,7 @@ def _request(ctx: click.Context, given: dict[str, Any], ours: dict[str, Any]) ->
         wishes=Wishes(**ours),
         command=own_command(ctx, sys.argv[1:]),
         **beside,
-        **shared | {"target": find_target(shared["target"])},
+        **shared | {"target": find_target(shared["target"] or LOCAL_CPU)},
     )
 
 

@@ -12,12 +12,11 @@ import click
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.cli.llm import llm_options
 from deploy.cli.options import checkpoint_options, config_option
-from deploy.cli.packaged import show_plan, show_result
 from deploy.cli.types import Written
 from deploy.convert.model import FORMATS, Format
 from deploy.convert.tactics import EFFORTS
 from deploy.errors import UsageError
-from deploy.targets import LOCAL_CPU, find_target
+from deploy.targets import LOCAL_CPU, LOCAL_CUDA, find_target
 
 if TYPE_CHECKING:
     from deploy.request import PackageRequest
@@ -67,8 +66,8 @@ class _Formats(Written):
 )
 @click.option(
     "--ensemble",
-    type=click.Choice(["image"]),
-    help="Publish an ensemble too, NAME_image: JPEG or PNG bytes in, labels and scores out.",
+    type=click.Choice(["image", "text"]),
+    help="Publish an ensemble too: NAME_image takes JPEG or PNG bytes, NAME_text texts; labels and scores come out.",
 )
 @click.option(
     "--images",
@@ -77,10 +76,25 @@ class _Formats(Written):
     help="Real JPEG and PNG files to prove the ensemble with.",
 )
 @click.option(
+    "--texts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --ensemble text: real texts to prove it with, one per line.",
+)
+@click.option(
     "--exif-orientation/--no-exif-orientation",
     help="With --ensemble image: training turned photographs as their EXIF says; torchvision's loaders do not.",
 )
-@click.option("--target", default=LOCAL_CPU, show_default=True, help="Where it will run: a Triton release and device.")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where it is exported, compiled, proven and measured; cuda: this machine's GPU.",
+)
+@click.option(
+    "--target", help=f"Where it will run: a Triton release and device.  [default: {LOCAL_CPU}; on cuda {LOCAL_CUDA}]"
+)
 @click.option(
     "--cpu-isa", type=click.Choice(["avx2", "native"]), default="avx2", show_default=True, help="What AOTI may use."
 )
@@ -138,6 +152,7 @@ def command(ctx: click.Context, /, *, request: CheckpointRequest, as_json: bool,
     It is exported once, compiled to AOTInductor and ONNX, proven against float64, measured, served by a real
     tritonserver, and only then published.
     """
+    from deploy.cli.packaged import show_plan, show_result
     from deploy.package import package, plan_package
     from deploy.report.stages import Stages
 
@@ -160,9 +175,10 @@ def _request(ctx: click.Context, checkpoint: CheckpointRequest, given: dict[str,
     from deploy.request import PackageRequest, Resources
 
     formats, isa, memory = given.pop("formats"), given.pop("cpu_isa"), given.pop("memory_limit")
+    target = given.pop("target") or (LOCAL_CUDA if given["device"] == "cuda" else LOCAL_CPU)
     return PackageRequest(
         checkpoint=checkpoint,
-        target=find_target(given.pop("target")).with_isa(isa),
+        target=find_target(target).with_isa(isa),
         formats=formats or FORMATS,
         by_name=formats is not None,
         accept_parity_failure=given.pop("unsafe_accept_parity_failure"),

@@ -12,10 +12,10 @@ import click
 from deploy.cli.options import server_options
 from deploy.errors import UsageError
 from deploy.repository.find import parse_reference
-from deploy.repository.promotion import Promoted
 
 if TYPE_CHECKING:
     from deploy.release.promotion import PromotionResult
+    from deploy.repository.promotion import Promoted
 
 
 @click.command("promote")
@@ -108,7 +108,7 @@ def _result_as_dict(result: "PromotionResult") -> dict[str, Any]:
     return {**facts, "promoted": result.promoted is not None and taken, "exit_code": int(result.exit_code)}
 
 
-def _show_promoted(result: Promoted) -> None:
+def _show_promoted(result: "Promoted") -> None:
     if result.previous == result.version.number:
         click.echo(f"{result.version} was promoted already")
     else:
@@ -124,7 +124,7 @@ def _show_promoted(result: Promoted) -> None:
             click.echo(f"  edited: {edit}", err=True)
 
 
-def _as_dict(result: Promoted) -> dict[str, object]:
+def _as_dict(result: "Promoted") -> dict[str, object]:
     """The result as it is printed with `--json`."""
     return {
         "name": result.version.name,

@@ -14,7 +14,7 @@ import click
 def command(*, name: str | None, as_json: bool) -> None:
     """List the Triton releases that versions can be made for, or explain the target NAME.
 
-    A target is local-cpu, RELEASE-cpu or RELEASE-cuda-smNN, such as 26.08-cuda-sm90.
+    A target is local-cpu, local-cuda, RELEASE-cpu or RELEASE-cuda-smNN, such as 26.08-cuda-sm90.
     """
     from deploy.targets import all_targets, find_target
 

@@ -120,12 +120,15 @@ def _labels(models: Sequence[ServedModel]) -> list[str]:
 
 
 def _python_needs(models: Sequence[ServedModel]) -> list[str]:
-    """What the steps in Python need and the image lacks: the very Pillow that their images were decoded with.
+    """What the steps in Python need and the image lacks: the very Pillow or tokenizers that they were proven with.
 
     numpy is there already, in the release that the server's python backend was built for.
     """
-    versions = sorted({needed for model in models if (needed := model.manifest.artifact.get("pillow"))})
-    return [f"RUN python3 -m pip install --no-cache-dir pillow=={version}" for version in versions[-1:]]
+    lines = []
+    for package in ("pillow", "tokenizers"):
+        versions = sorted({needed for model in models if (needed := model.manifest.artifact.get(package))})
+        lines += [f"RUN python3 -m pip install --no-cache-dir {package}=={version}" for version in versions[-1:]]
+    return lines
 
 
 def _copies(models: Sequence[ServedModel]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.containers.dockerfiles import UID
+from deploy.gpu import EXACT_FLOAT32
 from deploy.monitoring.queries import Labels
 from deploy.serve.ports import Ports
 
@@ -114,6 +115,7 @@ def _triton(stack: Stack) -> Document:
     if stack.gpu:
         device = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
         service["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
+        service["environment"] = dict(EXACT_FLOAT32)
     return service
 
 

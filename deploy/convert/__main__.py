@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     try:
         job = ConversionJob.read(Path(arguments[0]))
         job.artifact_folder.mkdir(parents=True, exist_ok=True)
-        program = export_program(job.checkpoint, max_batch=job.max_batch, folder=job.folder)
+        program = export_program(job.checkpoint, max_batch=job.max_batch, folder=job.folder, device=job.device)
         artifact = CONVERTERS[job.format](program, target=job.target, folder=job.artifact_folder)
     except DeployError as error:
         print(error, file=sys.stderr)

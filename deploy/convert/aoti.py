@@ -1,4 +1,4 @@
-"""A program becomes an AOTInductor archive, `model.pt2`: machine code for the target's CPU, the weights beside it.
+"""A program becomes an AOTInductor archive, `model.pt2`: machine code for the target's device, the weights beside it.
 
 Owns the compiler's settings and what may lie in the archive. Called by run and `__main__`, in a child process; only
 `require_compiler` is for the command's own process.
@@ -6,7 +6,6 @@ Owns the compiler's settings and what may lie in the archive. Called by run and 
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -14,27 +13,29 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.cache import Store
-from deploy.convert.aoti_weights import put_together, take_apart
-from deploy.convert.archive import MODEL_NAME
+from deploy.convert.aoti_weights import put_together, take_apart, weights_file
+from deploy.convert.archive import MODEL_NAME, read_metadata
+from deploy.convert.cuda import device_details, exact_float32, local_toolkit
 from deploy.convert.export import load_program
 from deploy.convert.flex import (
     DECOMPOSED,
     FUSED,
+    attends_on_gpu,
     attention_detail,
     count_flex_attention,
     for_a_kernel,
     kernel_for_any_threads,
     plain_attention,
 )
-from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
+from deploy.convert.kept_program import weights_without_graph
+from deploy.convert.model import ARTIFACT_FILES, Artifact, Device, Program
 from deploy.convert.reuse import Weights, weights_of, work_key
 from deploy.convert.tactics import Tactic, described
 from deploy.errors import DeployError, MissingError, UnfinishedError
@@ -64,6 +65,12 @@ _SETTINGS: dict[str, Any] = {
     # The pool of Python workers compiles GPU kernels only, and each worker imports torch.
     "compile_threads": 1,
 }
+_GPU_SETTINGS: dict[str, Any] = {
+    # Kernels for the GPU that is here: others would want nvcc, and what was not run here is not proven.
+    "aot_inductor.emit_multi_arch_kernel": False,
+}
+_SHARED_CPP_LIBRARY = "-l:libstdc++.so.6"
+_WEIGHTS_BESIDE = ("aot_inductor.package_constants_in_so", "aot_inductor.package_constants_on_disk_format")
 
 
 def require_compiler() -> str:
@@ -90,30 +97,34 @@ def _find_compiler() -> str:
 def compile_aoti(
     program: Program, *, target: Target, folder: Path, store: Store | None = None, tactic: Tactic | None = None
 ) -> Artifact:
-    """`folder/model.pt2`, compiled for the target's CPU instruction set. Raises UnfinishedError if that fails.
+    """`folder/model.pt2`, compiled for the program's device: the target's CPU instruction set, or the GPU that is here.
 
     From `store` code is taken that was compiled before for the same graph, and kept there for the next; not with a
-    `tactic` that freezes the weights, which are then part of the code.
+    `tactic` that freezes the weights, which are then part of the code. Raises UnfinishedError if it cannot be compiled.
     """
     options = tactic.options if tactic else {}
     store = None if "freezing" in options else store
+    exact_float32(program.device)
     compiler = _find_compiler()
     march = _AVX2_MARCH if _is_avx2(target.cpu_isa) else "native"
     build = _Build(program=program, target=target, folder=folder, compiler=compiler, march=march, options=options)
-    exported = load_program(program)
-    weights = weights_of(exported)
+    exported, weights = None, weights_without_graph(program)
+    if weights is None:
+        exported = load_program(program)
+        weights = weights_of(exported)
     key = build.key(exported, weights) if store else ""
     with tempfile.TemporaryDirectory(prefix="inductor-", dir=folder) as work:
         entry = Path(work) / "entry"
         reused = store is not None and store.take(key, entry)
-        details = {} if reused else build.compile(exported, weights, entry, work=Path(work))
+        details = {} if reused else build.compile(exported or load_program(program), weights, entry, work=Path(work))
         if entry.is_dir():
             details = put_together(entry, weights, build.path).details
-        if store and not reused and entry.is_dir():
+        kept = key if store and not reused and entry.is_dir() else None
+        if store and kept:
             store.keep(key, entry, about=f"AOTInductor code of {len(weights.used)} weights for {target.name}")
     return Artifact(
         format="aoti", folder=folder, files=(build.path.name,), seconds=0.0, peak_memory=0,
-        details=details | described(tactic), reused=key if reused else None,
+        details=details | described(tactic), reused=key if reused else None, kept=kept,
     )  # fmt: skip
 
 
@@ -138,17 +149,19 @@ class _Build:
     @property
     def settings(self) -> dict[str, Any]:
         chosen = {name: value == "1" for name, value in self.options.items()}
+        settings = compiler_settings(self.program.device) | chosen
         if not _is_avx2(self.target.cpu_isa):
-            return {**_SETTINGS, **chosen}
+            return settings
         # cpuid is asked all the same; what is skipped is compiling a test program per instruction set.
-        return {**_SETTINGS, **chosen, "cpp.simdlen": 256, "cpp.vec_isa_ok": True}
+        return {**settings, "cpp.simdlen": 256, "cpp.vec_isa_ok": True}
 
-    def key(self, exported: ExportedProgram, weights: Weights) -> str:
+    def key(self, exported: ExportedProgram | None, weights: Weights) -> str:
         """The key of the code that this compiles, whatever the values of the weights."""
         told = {name: str(value) for name, value in self.settings.items()}
         told |= {"compiler": _version(self.compiler), "march": self.march}
         if self.march == "native":
             told["cpu"] = _cpu_flags()
+        told |= device_details(self.program.device)
         return work_key(self.program, exported, weights, format="aoti", settings=told, target=self.target)
 
     def compile(self, exported: ExportedProgram, weights: Weights, entry: Path, *, work: Path) -> dict[str, str]:
@@ -157,13 +170,40 @@ class _Build:
 
         script = _write_compiler(self.compiler, work, march=self.march)
         search = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
-        with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search):
-            files, attention = _compile(exported, {**self.settings, "cpp.cxx": (None, script.name)})
-            _package(files, self.path)
+        toolkit = local_toolkit() if self.program.device == "cuda" else {}
+        with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search, **toolkit):
+            settings = {**self.settings, "cpp.cxx": (None, script.name)}
+            files, attention = _compile(exported, settings)
+        # Put in by `put_together`: packed here, the weights would lie on disk twice, and whole in memory.
+        blob = weights_file(files)
+        _package([one for one in files if str(one) != str(blob)], self.path)
         made = {"torch": torch.__version__, "compiler": _version(self.compiler), "march": self.march}
         details = {**made, **_facts(self.path), **attention_detail(self.program, attention)}
-        take_apart(self.path, weights, details, into=entry)
+        details |= device_details(self.program.device)
+        if take_apart(self.path, weights, details, into=entry, blob=blob) is None and blob:
+            _package(files, self.path)
+        elif blob:
+            blob.unlink()
         return details
+
+
+def compiler_settings(device: Device) -> dict[str, Any]:
+    """AOTInductor's settings for a device."""
+    if device == "cpu":
+        return _SETTINGS
+    # Many kernels, each compiled by itself: there the pool is worth its start.
+    return {**{name: value for name, value in _SETTINGS.items() if name != "compile_threads"}, **_GPU_SETTINGS}
+
+
+def known_settings(settings: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """The settings without those that this release of torch does not know, whose `known` names are given.
+
+    Without a place for the weights beside the code they stay in it, and the code is good for these weights only.
+    """
+    left_out = {name for name in settings if name not in known}
+    if left_out.intersection(_WEIGHTS_BESIDE):
+        left_out.update(_WEIGHTS_BESIDE)
+    return {name: value for name, value in settings.items() if name not in left_out}
 
 
 def _is_avx2(isa: CpuIsa) -> bool:
@@ -183,7 +223,11 @@ def _write_compiler(compiler: str, work: Path, *, march: str) -> Path:
     import torch
 
     maps = {Path(torch.__file__).parent: "torch", work: "."}
-    options = [f"-march={march}", "-g0", *(f"-ffile-prefix-map={path}={name}" for path, name in maps.items())]
+    prefixes = [f"-ffile-prefix-map={path}={name}" for path, name in maps.items()]
+    # Torch's own C++ library, whatever the compiler does by itself: one linked in beside it is not the one whose locale
+    # this process has, and the archive crashes as it is loaded. What is found in this one, a linked-in one is not
+    # asked.
+    options = [f"-march={march}", "-g0", *prefixes, _SHARED_CPP_LIBRARY]
     script = work / "bin" / Path(compiler).name
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nexec {shlex.quote(compiler)} "$@" {shlex.join(options)}\n')
@@ -207,7 +251,7 @@ def _compile(exported: ExportedProgram, settings: dict[str, Any]) -> tuple[list[
     why = ""
     if count_flex_attention(exported):
         try:
-            with kernel_for_any_threads():
+            with nullcontext() if attends_on_gpu(exported) else kernel_for_any_threads():
                 return _compile_exported(for_a_kernel(exported), settings), FUSED
         except UnfinishedError as error:
             why = f" ({error.found})"
@@ -217,14 +261,15 @@ def _compile(exported: ExportedProgram, settings: dict[str, Any]) -> tuple[list[
 
 def _compile_exported(exported: ExportedProgram, settings: dict[str, Any]) -> list[Any]:
     import torch
-    from torch._inductor import aot_compile
+    from torch._inductor import aot_compile, config
     from torch._inductor.exc import InductorError
 
+    options = known_settings(settings, config.get_config_copy())
     arguments, keywords = exported.example_inputs
     try:
         # Weights that could get a gradient are silently not frozen.
         with torch.set_grad_enabled(not settings.get("freezing", False)):
-            files = aot_compile(exported.module(check_guards=False), arguments, keywords, options=settings)
+            files = aot_compile(exported.module(check_guards=False), arguments, keywords, options=options)
     except InductorError as error:
         raise UnfinishedError(
             f"AOTInductor cannot compile the program: {str(error).strip().splitlines()[0]}",
@@ -263,9 +308,7 @@ def _cpu_flags() -> str:
 
 def _facts(path: Path) -> dict[str, str]:
     """What the archive says of itself, read without running any of it."""
-    with zipfile.ZipFile(path) as archive:
-        name = next((name for name in archive.namelist() if name.endswith("wrapper_metadata.json")), None)
-        if name is None:
-            raise DeployError(f"{path} holds no metadata", expected="an archive that AOTInductor wrote")
-        found = json.loads(archive.read(name))
+    found = read_metadata(path)
+    if not found:
+        raise DeployError(f"{path} holds no metadata", expected="an archive that AOTInductor wrote")
     return {key.removeprefix("AOTI_").lower(): value for key, value in sorted(found.items()) if value}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -56,27 +56,37 @@ class _Slice:
     start: int
 
 
-def take_apart(archive: Path, weights: Weights, details: dict[str, str], *, into: Path) -> Recipe | None:
+def weights_file(files: Iterable[object]) -> Path | None:
+    """The one of the compiler's files that holds the weights, where there is exactly one."""
+    found = [Path(name) for name in files if isinstance(name, str) and name.endswith(_BLOB)]
+    return found[0] if len(found) == 1 else None
+
+
+def take_apart(
+    archive: Path, weights: Weights, details: dict[str, str], *, into: Path, blob: Path | None = None
+) -> Recipe | None:
     """The archive's code and recipe in the new folder `into`, if any other weights could take the place of these.
 
-    None if they could not: a constant is there that is no weight of the program as it lies in memory, or a weight that
-    the graph reads is not there, so that the code itself holds something of its value.
+    `blob` is the weights' file where it is not in the archive. None if they could not: a constant is there that is no
+    weight of the program as it lies in memory, or a weight that the graph reads is not there, so that the code itself
+    holds something of its value.
     """
     with zipfile.ZipFile(archive) as packed:
         names = packed.namelist()
-        blobs = [name for name in names if name.endswith(_BLOB)]
-        if len(blobs) != 1:
+        held = [name for name in names if name.endswith(_BLOB)]
+        if len(held) + (blob is not None) != 1:
             return None
         slices = list(_slices(packed))
-        if not _explained(packed, blobs[0], slices, weights):
-            return None
+        with blob.open("rb") if blob else packed.open(held[0]) as stream:
+            if not _explained(stream, slices, weights):
+                return None
         into.mkdir()
         with zipfile.ZipFile(into / CODE_FILE, "w") as code:
             for name in names:
-                if name != blobs[0]:
+                if name not in held:
                     _copy(packed, name, code)
-    constants = tuple(one.constant for one in slices)
-    recipe = Recipe(blob=blobs[0], position=names.index(blobs[0]), constants=constants, details=details)
+    entry, position = _place_in(names, blob) if blob else (held[0], names.index(held[0]))
+    recipe = Recipe(blob=entry, position=position, constants=tuple(one.constant for one in slices), details=details)
     recipe.write(into / RECIPE_FILE)
     return recipe
 
@@ -133,19 +143,22 @@ def _slices(packed: zipfile.ZipFile) -> Iterator[_Slice]:
         start += size
 
 
-def _explained(packed: zipfile.ZipFile, blob: str, slices: list[_Slice], weights: Weights) -> bool:
+def _place_in(names: list[str], blob: Path) -> tuple[str, int]:
+    """What the weights' file is called in the archive, and where among the entries: beside the code, before it."""
+    position = next(index for index, name in enumerate(names) if name.endswith(".cpp"))
+    return str(Path(names[position]).with_name(blob.name)), position
+
+
+def _explained(stream: IO[bytes], slices: list[_Slice], weights: Weights) -> bool:
     """Whether the entry is these weights and nothing else, and every weight that the graph reads is in it."""
-    if packed.getinfo(blob).file_size != sum(one.constant.size for one in slices):
-        return False
     held: set[str] = set()
-    with packed.open(blob) as stream:
-        for one in slices:
-            tensor = weights.find(one.constant.weight)
-            if tensor is None or not _holds(stream, one.constant.size, raw_bytes(tensor)):
-                return False
-            held.add(one.constant.weight)
+    for one in slices:
+        tensor = weights.find(one.constant.weight)
+        if tensor is None or not _holds(stream, one.constant.size, raw_bytes(tensor)):
+            return False
+        held.add(one.constant.weight)
     places = {_place(weights, name) for name in held}
-    return all(_place(weights, name) in places for name in weights.used)
+    return not stream.read(1) and all(_place(weights, name) in places for name in weights.used)
 
 
 def _holds(stream: IO[bytes], size: int, wanted: memoryview) -> bool:
@@ -156,7 +169,8 @@ def _holds(stream: IO[bytes], size: int, wanted: memoryview) -> bool:
         part = wanted[start : start + _CHUNK]
         if stream.read(len(part)) != part:
             return False
-    return not any(stream.read(size - len(wanted)))
+    rest = stream.read(size - len(wanted))
+    return len(rest) == size - len(wanted) and not any(rest)
 
 
 def _place(weights: Weights, name: str) -> int:

@@ -6,28 +6,30 @@ it holds for another build: it must be the target's own. Called by package, befo
 
 from importlib.metadata import PackageNotFoundError, version
 
+from deploy.convert.model import Device
 from deploy.errors import DeployError, MissingError, UsageError
 from deploy.targets import Target, same_torch, targets_like
 
 _ONNX = "package with --formats onnx"
 
 
-def aoti_obstacle(target: Target, *, torch: str | None = None) -> DeployError | None:
+def aoti_obstacle(target: Target, *, device: Device = "cpu", torch: str | None = None) -> DeployError | None:
     """What forbids it, as an error that is not raised; None where nothing does.
 
-    `torch` is the version that would compile, by default the installed one, read without importing it. A target
-    without a Triton release is this machine, whose torch serves too.
+    `device` is the one that would be compiled on. `torch` is the version that would compile, by default the installed
+    one, read without importing it. A target without a Triton release is this machine, whose torch serves too.
     """
-    if target.triton is None:
-        return None
     if not target.aoti.loads:
         return not_loaded(target)
-    if target.device != "cpu":
+    if target.device != device:
         return UsageError(
-            f"target {target.name} runs on {target.device}, and AOTInductor archives are compiled for CPU only",
-            expected="ONNX for a GPU, or a target on CPU",
-            fix=_ONNX,
+            f"target {target.name} runs on {target.device}, and AOTInductor archives are compiled on the device they "
+            f"run on, which is {device} here",
+            expected="--device cuda on a machine with the target's GPU, or ONNX",
+            fix=f"add --device cuda there, or {_ONNX}",
         )
+    if target.triton is None:
+        return None
     built = torch or _installed_torch()
     if target.torch is None:
         return UsageError(

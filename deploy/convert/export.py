@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deploy.cache import Store
 from deploy.checkpoint.model import Checkpoint
 from deploy.checkpoint.program import check_batch
 from deploy.convert.contract import read_spec
+from deploy.convert.cuda import exact_float32, moved
 from deploy.convert.explain import explain_export_error, user_line
+from deploy.convert.fingerprint import program_key
 from deploy.convert.flatten import arguments_of, leaves, output_names, positional
 from deploy.convert.flex import count_flex_attention, plain_attention
-from deploy.convert.model import Program
+from deploy.convert.hollow import fill, holds_only, save_hollow
+from deploy.convert.kept_program import PROGRAM_FILE, keep_program, module_of, take_program
+from deploy.convert.model import Device, Program
 from deploy.errors import DeployError, UnfinishedError, UsageError
 from deploy.files import sha256_bytes
 from deploy.spec import BATCH, Dim, TensorSpec
@@ -28,22 +34,22 @@ if TYPE_CHECKING:
 
     from deploy.convert.flatten import Arrange
 
-PROGRAM_FILE = "program.pt2"
 _SAMPLE_BATCH = 2  # a sample of one row makes the exporter take the batch for the constant 1
 _SEED = 0
 
 _made_here: dict[Path, ExportedProgram] = {}
 
 
-def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path) -> Program:
-    """The checkpoint's program, written to `folder/program.pt2`; its cost is left for the caller to fill in.
+def export_program(
+    checkpoint: Checkpoint, *, max_batch: int, folder: Path, device: Device = "cpu", store: Store | None = None
+) -> Program:
+    """The checkpoint's program, written below `folder`; its cost is left for the caller to fill in.
 
-    The batch is dynamic in 1..max_batch; with `max_batch=1` it is static and every shape begins with 1. The other
-    dynamic dims are those of the checkpoint. Raises UsageError if the model's inputs or outputs cannot be served,
+    It is traced on `device`, where its weights then are. The batch is dynamic in 1..max_batch; with `max_batch=1` it is
+    static and every shape begins with 1. The other dynamic dims are those of the checkpoint. From `store` an export of
+    before is taken, and kept there for the next. Raises UsageError if the model's inputs or outputs cannot be served,
     UnfinishedError if it cannot be exported.
     """
-    import torch
-
     from deploy.checkpoint.load import build_module
 
     if max_batch < 1:
@@ -51,32 +57,54 @@ def export_program(checkpoint: Checkpoint, *, max_batch: int, folder: Path) -> P
     if checkpoint.how == "program":
         check_batch(checkpoint.options, max_batch)
     inputs, dims = program_inputs(checkpoint.inputs, max_batch=max_batch), program_dims(checkpoint, max_batch=max_batch)
-    module = build_module(checkpoint)
+    exact_float32(device)
+    module = build_module(checkpoint).to(device)
+    key = program_key(checkpoint, module, max_batch=max_batch) if store else None
+    if store and key and (kept := take_program(store, key, folder, module)):
+        return replace(kept, checkpoint=checkpoint, device=device)
     parameters = [tensor.name for tensor in inputs]
     arrange = arguments_of(module, parameters, checkpoint.absent)
-    example, outputs = _first_call(module, arrange, inputs, dims)
+    example, outputs = _first_call(module, arrange, inputs, dims, device=device)
     names, notes = output_names(outputs), _numbers(module, arrange, example, outputs=outputs, max_batch=max_batch)
     exported = _export(positional(module, parameters, checkpoint.absent), example, inputs=inputs, dims=dims)
     spec = read_spec(exported, inputs, names, dims=dims, checkpoint=checkpoint)
     path = folder / PROGRAM_FILE
     saved = plain_attention(exported)
-    torch.export.save(saved, path)
+    hollow = holds_only(saved, module)
+    _save(saved, path, hollow=hollow)
     _made_here.clear()
     _made_here[path] = exported
     uses = count_flex_attention(exported)
-    return Program(
+    program = Program(
         path=path, spec=spec, digest=_digest(exported, saved), seconds=0.0, peak_memory=0, notes=notes,
-        flex_attention=uses,
+        flex_attention=uses, device=device, checkpoint=checkpoint if hollow else None,
     )  # fmt: skip
+    # A number's note follows from values, and FlexAttention's operator from more than can be saved.
+    if store and key and hollow and not notes and not uses:
+        keep_program(store, key, program, exported)
+    return program
 
 
 def load_program(program: Program) -> ExportedProgram:
-    """The exported program itself: the very object in the process that made it, else read from disk."""
+    """The exported program itself: the very object in the process that made it, else read from disk.
+
+    Weights that are not in the file are those of the checkpoint, memory-mapped.
+    """
     import torch
 
     if program.path in _made_here:
         return _made_here[program.path]
-    return torch.export.load(program.path)
+    exported = torch.export.load(program.path)
+    return fill(exported, module_of(program)) if program.checkpoint else exported
+
+
+def _save(exported: ExportedProgram, path: Path, *, hollow: bool) -> None:
+    import torch
+
+    if hollow:
+        save_hollow(exported, path)
+    else:
+        torch.export.save(exported, path)
 
 
 def seeded_inputs(inputs: Sequence[TensorSpec], *, batch: int, dims: Sequence[Dim] = ()) -> tuple[Tensor, ...]:
@@ -133,19 +161,19 @@ def program_dims(checkpoint: Checkpoint, *, max_batch: int) -> tuple[Dim, ...]:
 
 
 def _first_call(
-    module: nn.Module, arrange: Arrange, inputs: Sequence[TensorSpec], dims: Sequence[Dim]
+    module: nn.Module, arrange: Arrange, inputs: Sequence[TensorSpec], dims: Sequence[Dim], *, device: Device
 ) -> tuple[tuple[Tensor, ...], Any]:
     """Inputs that the module takes, and what it returns for them.
 
     Where it fails at sizes between the bounds of the dynamic dims, the greatest are tried: then the export can say
     which sizes it takes.
     """
-    example = seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=dims)
+    example = moved(seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=dims), device)
     try:
         return example, _call(module, arrange, example)
     except UnfinishedError:
         greatest = tuple(dim.model_copy(update={"minimum": dim.maximum}) for dim in dims)
-        largest = seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=greatest)
+        largest = moved(seeded_inputs(inputs, batch=_SAMPLE_BATCH, dims=greatest), device)
         if [one.shape for one in largest] == [one.shape for one in example]:
             raise
         # Where the largest sizes fail too, the first error is the one to tell.

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     Arrange = Callable[[Sequence[Tensor]], tuple[tuple[Any, ...], dict[str, Any]]]
 
 
-def flat_module(checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False) -> nn.Module:
-    """The checkpoint's module as `positional` makes it; `dtype` and `as_in_training` are `build_module`'s."""
+def flat_module(
+    checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False, lazily: bool = False
+) -> nn.Module:
+    """The checkpoint's module as `positional` makes it; `dtype`, `as_in_training` and `lazily` are `build_module`'s."""
     from deploy.checkpoint.load import build_module
 
-    module = build_module(checkpoint, dtype, as_in_training=as_in_training)
+    module = build_module(checkpoint, dtype, as_in_training=as_in_training, lazily=lazily)
     return positional(module, [tensor.name for tensor in checkpoint.inputs], checkpoint.absent)
 
 

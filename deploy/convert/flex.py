@@ -58,14 +58,23 @@ def plain_attention(exported: ExportedProgram) -> ExportedProgram:
     return plain
 
 
+def attends_on_gpu(exported: ExportedProgram) -> bool:
+    """Whether the program's attention is computed on a GPU, whose kernel is another one than the CPU's."""
+    queries: list[Any] = [node.args[0] for node in _uses(exported)]
+    return any(query.meta["val"].device.type == "cuda" for query in queries)
+
+
 def for_a_kernel(exported: ExportedProgram) -> ExportedProgram:
     """The program as AOTInductor's kernels can read it: query, key and value each in contiguous memory of their own.
 
-    torch's CPU kernel takes their sizes from whatever buffer lies beneath, which for a view is another one.
+    torch's CPU kernel takes their sizes from whatever buffer lies beneath, which for a view is another one. That for
+    GPUs reads strides, and gets them as they are.
     """
     import torch
 
     ready = _functional(exported)
+    if attends_on_gpu(ready):
+        return ready
     for node in _uses(ready):
         for tensor in dict.fromkeys(node.args[:3]):
             assert isinstance(tensor, torch.fx.Node)
@@ -222,7 +231,7 @@ def _keeps_all(mask: GraphModule) -> bool:
 def _outputs(scores: Tensor, values: Tensor, wanted: Sequence[Any]) -> list[Tensor]:
     """Of the attention (0) and the sums' logarithms to base 2 (1) those that are wanted.
 
-    The third output, the largest scores, cannot be asked for on CPU, where every program is made.
+    The third output, the largest score to base 2, can be asked for on a GPU only.
 
     A query that may look at no key attends to nothing: its row is 0, where a plain softmax has none.
     """
@@ -232,6 +241,7 @@ def _outputs(scores: Tensor, values: Tensor, wanted: Sequence[Any]) -> list[Tens
     given = {
         0: lambda: torch.softmax(scores, dim=-1).masked_fill(nothing, 0.0).to(values.dtype) @ values,
         1: lambda: scores.logsumexp(dim=-1).masked_fill(nothing.squeeze(-1), -math.inf) / math.log(2),
+        2: lambda: scores.amax(dim=-1) / math.log(2),
     }
     return [given[index]() for index in wanted]
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from deploy.cache import Store
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.aoti import compile_aoti
-from deploy.convert.model import Artifact, Format, Program
+from deploy.convert.model import Artifact, Device, Format, Program
 from deploy.convert.onnx import export_onnx
 from deploy.records import Record
 from deploy.targets import Target
@@ -40,6 +40,7 @@ class ConversionJob(Record):
     target: Target
     max_batch: int
     folder: Path
+    device: Device = "cpu"
 
     @property
     def artifact_folder(self) -> Path:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.cache import Store
+from deploy.convert.cuda import device_details
 from deploy.convert.export import load_program
 from deploy.convert.flex import DECOMPOSED, attention_detail, plain_attention
+from deploy.convert.kept_program import weights_without_graph
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
 from deploy.convert.onnx_file import write_model
 from deploy.convert.onnx_rewrites import rewrite, translations
@@ -41,22 +43,29 @@ def export_onnx(
     From `store` a graph is taken that was made before for the same program, and kept there for the next. Raises
     UnfinishedError if the program has an operation that ONNX lacks, or needs a higher opset than the target's.
     """
-    exported = plain_attention(load_program(program))
-    weights = weights_of(exported)
+    exported, weights = None, weights_without_graph(program)
+    if weights is None:
+        exported = plain_attention(load_program(program))
+        weights = weights_of(exported)
     rewritten = tactic is not None and "graph" in tactic.options
     settings = _versions() | ({"graph": "rewritten"} if rewritten else {})
     key = work_key(program, exported, weights, format="onnx", settings=settings, target=target) if store else ""
     with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
         entry = Path(work) / "entry"
         reused = store is not None and store.take(key, entry)
-        model = read_graph(entry, weights) if reused else _make(exported, program.spec, target, rewritten=rewritten)
-        if store and not reused and write_graph(model, weights, into=entry):
+        if reused:
+            model = read_graph(entry, weights)
+        else:
+            model = _make(exported or load_program(program), program.spec, target, rewritten=rewritten)
+        kept = key if store and not reused and write_graph(model, weights, into=entry) else None
+        if store and kept:
             store.keep(key, entry, about=f"ONNX graph of {len(weights.used)} weights for {target.name}")
     files = write_model(model, folder / ARTIFACT_FILES["onnx"], inline_limit=inline_limit)
-    details = _details(model) | attention_detail(program, DECOMPOSED) | described(tactic)
+    details = _details(model) | attention_detail(program, DECOMPOSED) | device_details(program.device)
+    details |= described(tactic)
     return Artifact(
         format="onnx", folder=folder, files=files, seconds=0.0, peak_memory=0, details=details,
-        reused=key if reused else None,
+        reused=key if reused else None, kept=kept,
     )  # fmt: skip
 
 
@@ -70,7 +79,7 @@ def _make(exported: ExportedProgram, spec: Spec, target: Target, *, rewritten: b
     return model
 
 
-def _translate(exported: ExportedProgram, *, opset: int, rewritten: bool) -> ir.Model:
+def _translate(exported: ExportedProgram, *, opset: int, rewritten: bool = False) -> ir.Model:
     import torch
     from onnxscript.optimizer import optimize
     from torch.onnx.errors import OnnxExporterError

@@ -64,8 +64,8 @@ def weights_of(exported: ExportedProgram) -> Weights:
 
 
 def work_key(
-    program: Program, exported: ExportedProgram, weights: Weights, *, format: Format, settings: Mapping[str, str],
-    target: Target,
+    program: Program, exported: ExportedProgram | None, weights: Weights, *, format: Format,
+    settings: Mapping[str, str], target: Target,
 ) -> str:  # fmt: skip
     """The hex SHA-256 of all that decides what a converter makes, the values of the learnt weights excepted.
 
@@ -77,8 +77,8 @@ def work_key(
     facts = {
         "graph": program.digest,
         "spec": program.spec.model_dump(mode="json"),
-        "weights": list(_layout(weights)),
-        "fixed": {name: _digest(tensor) for name, tensor in sorted(weights.fixed.items())},
+        "weights": list(layout({**weights.learnt, **weights.fixed})),
+        "fixed": {name: tensor_digest(tensor) for name, tensor in sorted(weights.fixed.items())},
         "used": sorted(weights.used),
         "format": format,
         "settings": dict(sorted(settings.items())),
@@ -91,25 +91,26 @@ def work_key(
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
-    """All bytes of the memory that a CPU tensor is a view of, without a copy."""
+    """All bytes of the memory that a tensor is a view of: without a copy on the CPU, copied from a GPU."""
     import torch
 
-    storage = tensor.untyped_storage()
+    storage = tensor.untyped_storage().cpu()
     flat = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (storage.nbytes(),), (1,))
     return flat.numpy().data
 
 
-def _layout(weights: Weights) -> Iterator[list[object]]:
-    """How each weight lies in memory: the compiled code holds sizes and strides, and equal memory only once."""
+def layout(tensors: Mapping[str, Tensor]) -> Iterator[list[object]]:
+    """How each tensor lies in memory: the compiled code holds sizes and strides, and equal memory only once."""
     places: dict[int, int] = {}
-    for name, tensor in sorted({**weights.learnt, **weights.fixed}.items()):
+    for name, tensor in sorted(tensors.items()):
         storage = tensor.untyped_storage()
         place = places.setdefault(storage.data_ptr(), len(places))
         lies = [list(tensor.shape), list(tensor.stride()), tensor.storage_offset(), storage.nbytes()]
         yield [name, str(tensor.dtype), str(tensor.device), *lies, place]
 
 
-def _digest(tensor: Tensor) -> str:
+def tensor_digest(tensor: Tensor) -> str:
+    """The hex SHA-256 of a tensor's elements in their order."""
     import torch
 
     array = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

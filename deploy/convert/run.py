@@ -26,7 +26,7 @@ from deploy.cache import Store, cache_folder
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.export import export_program
 from deploy.convert.job import CONVERTERS, ConversionJob, Converters
-from deploy.convert.model import FORMATS, Artifact, Format, Program
+from deploy.convert.model import FORMATS, Artifact, Device, Format, Program
 from deploy.errors import DeployError
 from deploy.processes import ChildFailed, Limits, Worker
 from deploy.progress import Progress
@@ -35,7 +35,8 @@ from deploy.targets import Target
 _TAIL_LINES = 25
 _MOST_AT_ONCE = 2
 _CHILD_MEMORY = 1_200_000_000  # bytes of a child beside the weights: torch, the graph, the C++ compiler
-_COPIES_OF_WEIGHTS = 4  # at the peak of a conversion
+_COPIES_OF_WEIGHTS = 2  # at the peak of a conversion: the checkpoint's mapped file, and what the compiler writes
+_LARGE = 1_000_000_000  # bytes of weights; side by side, the second child's code and compiler would come on top of them
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -45,8 +46,9 @@ U = TypeVar("U")
 class ConversionPlan:
     """What to convert to, and how. `timeout` is seconds per child and step, `memory_limit` bytes per child (PSS).
 
-    `jobs` is how many children may work at once; None means as many as cores and free memory allow, at most two.
-    `store`: where what was compiled before for the same graph is taken from, and kept for the next.
+    `jobs` is how many children may work at once; None means as many as cores and free memory allow, at most two, and
+    one where the weights are large. `store`: where what was made before for the same graph is taken from, and kept for
+    the next. `device`: where it is exported and compiled.
     """
 
     formats: tuple[Format, ...] = FORMATS
@@ -57,6 +59,7 @@ class ConversionPlan:
     timeout: float | None = None
     memory_limit: int | None = None
     store: Store | None = None
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +95,7 @@ def convert(
     at_once = _jobs_at_once(plan, checkpoint)
     with ExitStack() as workers:
         first = workers.enter_context(_worker(jobs[0], plan))
-        program = _export(first, jobs[0], progress)
+        program = _export(first, jobs[0], plan.store, progress)
 
         def one(job: ConversionJob) -> Artifact | ConversionFailure:
             # Known to the outer block too, which is left first when the user interrupts.
@@ -109,8 +112,9 @@ def convert(
 
 def _write_job(checkpoint: Checkpoint, plan: ConversionPlan, format_: Format) -> ConversionJob:
     job = ConversionJob(
-        checkpoint=checkpoint, format=format_, target=plan.target, max_batch=plan.max_batch, folder=plan.folder
-    )
+        checkpoint=checkpoint, format=format_, target=plan.target, max_batch=plan.max_batch, folder=plan.folder,
+        device=plan.device,
+    )  # fmt: skip
     job.artifact_folder.mkdir(parents=True)
     job.write(_job_file(job))
     return job
@@ -144,10 +148,13 @@ def _worker(job: ConversionJob, plan: ConversionPlan) -> Worker:
     return Worker(f"conversion to {job.format}", log=_log(job), limits=limits, watch_memory=True)
 
 
-def _export(worker: Worker, job: ConversionJob, progress: Progress) -> Program:
+def _export(worker: Worker, job: ConversionJob, store: Store | None, progress: Progress) -> Program:
     with progress.stage("export"):
         try:
-            done = worker.run(export_program, job.checkpoint, max_batch=job.max_batch, folder=job.folder)
+            done = worker.run(
+                export_program, job.checkpoint, max_batch=job.max_batch, folder=job.folder, device=job.device,
+                store=store,
+            )  # fmt: skip
         except ChildFailed as error:
             fix = error.fix or f"see it happen alone: {_command(_keep(job))}"
             raise ChildFailed(error.found, expected=error.expected, fix=fix, tail=error.tail) from error
@@ -179,6 +186,8 @@ def _last_lines(log: Path) -> str:
 def _jobs_at_once(plan: ConversionPlan, checkpoint: Checkpoint) -> int:
     if plan.jobs is not None:
         return plan.jobs
+    if checkpoint.size >= _LARGE:
+        return 1
     cores = len(os.sched_getaffinity(0))
     fit = psutil.virtual_memory().available // (_CHILD_MEMORY + _COPIES_OF_WEIGHTS * checkpoint.size)
     return max(1, min(_MOST_AT_ONCE, cores, fit))

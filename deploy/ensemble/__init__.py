@@ -1,1 +1,1 @@
-"""Triton ensembles round a proven version: files and text in, labels and scores out."""
+"""Triton ensembles round a proven version: files or texts in, labels and scores or an embedding out."""

@@ -1,6 +1,6 @@
 """The configs of an ensemble's steps and of the ensemble itself, built as ModelConfig messages.
 
-Owns the names of their tensors. Called by image.
+Owns the names of their tensors. Called by whole.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ MODEL_FILE = "model.py"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """A tensor of a step by its name on the wire; the shape is without the batch."""
+    """A tensor of a step by its name on the wire; the shape is without the batch, a name stands for a dynamic size."""
 
     wire: str
     dtype: str
-    dims: tuple[int, ...]
+    dims: tuple[int | str, ...]
 
     def spec(self, name: str, batch: int | str) -> TensorSpec:
         """The same in the words of a spec, where the batch comes first."""
@@ -77,7 +77,8 @@ def _common(plan: StepPlan) -> Any:
     config.version_policy.specific.versions.append(plan.version)
     for side, tensors in ((config.input, plan.inputs), (config.output, plan.outputs)):
         for tensor in tensors:
-            dims = tensor.dims if plan.max_batch else (1, *tensor.dims)
+            sizes = tensor.dims if plan.max_batch else (1, *tensor.dims)
+            dims = [-1 if isinstance(size, str) else size for size in sizes]
             kind = schema().DataType.Value(TRITON_TYPES[tensor.dtype])
             side.add(name=tensor.wire, data_type=kind, dims=dims)
     return config

@@ -4,30 +4,21 @@ Owns what they are. Decodes nothing of the user's. Called by image and package.
 """
 
 import io
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from deploy.ensemble.inputs import NamedInput, spread
 from deploy.ensemble.transform import ImageTransform
 from deploy.errors import UsageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-_OWN = 16
 _SEED = 0
 _GRID = 7
 _ORIENTATION = 0x0112  # the EXIF tag; 6 is a camera held upright, 90 degrees clockwise
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedImage:
-    """One encoded image, and what reports call it."""
-
-    name: str
-    data: bytes
-
-
-def read_images(folder: Path) -> tuple[NamedImage, ...]:
+def read_images(folder: Path) -> tuple[NamedInput, ...]:
     """At most 16 of the folder's JPEG and PNG files, spread evenly over the sorted names.
 
     Raises UsageError if there is no such folder, or no image in it.
@@ -39,13 +30,10 @@ def read_images(folder: Path) -> tuple[NamedImage, ...]:
         raise UsageError(
             f"{folder} holds no image", expected=f"files that end in {', '.join(SUFFIXES)}", fix="name another folder"
         )
-    chosen = np.unique(np.linspace(0, len(paths) - 1, min(_OWN, len(paths))).round().astype(int))
-    return tuple(
-        NamedImage(name=paths[index].relative_to(folder).as_posix(), data=paths[index].read_bytes()) for index in chosen
-    )
+    return tuple(NamedInput(name=path.relative_to(folder).as_posix(), data=path.read_bytes()) for path in spread(paths))
 
 
-def seeded_images(transform: ImageTransform) -> tuple[NamedImage, ...]:
+def seeded_images(transform: ImageTransform) -> tuple[NamedInput, ...]:
     """Smooth fields with noise as JPEG and PNG: upright and wide, in colour, grey, alpha, palette, CMYK, and turned."""
     from PIL import Image
 
@@ -70,17 +58,17 @@ def seeded_images(transform: ImageTransform) -> tuple[NamedImage, ...]:
             options = {"exif": exif}
         stream = io.BytesIO()
         picture.save(stream, "JPEG" if name.endswith("jpg") else "PNG", **options)
-        images.append(NamedImage(name=f"seeded {name}", data=stream.getvalue()))
+        images.append(NamedInput(name=f"seeded {name}", data=stream.getvalue()))
     return tuple(images)
 
 
-def damaged_images(good: bytes) -> tuple[NamedImage, ...]:
+def damaged_images(good: bytes) -> tuple[NamedInput, ...]:
     """What no decoder can use: nothing, text, half of an image, a header without an image."""
     return (
-        NamedImage(name="an empty string", data=b""),
-        NamedImage(name="a text", data=b"<html>no such image</html>"),
-        NamedImage(name="half an image", data=good[: len(good) // 2]),
-        NamedImage(name="the head of a JPEG", data=b"\xff\xd8\xff\xe0\x00\x10JFIF\x00"),
+        NamedInput(name="an empty string", data=b""),
+        NamedInput(name="a text", data=b"<html>no such image</html>"),
+        NamedInput(name="half an image", data=good[: len(good) // 2]),
+        NamedInput(name="the head of a JPEG", data=b"\xff\xd8\xff\xe0\x00\x10JFIF\x00"),
     )
 
 

@@ -1,7 +1,7 @@
 """What training itself makes of encoded images: torchvision's transforms on Pillow's image, then the eager network.
 
 Owns the reference that an ensemble is proven against; shares no line with the step that it judges. Runs in a child.
-Called by image.
+Called by image and tokens.
 """
 
 import io
@@ -19,12 +19,18 @@ _NUDGES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedAnswers:
-    """Per image: the network's input as training made it, the float64 logits, and those of several runs of eager."""
+class Answers:
+    """One output of the network in float64, a row per input, and that of several runs of eager."""
 
-    inputs: tuple[np.ndarray, ...]
     reference: np.ndarray
     eager: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedAnswers(Answers):
+    """The same for images, with the network's input as training made it."""
+
+    inputs: tuple[np.ndarray, ...]
 
 
 def trained_answers(
@@ -33,13 +39,21 @@ def trained_answers(
     """The answers of training for whole images, rows first; `output` is the index of the one that decides."""
     prepare = _training_transform(transform)
     inputs = [prepare(data)[np.newaxis] for data in images]
+    answers = network_answers(checkpoint, [[row] for row in inputs], output=output, threads=threads)
+    return TrainedAnswers(inputs=tuple(inputs), reference=answers.reference, eager=answers.eager)
+
+
+def network_answers(
+    checkpoint: Checkpoint, inputs: Sequence[Sequence[np.ndarray]], *, output: int, threads: int
+) -> Answers:
+    """The network's own answers, each of `inputs` asked alone; `output` is the index of the one that counts."""
     exact = EagerModel(checkpoint, dtype="float64", threads=threads)
-    reference = np.concatenate([exact.run([row])[output] for row in inputs])
+    reference = np.concatenate([exact.run(row)[output] for row in inputs])
     eager = EagerModel(checkpoint, threads=threads)
-    runs = [np.concatenate([eager.run([row])[output] for row in inputs])]
+    runs = [np.concatenate([eager.run(row)[output] for row in inputs])]
     for draw in range(_NUDGES):
-        runs.append(np.concatenate([eager.run_nudged([row], draw=draw)[output] for row in inputs]))
-    return TrainedAnswers(inputs=tuple(inputs), reference=reference, eager=tuple(runs))
+        runs.append(np.concatenate([eager.run_nudged(row, draw=draw)[output] for row in inputs]))
+    return Answers(reference=reference, eager=tuple(runs))
 
 
 def _training_transform(transform: ImageTransform) -> Any:

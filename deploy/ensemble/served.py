@@ -1,11 +1,12 @@
-"""Served parity of an ensemble: a real tritonserver with its steps and it, asked with whole images and damaged ones.
+"""Served parity of an ensemble: a real tritonserver with its steps and it, asked with whole inputs and damaged ones.
 
-Owns the evidence; the checks are `proof`'s. Called by image with a stage, and by verify with a published version.
+Owns the evidence; the checks are `proof`'s. Called by whole with a stage, and by verify with a published version.
 """
 
 from collections.abc import Sequence
 
-from deploy.ensemble.proof import LABELS, SCORES, Asked, ask_ensemble
+from deploy.ensemble.inputs import Kind
+from deploy.ensemble.proof import Asked, ask_ensemble
 from deploy.evidence import Judgement, ServedCheck, ServedEvidence, Verdict
 from deploy.repository.layout import Version
 from deploy.serve.client import Client, ModelAddress
@@ -24,14 +25,14 @@ def check_ensemble(
     Raises UsageError if a published one has changed, ServerFailed if the server does not get ready.
     """
     ensemble = versions[-1]
-    address = ModelAddress(name=ensemble.name, version=ensemble.number, outputs=(LABELS, SCORES))
+    address = ModelAddress(name=ensemble.name, version=ensemble.number, outputs=asked.question.outputs)
     with serving(versions, engine=engine, staged=staged) as server:
         checks = ask_ensemble(server, address, asked)
         with Client("grpc", server.grpc_address) as client:
             counted, served_by = client.statistics(address), client.server_version()
         differences = [f"{version.name}: {line}" for version in versions for line in config_difference(version, engine)]
         return ServedEvidence(
-            judgement=_judgement(checks),
+            judgement=_judgement(checks, asked.question.kind),
             mode=engine.mode,
             engine=f"tritonserver {served_by} ({engine.kind})",
             release=release_of(served_by, engine),
@@ -51,11 +52,11 @@ def check_published(version: Version, engine: Engine) -> ServedEvidence:
     return check_ensemble([*steps, version], engine, Asked.load(version.evidence))
 
 
-def _judgement(checks: Sequence[ServedCheck]) -> Judgement:
+def _judgement(checks: Sequence[ServedCheck], kind: Kind) -> Judgement:
     for check in checks:
         if not check.judgement.passed:
             reason = f"{check.name} over {check.protocol}: {check.judgement.reason}"
             return Judgement(verdict=Verdict.FAIL, reason=reason)
     rows = sum(check.rows for check in checks)
-    reason = f"{rows} images in {len(checks)} ways of asking, labels, scores and refusals as they should be"
+    reason = f"{rows} {kind}s in {len(checks)} ways of asking, answers and refusals as they should be"
     return Judgement(verdict=Verdict.PASS, reason=reason)

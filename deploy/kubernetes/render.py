@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from deploy.gpu import EXACT_FLOAT32
 from deploy.kubernetes import base, canary, checking, delivery, kserve, scaling, watching
 from deploy.kubernetes.plan import Plan, make_plan
 from deploy.kubernetes.pod import Object
@@ -99,6 +100,11 @@ def _gpu_patch(plan: Plan) -> list[Object]:
             "op": "add",
             "path": f"{pod}/tolerations",
             "value": [{"key": _GPU, "operator": "Exists", "effect": "NoSchedule"}],
+        },
+        {
+            "op": "add",
+            "path": f"{pod}/containers/0/env",
+            "value": [{"name": name, "value": value} for name, value in EXACT_FLOAT32.items()],
         },
     ]
     if plan.target.sm is not None:

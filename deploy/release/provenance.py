@@ -128,6 +128,7 @@ def _internal(manifest: Manifest) -> dict[str, Any]:
         "architecture": manifest.checkpoint.architecture,
         "platform": environment.platform,
         "cpu": environment.cpu,
+        **({"gpu": str(environment.gpu)} if environment.gpu else {}),
     }
 
 

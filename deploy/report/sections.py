@@ -237,7 +237,7 @@ def _built(packaged: Packaged) -> Section:
         ("preprocessing", _preprocessing(manifest)),
         ("artifact", ", ".join(f"{name} {value}" for name, value in manifest.artifact.items())),
         ("target", f"{target.name}, {target.device}, {target.cpu_isa}: {target.description}"),
-        ("environment", ", ".join(f"{name} {value}" for name, value in environment.model_dump().items() if value)),
+        ("environment", ", ".join(f"{name} {value}" for name, value in environment if value)),
         *(("clients will notice", change) for change in manifest.contract_changes),
     ]
     pickle = [Alert(text="The checkpoint was unpickled with --trust-pickle.")] if origin.trust_pickle else []

@@ -20,10 +20,11 @@ from deploy.convert.model import Format, PublishedFormat
 from deploy.errors import UsageError
 from deploy.evidence import Judgement, Verdict
 from deploy.files import relative_files, sha256_file, shown
+from deploy.gpu import LocalGpu
 from deploy.records import Record
 from deploy.spec import Spec, wire_input, wire_output
 from deploy.targets import Target
-from deploy.validate.machine import cpu_model
+from deploy.validate.machine import cpu_model, installed_versions
 
 MANIFEST_FILE = "manifest.json"
 
@@ -69,7 +70,10 @@ class CheckpointOrigin(Record):
 
 
 class Environment(Record):
-    """What the version was built with. A package that is not installed is None."""
+    """What the version was built with. A package that is not installed is None.
+
+    `gpu` is the one that it was compiled, proven and measured on, None where that was the CPU.
+    """
 
     python: str
     deployctl: str
@@ -80,20 +84,23 @@ class Environment(Record):
     platform: str
     cpu: str
     cores: int
+    gpu: LocalGpu | None = None
 
     @classmethod
-    def here(cls) -> Self:
-        """The environment of this process, read without importing any of the packages."""
+    def here(cls, gpu: LocalGpu | None = None) -> Self:
+        """The environment of this process, read without importing any of the packages, and the GPU it worked on."""
+        versions = installed_versions(["torch", "onnxruntime"])
         return cls(
             python=platform.python_version(),
             deployctl=__version__,
-            torch=_installed("torch"),
+            torch=versions.get("torch"),
             torchvision=_installed("torchvision"),
             onnx=_installed("onnx"),
-            onnxruntime=_installed("onnxruntime"),
+            onnxruntime=versions.get("onnxruntime"),
             platform=platform.platform(),
             cpu=cpu_model(),
             cores=os.cpu_count() or 1,
+            gpu=gpu,
         )
 
 

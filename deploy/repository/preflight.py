@@ -131,7 +131,8 @@ def _torch_misfits(subject: Subject, target: Target) -> Iterator[str]:
 
 def _capability_misfits(found: str, target: Target) -> Iterator[str]:
     if re.sub(r"\D", "", found) != str(target.sm):
-        yield f"its kernels are for compute capability {found or 'unknown'}, and {target.name} has {target.sm}"
+        here = target.sm or "no known GPU"
+        yield f"its kernels are for compute capability {found or 'unknown'}, and {target.name} has {here}"
 
 
 def _cpu_misfits(subject: Subject, target: Target) -> Iterator[str]:

@@ -56,13 +56,10 @@ class Stage:
             folder.rename(self.version.folder)
 
     def add_artifact(self, artifact: Artifact) -> None:
-        """Link the artifact's files into the version; several files become the folder that Triton wants for them."""
+        """Link the artifact's files into the version: one, or those in the folder that Triton wants for several."""
         with disk_errors_explained("staging the artifact"):
-            folder = self.version.folder
-            if len(artifact.files) > 1:
-                folder = folder / artifact.files[0]
             for name in artifact.files:
-                link_or_copy(artifact.folder / name, folder / name)
+                link_or_copy(artifact.folder / name, self.version.folder / name)
         self.step("artifact-added")
 
     def add_kept(self, source: Path, names: Sequence[str]) -> None:

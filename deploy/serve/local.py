@@ -10,11 +10,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from deploy.errors import MissingError
 from deploy.files import relative_files, sha256_file
+from deploy.gpu import EXACT_FLOAT32, LocalGpu, driver_folders, visible_gpu
 from deploy.repository.config import LABELS_FILE
 from deploy.repository.find import read_manifest
 from deploy.repository.layout import CONFIG_FILE, EVIDENCE_FOLDER, Version
@@ -23,10 +25,12 @@ from deploy.repository.protobuf import parse_config, schema
 from deploy.repository.view import make_view
 from deploy.serve import backends, vllm
 from deploy.serve.engines import LIBRARIES, SERVER, Engine
-from deploy.serve.parameters import DIGEST_PARAMETER
+from deploy.serve.parameters import DEVICE_PARAMETER, DIGEST_PARAMETER
 from deploy.serve.python_environment import ENVIRONMENT_PARAMETER, find_python_environment
 
-_BACKENDS = ("onnxruntime", "pytorch", "vllm")
+_ONNXRUNTIME = "onnxruntime"
+_BACKENDS = (_ONNXRUNTIME, "pytorch", "vllm")
+_CUDA_LIBRARY = "capi/libonnxruntime_providers_cuda.so"
 _PYTHON = "python"
 _RUNTIME = "model.py"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's shared memory, looked at only
@@ -47,10 +51,12 @@ def served_view(folder: Path, versions: Sequence[Version], engine: Engine) -> Pa
     return view
 
 
-def adapt(version: Version, config: Any) -> Any:
+def adapt(version: Version, config: Any, gpu: LocalGpu | None = None) -> Any:
     """The config that the local engine reads: a python-based backend instead of a C++ one, and the digests to check.
 
-    An ensemble stays as it is; a model of the python backend gets the numpy that this engine's stub was built for.
+    A model that the config puts on a GPU is told so where the runtime here computes on one (`gpu`, by default the one
+    that is here): its backend loads it there, while the core, which has no CUDA, sees an instance on CPU. An ensemble
+    stays as it is; a model of the python backend gets the numpy that this engine's stub was built for.
     Raises MissingError without that.
     """
     adapted = schema().ModelConfig()
@@ -65,7 +71,9 @@ def adapt(version: Version, config: Any) -> Any:
     if adapted.platform == "torch_aoti":
         # Core 2.51 knows the word not yet, and takes the backend's name alone.
         adapted.platform = ""
-    _move_to_cpu(adapted)
+    on_gpu = _move_to_cpu(adapted)
+    if on_gpu and computes_on_gpu(adapted.backend, gpu or visible_gpu()):
+        adapted.parameters[DEVICE_PARAMETER].string_value = "cuda"
     # Core 2.51 has no such histogram, and refuses a config that names it.
     adapted.ClearField("model_metrics")
     if adapted.backend == vllm.BACKEND:
@@ -77,9 +85,26 @@ def adapt(version: Version, config: Any) -> Any:
     return adapted
 
 
-def _move_to_cpu(config: Any) -> None:
-    """Its instances on CPU, which is all that this engine's backends run on, whatever the target has."""
+def computes_on_gpu(backend: str, gpu: LocalGpu | None) -> bool:
+    """Whether this environment's runtime of the backend runs on the GPU here: ONNX Runtime by its build for CUDA.
+
+    An archive for a GPU runs nowhere else, so torch need not be asked.
+    """
+    if gpu is None or backend == vllm.BACKEND:
+        return False
+    return backend != _ONNXRUNTIME or _has_cuda_provider()
+
+
+def _has_cuda_provider() -> bool:
+    """Whether the installed ONNX Runtime brings the provider's library; it is not imported."""
+    spec = find_spec(_ONNXRUNTIME)
+    return spec is not None and spec.origin is not None and (Path(spec.origin).parent / _CUDA_LIBRARY).is_file()
+
+
+def _move_to_cpu(config: Any) -> bool:
+    """Its instances on CPU, the only kind that this engine's core has; whether one was on a GPU."""
     kinds = schema().ModelInstanceGroup
+    moved = any(group.kind == kinds.KIND_GPU for group in config.instance_group)
     for group in config.instance_group:
         if group.kind == kinds.KIND_GPU:
             group.kind = kinds.KIND_CPU
@@ -88,6 +113,7 @@ def _move_to_cpu(config: Any) -> None:
         config.optimization.ClearField("execution_accelerators")
         if not config.optimization.ByteSize():
             config.ClearField("optimization")
+    return moved
 
 
 def config_difference(version: Version, engine: Engine) -> tuple[str, ...]:
@@ -156,7 +182,7 @@ def surroundings(engine: Engine, folder: Path, *, patience: int) -> tuple[tuple[
     `patience` is how many seconds a stub is given to begin. Raises MissingError if a program could not run here.
     """
     if engine.kind == "native":
-        return (), dict(os.environ)
+        return (), {**os.environ, **EXACT_FLOAT32}
     backend_folder, libraries = folder / "backends", folder / "lib"
     if not backend_folder.exists():
         fill_backend_folder(engine, backend_folder)
@@ -194,11 +220,12 @@ def environment(engine: Engine, libraries: Path) -> dict[str, str]:
     """The environment in which the server's stub finds this Python, its packages and its shared library."""
     assert engine.root is not None
     changed = {
-        "LD_LIBRARY_PATH": os.pathsep.join((str(engine.root / LIBRARIES), str(libraries))),
+        "LD_LIBRARY_PATH": os.pathsep.join((str(engine.root / LIBRARIES), str(libraries), *driver_folders(os.environ))),
         # The embedded interpreter finds its home by the first python3 on PATH: that of this environment.
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "PYTHONDONTWRITEBYTECODE": "1",
+        **EXACT_FLOAT32,
     }
     return {**os.environ, **changed}
 

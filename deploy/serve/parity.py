@@ -3,7 +3,6 @@
 Owns the evidence and what served it; how the server is asked is in `asking`. Called by package and verify.
 """
 
-import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,10 +15,12 @@ from deploy.serve.client import PROTOCOLS, Client, Statistics
 from deploy.serve.engines import Engine
 from deploy.serve.local import config_difference
 from deploy.serve.memory import peak_memory
+from deploy.serve.parameters import DEVICE_PARAMETER
 from deploy.serve.server import TritonServer
 from deploy.serve.serving import serving
 from deploy.targets import all_targets
 from deploy.validate.baseline import Baseline
+from deploy.validate.machine import installed_versions
 
 _RUNTIMES: dict[Format, str] = {"onnx": "onnxruntime", "aoti": "torch"}
 
@@ -57,13 +58,14 @@ def ask_server(server: TritonServer, version: Version, question: ServedQuestion)
             merged, counted = asking.at_once()
             checks += [asking.one_by_one(), merged, *(check() for check in asking.where_possible())]
             total = total.plus(counted)
+    difference = config_difference(version, server.engine)
     return ServedEvidence(
         judgement=_judgement(checks, total, merges=model.merges),
         mode=server.engine.mode,
         engine=f"tritonserver {served_by} ({server.engine.kind})",
         release=release_of(served_by, server.engine),
-        backend=_backend(config.backend, question.format, server.engine),
-        config_difference=config_difference(version, server.engine),
+        backend=_backend(config.backend, question.format, server.engine, device=_device(difference)),
+        config_difference=difference,
         checks=tuple(checks),
         executions=total.executions,
         inferences=total.inferences,
@@ -91,9 +93,15 @@ def release_of(server_version: str, engine: Engine) -> str:
     return releases.get(server_version) or engine.release
 
 
-def _backend(name: str, format_: Format, engine: Engine) -> str:
+def _device(difference: Sequence[str]) -> str:
+    """Where the adapted config makes the model run."""
+    return "cuda" if any(DEVICE_PARAMETER in line for line in difference) else "cpu"
+
+
+def _backend(name: str, format_: Format, engine: Engine, *, device: str) -> str:
     """The backend, and what really executes the artifact where that is this environment's own runtime."""
     if engine.kind == "native":
         return name
     runtime = _RUNTIMES[format_]
-    return f"{name} (python-based, {runtime} {importlib.metadata.version(runtime)})"
+    where = "" if device == "cpu" else f" on {device}"
+    return f"{name} (python-based, {runtime} {installed_versions([runtime])[runtime]}{where})"

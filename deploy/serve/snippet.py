@@ -33,6 +33,9 @@ _FILE_INPUT = """\
 inputs.append(triton.InferInput("{wire}", {shape}, "BYTES"))  # {name}
 with open("{file}", "rb") as file:
     inputs[-1].set_data_from_numpy(np.array(file.read(), object).reshape({shape}))"""
+_TEXT_INPUT = """\
+inputs.append(triton.InferInput("{wire}", {shape}, "BYTES"))  # {name}
+inputs[-1].set_data_from_numpy(np.array({text}.encode(), object).reshape({shape}))"""
 _OUTPUT = 'print(result.as_numpy("{wire}"))  # {name}'
 
 _CURL = """\
@@ -49,7 +52,13 @@ length=$(printf '\\\\x%02x' $((bytes & 255)) $((bytes >> 8 & 255)) $((bytes >> 1
   -H "Inference-Header-Content-Length: ${{#header}}" -H "Content-Type: application/octet-stream" \\
   http://{http}/v2/models/{name}/versions/{version}/infer
 """
+_CURL_TEXT = """\
+curl -sS -H "Content-Type: application/json" --data '{body}' \\
+  http://{http}/v2/models/{name}/versions/{version}/infer
+"""
 _FILE = "image.jpg"
+# The input of an ensemble that takes texts, and one.
+_TEXT, _EXAMPLE = "TEXT", "The parcel came two days late."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +113,7 @@ class ClientExample:
     def python(self, grpc: str) -> str:
         """A program that asks the server at `grpc` for one row of zeros and prints every output."""
         inputs = [
-            (_FILE_INPUT if tensor.dtype == "string" else _INPUT).format(
+            _input_lines(tensor).format(
                 wire=tensor.wire,
                 shape=list(tensor.shape),
                 triton=tensor.triton,
@@ -112,6 +121,7 @@ class ClientExample:
                 name=tensor.name,
                 filled=tensor.filled,
                 file=_FILE,
+                text=json.dumps(_EXAMPLE),
             )
             for tensor in self.inputs
         ]
@@ -135,6 +145,11 @@ class ClientExample:
             }
             for tensor in self.inputs
         ]
+        if any(tensor.wire == _TEXT for tensor in self.inputs):
+            texts = [{"name": _TEXT, "shape": self.inputs[0].shape, "datatype": "BYTES", "data": [_EXAMPLE]}]
+            return _CURL_TEXT.format(
+                body=json.dumps({"inputs": texts}), http=http, name=self.version.name, version=self.version.number
+            )
         header = json.dumps({"inputs": described})
         if any(tensor.dtype == "string" for tensor in self.inputs):
             # The file's length is known to the shell alone, and stands before its bytes.
@@ -154,6 +169,13 @@ class ClientExample:
             name=self.version.name,
             version=self.version.number,
         )
+
+
+def _input_lines(tensor: WireTensor) -> str:
+    """The lines of Python that fill an input, with places for its facts."""
+    if tensor.dtype != "string":
+        return _INPUT
+    return _TEXT_INPUT if tensor.wire == _TEXT else _FILE_INPUT
 
 
 def _tensors(entries: Any, specs: tuple[TensorSpec, ...], spec: Spec) -> tuple[WireTensor, ...]:

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
-from deploy.convert.model import Artifact, Format
+from deploy.convert.model import Artifact, Device, Format
 from deploy.convert.ort_session import options_in
 from deploy.evidence import EAGER, control_of
 from deploy.processes import ChildFailed, Limits, Worker, own_peak_memory
@@ -150,6 +150,7 @@ class Surroundings:
     threads: int
     logs: Path
     limits: Limits = field(default_factory=Limits)
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,19 +169,19 @@ class Entrant:
         return Entrant(name=control_of(self.name), factory=self.factory)
 
 
-def eager_entrant(checkpoint: Checkpoint, *, threads: int) -> Entrant:
+def eager_entrant(checkpoint: Checkpoint, *, threads: int, device: Device = "cpu") -> Entrant:
     """The checkpoint, run eagerly."""
-    return Entrant(name=EAGER, factory=partial(EagerModel, checkpoint, threads=threads))
+    return Entrant(name=EAGER, factory=partial(EagerModel, checkpoint, threads=threads, device=device))
 
 
 def artifact_entrant(
-    name: str, path: Path, *, format: Format, threads: int, details: Mapping[str, str] = {}
+    name: str, path: Path, *, format: Format, threads: int, device: Device = "cpu", details: Mapping[str, str] = {}
 ) -> Entrant:
     """An artifact's main file, run as its `details` say. A `model.pt2` is native code: check its digest first."""
     if format == "aoti":
-        return Entrant(name=name, factory=partial(AotiModel, path, threads=threads))
+        return Entrant(name=name, factory=partial(AotiModel, path, threads=threads, device=device))
     options = options_in(details)
-    return Entrant(name=name, factory=partial(OnnxModel, path, threads=threads, options=options))
+    return Entrant(name=name, factory=partial(OnnxModel, path, threads=threads, device=device, options=options))
 
 
 @contextmanager
@@ -188,10 +189,10 @@ def open_contenders(
     checkpoint: Checkpoint, artifacts: Sequence[Artifact], surroundings: Surroundings
 ) -> Iterator[list[WorkerContender]]:
     """Eager, its control and the artifacts, none of them started yet; on leaving, every process is ended."""
-    threads = surroundings.threads
-    eager = eager_entrant(checkpoint, threads=threads)
+    threads, device = surroundings.threads, surroundings.device
+    eager = eager_entrant(checkpoint, threads=threads, device=device)
     made = [
-        artifact_entrant(one.format, one.path, format=one.format, threads=threads, details=one.details)
+        artifact_entrant(one.format, one.path, format=one.format, threads=threads, device=device, details=one.details)
         for one in artifacts
     ]
     with open_entrants([eager, eager.control(), *made], surroundings) as contenders:

@@ -1,4 +1,4 @@
-"""The ways to run a model in this process: eagerly in some dtype, through AOTInductor, through ONNX Runtime.
+"""The ways to run a model in this process, on the CPU or the GPU: eagerly, through AOTInductor, through ONNX Runtime.
 
 Owns loading and calling; judges nothing. Each is made inside a `deploy.processes.Worker`, so that a crash in native
 code costs a child, and so that contenders for latency never share a thread pool.
@@ -14,10 +14,13 @@ import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.archive import load_archive
+from deploy.convert.cuda import exact_float32, load_cuda_libraries, providers, require_provider
+from deploy.convert.model import Device
 from deploy.convert.ort_session import set_options
 from deploy.errors import UnfinishedError
 from deploy.processes import own_peak_memory
 from deploy.spec import wire_input, wire_output
+from deploy.validate.frugal import ExactModule, Nudges
 
 Arrays = list[np.ndarray]
 
@@ -31,7 +34,10 @@ class Executable(Protocol):
         """The outputs for one batch."""
 
     def time_calls(self, inputs: Sequence[np.ndarray], calls: int) -> list[float]:
-        """Wall seconds of each of `calls` calls on inputs that are already where the model wants them."""
+        """Wall seconds of each of `calls` calls on inputs that are already where the model wants them.
+
+        A call has ended when its outputs are there: on a GPU the clock waits for the device.
+        """
 
     def peak_memory(self) -> int:
         """The peak resident set of this process, in bytes."""
@@ -41,18 +47,29 @@ class _Timed:
     """What the three share: a bound callable over prepared inputs, and a clock round it."""
 
     load_seconds: float
+    device: Device = "cpu"
 
     def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
         raise NotImplementedError
 
     def time_calls(self, inputs: Sequence[np.ndarray], calls: int) -> list[float]:
-        call = self._bind(inputs)
+        call, finish = self._bind(inputs), self._finish()
         seconds = []
+        finish()
         for _ in range(calls):
             started = time.perf_counter()
             call()
+            finish()
             seconds.append(time.perf_counter() - started)
         return seconds
+
+    def _finish(self) -> Callable[[], object]:
+        """What waits until all that was asked of the device is done; on the CPU a call that returns is done."""
+        if self.device == "cpu":
+            return lambda: None
+        import torch
+
+        return torch.cuda.synchronize
 
     def peak_memory(self) -> int:
         return own_peak_memory()
@@ -64,15 +81,24 @@ class EagerModel(_Timed):
     With `dtype="float64"` it is the reference; inputs are upcast to it.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, dtype: str | None = None, threads: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, dtype: str | None = None, threads: int, device: Device = "cpu"
+    ) -> None:
         import torch
 
         from deploy.convert.flatten import flat_module
 
         started = time.perf_counter()
         torch.set_num_threads(threads)
+        exact_float32(device)
+        self.device = device
         self._dtype = getattr(torch, dtype) if dtype else None
-        self._module = flat_module(checkpoint, dtype, as_in_training=True)
+        self._module: Any = (
+            ExactModule(checkpoint, dtype, device=device)
+            if dtype
+            else flat_module(checkpoint, as_in_training=True).to(device)
+        )
+        self._nudges: Nudges | None = None
         self.load_seconds = time.perf_counter() - started
 
     def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
@@ -80,26 +106,17 @@ class EagerModel(_Timed):
         return [tensor.cpu().numpy() for tensor in self._bind(inputs)()]
 
     def run_nudged(self, inputs: Sequence[np.ndarray], *, draw: int) -> Arrays:
-        """The outputs with every weight off by two epsilons, up or down, drawn by the seed `draw`.
-
-        Even draws nudge channel by channel, as other roundings do; odd ones tensor by tensor, as do activation
-        functions that another library approximates with a bias.
-        """
+        """The outputs with every weight off by two epsilons, up or down, drawn by the seed `draw` (see `Nudges`)."""
         import torch
 
-        generator = torch.Generator().manual_seed(draw)
+        self._nudges = self._nudges or Nudges(self._module)
         with torch.inference_mode():
-            weights = {
-                name: _nudged(tensor, generator, whole=draw % 2 == 1)
-                for name, tensor in self._module.state_dict().items()
-            }
-            tensors = tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs)
-            return [tensor.cpu().numpy() for tensor in torch.func.functional_call(self._module, weights, tensors)]
+            return [tensor.cpu().numpy() for tensor in self._nudges(tuple(_tensors(inputs, self.device)), draw=draw)]
 
     def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
         import torch
 
-        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+        tensors = _tensors(inputs, self.device)
         if self._dtype is not None:
             tensors = [tensor.to(self._dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
 
@@ -113,12 +130,14 @@ class EagerModel(_Timed):
 class AotiModel(_Timed):
     """An AOTInductor archive (`model.pt2`). It is native code: check its digest before making one."""
 
-    def __init__(self, path: Path, *, threads: int) -> None:
+    def __init__(self, path: Path, *, threads: int, device: Device = "cpu") -> None:
         import torch
 
         started = time.perf_counter()
         torch.set_num_threads(threads)
-        self._archive = load_archive(path)
+        exact_float32(device)
+        self.device = device
+        self._archive = load_archive(path, device)
         self.load_seconds = time.perf_counter() - started
 
     def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
@@ -128,7 +147,7 @@ class AotiModel(_Timed):
     def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
         import torch
 
-        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+        tensors = _tensors(inputs, self.device)
 
         def call() -> Any:
             with torch.inference_mode():
@@ -138,14 +157,21 @@ class AotiModel(_Timed):
 
 
 class OnnxModel(_Timed):
-    """An ONNX graph in ONNX Runtime on the CPU, called by the wire names, as a server calls it.
+    """An ONNX graph in ONNX Runtime, called by the wire names, as a server calls it.
 
-    `options` are those of the session, by their names in Triton's config. Raises UnfinishedError if the graph's inputs
-    or outputs are named otherwise.
+    On the GPU inputs and outputs stay in its memory between the calls that are timed. `options` are those of the
+    session, by their names in Triton's config. Raises UnfinishedError if the graph's inputs or outputs are named
+    otherwise, or the GPU's provider does not load.
     """
 
-    def __init__(self, path: Path, *, threads: int, options: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(
+        self, path: Path, *, threads: int, device: Device = "cpu", options: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         import onnxruntime
+
+        if device == "cuda":
+            load_cuda_libraries()
+        self.device = device
 
         started = time.perf_counter()
         session = onnxruntime.SessionOptions()
@@ -153,7 +179,8 @@ class OnnxModel(_Timed):
         session.inter_op_num_threads = 1
         session.log_severity_level = 3
         set_options(session, options)
-        self._session = onnxruntime.InferenceSession(str(path), session, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(str(path), session, providers=providers(device))
+        require_provider(self._session, device)
         self._inputs = [wire_input(index) for index in range(len(self._session.get_inputs()))]
         self._outputs = [wire_output(index) for index in range(len(self._session.get_outputs()))]
         _check_names("inputs", self._inputs, self._session.get_inputs())
@@ -162,22 +189,41 @@ class OnnxModel(_Timed):
 
     def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
         """The outputs for one batch."""
-        return list(self._bind(inputs)())
+        if self.device == "cpu":
+            return list(self._bind(inputs)())
+        binding = self._bind(inputs)()
+        outputs: Arrays = binding.copy_outputs_to_cpu()
+        return outputs
 
     def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
+        if self.device == "cuda":
+            return self._bind_on_gpu(inputs)
         feed = dict(zip(self._inputs, (np.ascontiguousarray(array) for array in inputs), strict=True))
         return lambda: self._session.run(self._outputs, feed)
 
+    def _bind_on_gpu(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
+        """A call on inputs in the GPU's memory that leaves its outputs there; it gives back what holds both."""
+        import onnxruntime
 
-def _nudged(tensor: Any, generator: Any, *, whole: bool) -> Any:
-    """The tensor scaled by 1 ± 2 epsilons: as a whole, or each slice along its first axis, an output channel."""
+        binding = self._session.io_binding()
+        for name, array in zip(self._inputs, inputs, strict=True):
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), "cuda", 0)
+            binding.bind_ortvalue_input(name, value)
+        for name in self._outputs:
+            binding.bind_output(name, "cuda", 0)
+
+        def call() -> Any:
+            self._session.run_with_iobinding(binding)
+            return binding
+
+        return call
+
+
+def _tensors(inputs: Sequence[np.ndarray], device: Device) -> list[Any]:
+    """The arrays as tensors on the device; on the CPU they share the arrays' memory."""
     import torch
 
-    if not tensor.is_floating_point() or tensor.dim() == 0:
-        return tensor
-    channels = 1 if whole else len(tensor)
-    signs = 2 * torch.randint(0, 2, (channels, *[1] * (tensor.dim() - 1)), generator=generator) - 1
-    return tensor * (1 + 2 * torch.finfo(tensor.dtype).eps * signs).to(tensor.dtype)
+    return [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in inputs]
 
 
 def _check_names(side: str, wanted: list[str], values: Sequence[Any]) -> None:

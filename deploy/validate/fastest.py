@@ -168,8 +168,15 @@ class _Search:
         parity = prove_artifact(self.checkpoint, artifact, self.baseline, plan)
         if not parity.judgement.passed:
             self.said.append(f"tactic {tactic.name!r} is dropped, its numbers are wrong: {parity.judgement.reason}")
+            self._forget(tactic, artifact)
             return None
         return _Candidate(tactic=tactic, artifact=artifact, parity=parity)
+
+    def _forget(self, tactic: Tactic, artifact: Artifact) -> None:
+        """Drop the work that gave wrong numbers from the cache, unless it is the default's own."""
+        for key in (artifact.reused, artifact.kept):
+            if key and self.plan.store and not tactic.at_run_time:
+                self.plan.store.drop(key)
 
     def _convert(self, tactic: Tactic) -> Artifact:
         details = {**self.default.details, **described(tactic)}

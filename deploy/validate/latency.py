@@ -82,7 +82,7 @@ def evidence_of(figures: Figures, plan: LatencyPlan, outcome: Outcome) -> Latenc
     lost = "".join(f"; {one}" for one in figures.lost)
     return LatencyEvidence(
         judgement=Judgement(verdict=outcome.judgement.verdict, reason=outcome.judgement.reason + lost),
-        device=f"{plan.device}: {describe_cpus()}",
+        device=_device(plan),
         threads=plan.threads,
         versions=installed_versions(("torch", "onnxruntime")),
         seed=plan.seed,
@@ -116,8 +116,17 @@ def _not_measured(plan: LatencyPlan) -> LatencyEvidence:
     )
 
 
+def _device(plan: LatencyPlan) -> str:
+    return f"{plan.device}: {f'{plan.gpu}, on ' if plan.gpu else ''}{describe_cpus()}"
+
+
 def _method(plan: LatencyPlan) -> str:
-    return (
+    where = (
+        "inputs and outputs in the GPU's memory, the device synchronised before and after each call, TF32 off; "
+        if plan.device == "cuda"
+        else ""
+    )
+    return where + (
         f"one process per contender, the others stopped by SIGSTOP; blocks of about {plan.block_seconds * 1000:.0f} ms "
         "in random order each round; the first call of a block of several is dropped; percentiles by order statistics, "
         "calls of one block weighed by their design effect; ratios paired within rounds; "

@@ -15,7 +15,7 @@ import numpy as np
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.aoti import compile_aoti
 from deploy.convert.flatten import flat_module
-from deploy.convert.model import Format, Program
+from deploy.convert.model import Device, Format, Program
 from deploy.evidence import FaultPlace
 from deploy.spec import Spec
 from deploy.targets import Target
@@ -30,18 +30,19 @@ from deploy.validate.trace import Departure, find_departure, module_steps, onnx_
 class Suspect:
     """A failed artifact and the call that shows it: inputs, the reference's rows, and the largest error that passes.
 
-    `allowed` is per output. `program` is the saved exported program where there is one.
+    `allowed` is per output. `program` is the exported program where there is one. `device` is where it failed.
     """
 
     format: Format
     path: Path
-    program: Path | None
+    program: Program | None
     spec: Spec
     inputs: tuple[np.ndarray, ...]
     reference: tuple[np.ndarray, ...]
     allowed: tuple[float, ...]
     target: Target
     seconds: float
+    device: Device = "cpu"
 
     def fits(self, outputs: Sequence[np.ndarray]) -> bool:
         """True if these outputs of the suspect's call are within the budget."""
@@ -59,10 +60,13 @@ class Suspect:
 def locate(checkpoint: Checkpoint, suspect: Suspect) -> FaultPlace | None:
     """Where the artifact goes wrong, from the cheapest way of looking to the dearest; None if nothing was found."""
     started = time.monotonic()
-    model = (AotiModel if suspect.format == "aoti" else OnnxModel)(suspect.path, threads=1)
+    model = (AotiModel if suspect.format == "aoti" else OnnxModel)(suspect.path, threads=1, device=suspect.device)
     suspect = _narrowed(suspect, model)
     eager = flat_module(checkpoint)
-    place = _find_wiring(suspect, model.run(suspect.inputs)) or find_wrong_constant(eager, suspect.format, suspect.path)
+    place = _find_wiring(suspect, model.run(suspect.inputs))
+    if place is None and (suspect.format == "onnx" or suspect.device == "cpu"):
+        # What reads an archive's constants loads its library, and is for the CPU only.
+        place = find_wrong_constant(eager, suspect.format, suspect.path)
     if place:
         return place
     exact = flat_module(checkpoint, "float64")
@@ -148,7 +152,7 @@ def _compiler(suspect: Suspect, folder: Path) -> Callable[[Any], Any]:
 
         path = folder / "program.pt2"
         torch.export.save(exported, path)
-        program = Program(path=path, spec=suspect.spec, digest="", seconds=0.0, peak_memory=0)
+        program = Program(path=path, spec=suspect.spec, digest="", seconds=0.0, peak_memory=0, device=suspect.device)
         return aoti_load_package(str(compile_aoti(program, target=suspect.target, folder=folder).path))
 
     return compile

@@ -6,9 +6,16 @@ Owns reading /proc, /sys and the container's quota; measures nothing. Called by 
 import math
 import os
 import platform
+import re
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+
+# Where a module states its own version. The distribution's name or version says less: PyPI's torch 2.11.0 calls
+# itself 2.11.0+cu130, and several distributions bring the module onnxruntime.
+_STATED_IN = {"torch": "version.py", "onnxruntime": "__init__.py"}
+_STATED = re.compile(r"""^__version__ = ['"]([^'"]+)['"]""", re.MULTILINE)
 
 
 def cpu_model(root: Path = Path("/")) -> str:
@@ -36,14 +43,28 @@ def describe_cpus(root: Path = Path("/")) -> str:
 
 
 def installed_versions(distributions: Sequence[str]) -> dict[str, str]:
-    """The installed version of each distribution, those that are absent left out; imports none of them."""
-    found = {}
-    for name in distributions:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    """The installed version of each distribution, those that are absent left out; imports none of them.
+
+    Of torch and ONNX Runtime that which the module itself will say once it is imported.
+    """
+    found = {name: _module_version(name) or _version(name) for name in distributions}
+    return {name: known for name, known in found.items() if known is not None}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _module_version(name: str) -> str | None:
+    """The version that a module's source states; None where there is no such module, or nobody looks there."""
+    spec = find_spec(name) if name in _STATED_IN else None
+    if spec is None or spec.origin is None:
+        return None
+    stated = _STATED.search(_read(Path(spec.origin).parent / _STATED_IN[name]))
+    return stated[1] if stated else None
 
 
 def _siblings(cpu: int, root: Path) -> str:

@@ -6,13 +6,14 @@ their intermediate values.
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deploy.convert.export import load_program
+from deploy.convert.model import Program
 from deploy.evidence import FaultPlace
-from deploy.validate.tensors import relative_error
+from deploy.validate.tensors import relative_error, tensors_for
 
 # Far above what another order of summation does in float32, far below what a wrong operator does.
 _WRONG = 1e-4
@@ -21,13 +22,14 @@ _WRONG = 1e-4
 Compile = Callable[[Any], Callable[..., Any]]
 
 
-def find_wrong_operator(program: Path, inputs: Sequence[np.ndarray], *, compile: Compile, seconds: float) -> FaultPlace:
+def find_wrong_operator(
+    program: Program, inputs: Sequence[np.ndarray], *, compile: Compile, seconds: float
+) -> FaultPlace:
     """The first operator after which the compiled program leaves the uncompiled one, as far as `seconds` allow."""
     deadline = time.monotonic() + seconds
-    import torch
 
-    module = torch.export.load(str(program)).module()
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
+    module = load_program(program).module()
+    tensors = tensors_for(module, inputs)
     cuts = _cuts(module, tensors)
     whole = _error_after(module, cuts[-1], tensors, compile)
     if whole <= _WRONG:
@@ -81,7 +83,7 @@ def _error_after(module: Any, cut: str, tensors: Sequence[Any], compile: Compile
         wanted = prefix(*tensors)
         found = compile(torch.export.export(prefix, tuple(tensors)))(*tensors)
     found = found[0] if isinstance(found, list | tuple) else found
-    return relative_error(wanted.numpy(), found.numpy())
+    return relative_error(wanted.cpu().numpy(), found.cpu().numpy())
 
 
 def _prefix(module: Any, cut: str) -> Any:

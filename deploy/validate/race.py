@@ -11,6 +11,7 @@ from functools import partial
 from statistics import mean
 from typing import TypeVar
 
+from deploy.convert.model import Device
 from deploy.errors import UnfinishedError
 from deploy.evidence import EAGER, ContenderStart, LostContender, is_control
 from deploy.validate.contenders import Contender
@@ -34,15 +35,16 @@ _SLO_PATIENCE = 6.0
 class LatencyPlan:
     """What to measure and what to decide. `seconds_per_cell` is the time for one contender at one batch size.
 
-    `device` is where the run takes place, `target_device` where the version will run. `incumbent` is the contender
-    that the others are compared with directly, beside eager: the format that a new one has to beat. `sizes` are the
-    batch sizes to measure, where they are not to follow from `max_batch`.
+    `device` is where the run takes place, `gpu` which one that is, `target_device` where the version will run.
+    `incumbent` is the contender that the others are compared with directly, beside eager: the format that a new one has
+    to beat. `sizes` are the batch sizes to measure, where they are not to follow from `max_batch`.
     """
 
     max_batch: int
     sizes: tuple[int, ...] = ()
     threads: int = field(default_factory=default_threads)
-    device: str = "cpu"
+    device: Device = "cpu"
+    gpu: str = ""
     target_device: str = "cpu"
     slo_p99_ms: float | None = None
     incumbent: str | None = None
@@ -161,7 +163,7 @@ def _warm_up(contender: Contender, batch: int, plan: LatencyPlan) -> int:
     """Call until kernels, caches and allocators have settled; gives the calls that fill one block of a round."""
     once = _block(contender, batch, 1)[0]
     # At least two calls, and the fastest counts: the first one after a stop says little about the rest.
-    fastest = min(_block(contender, batch, max(2, _calls_in(_WARM_UP_SECONDS, once))))
+    fastest = min(_block(contender, batch, max(2, _calls_in(min(_WARM_UP_SECONDS, plan.seconds_per_cell), once))))
     calls = _calls_in(plan.block_seconds, fastest)
     return calls if calls == 1 else calls + 1
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
-from deploy.convert.model import Artifact, Format
+from deploy.convert.model import Artifact, Device, Format, Program
 from deploy.convert.ort_session import options_in
 from deploy.errors import DeployError
 from deploy.evidence import BehaviourEvidence, FaultPlace, Judgement, ParityEvidence, ParityFailure, Verdict
@@ -47,19 +47,20 @@ _MIXED = 1e-9
 class Plan:
     """How to prove: the contract, where children log, what they may use, and how long a cause is looked for.
 
-    `program` is the saved exported program; with it the search for a cause can tell a wrong export from a wrong
-    compilation. `search_seconds` of 0 means no search.
+    `program` is the exported program; with it the search for a cause can tell a wrong export from a wrong
+    compilation. `search_seconds` of 0 means no search. `device` is where everything runs, the reference included.
     """
 
     spec: Spec
     logs: Path
     threads: int
     target: Target
-    program: Path | None = None
+    program: Program | None = None
     seed: int = 0
     limits: Limits = field(default_factory=Limits)
     allow_constant_output: bool = False
     search_seconds: float = 120.0
+    device: Device = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ def measure_baseline(checkpoint: Checkpoint, samples: Samples | None, plan: Plan
     question = ask(samples, plan)
     reference, mixed, trouble = _reference(checkpoint, question, plan)
     with _worker("eager", plan) as worker:
-        worker.make(EagerModel, checkpoint, threads=plan.threads)
+        worker.make(EagerModel, checkpoint, threads=plan.threads, device=plan.device)
         if trouble:
             baseline = declared_baseline(question, _plain_calls(worker, question), reason=trouble)
         else:
@@ -118,7 +119,7 @@ def _reference(checkpoint: Checkpoint, question: Question, plan: Plan) -> tuple[
     """
     with _worker("reference", plan) as worker:
         try:
-            worker.make(EagerModel, checkpoint, dtype="float64", threads=plan.threads)
+            worker.make(EagerModel, checkpoint, dtype="float64", threads=plan.threads, device=plan.device)
             rows = {pool.family: _pool_rows(worker, question.spec, pool) for pool in question.pools}
         except ChildFailed as error:
             if not worker.alive:
@@ -177,8 +178,8 @@ def _batches(spec: Spec, pool: Pool) -> Iterator[range]:
 def prove_artifact(checkpoint: Checkpoint, artifact: Artifact, baseline: Baseline, plan: Plan) -> ParityEvidence:
     """The evidence for one artifact, with the place where it goes wrong if it does."""
     with _worker(f"parity of {artifact.format}", plan) as worker:
-        evidence = judge(baseline, _answers(worker, artifact, baseline.question, plan.threads), format=artifact.format)
-    evidence = evidence.model_copy(update={"judgement": _where_proven(evidence.judgement, plan.target)})
+        evidence = judge(baseline, _answers(worker, artifact, baseline.question, plan), format=artifact.format)
+    evidence = evidence.model_copy(update={"judgement": _where_proven(evidence.judgement, plan)})
     if evidence.judgement.passed or plan.search_seconds <= 0:
         return evidence
     return evidence.model_copy(
@@ -186,22 +187,23 @@ def prove_artifact(checkpoint: Checkpoint, artifact: Artifact, baseline: Baselin
     )
 
 
-def _where_proven(judgement: Judgement, target: Target) -> Judgement:
-    """The judgement, with a word on the device where the target's is another: this proof runs on CPU."""
-    if target.device == "cpu":
+def _where_proven(judgement: Judgement, plan: Plan) -> Judgement:
+    """The judgement, with a word on the device where the target's is another."""
+    if plan.target.device == plan.device:
         return judgement
-    reason = f"{judgement.reason}; proven on CPU, the target runs on {target.device}"
+    reason = f"{judgement.reason}; proven on {plan.device.upper()}, the target runs on {plan.target.device}"
     return judgement.model_copy(update={"reason": reason})
 
 
-def _answers(worker: Worker, artifact: Artifact, question: Question, threads: int) -> Iterator[Answer]:
+def _answers(worker: Worker, artifact: Artifact, question: Question, plan: Plan) -> Iterator[Answer]:
     """Every case twice. An error ends that case; a child that is gone ends them all."""
     pools = {pool.family: pool for pool in question.pools}
     try:
         if artifact.format == "aoti":
-            worker.make(AotiModel, artifact.path, threads=threads)
+            worker.make(AotiModel, artifact.path, threads=plan.threads, device=plan.device)
         else:
-            worker.make(OnnxModel, artifact.path, threads=threads, options=options_in(artifact.details))
+            options = options_in(artifact.details)
+            worker.make(OnnxModel, artifact.path, threads=plan.threads, device=plan.device, options=options)
     except DeployError as error:
         yield Answer(case=question.cases[0], error=f"it could not be loaded: {error.found}")
         return
@@ -247,6 +249,7 @@ def _suspect(baseline: Baseline, artifact: Artifact, failed: ParityFailure, plan
         allowed=tuple(baseline.budgets[output.name, case.family].allowed for output in plan.spec.outputs),
         target=plan.target,
         seconds=plan.search_seconds,
+        device=plan.device,
     )
 
 

@@ -1,9 +1,13 @@
 """In which way one array differs from what it should be, in words.
 
-Owns the list of slips that happen to weights in life. Numpy only. Called by constants.
+Owns the list of slips that happen to weights in life, and the way of arrays to where a module is. Called by constants,
+trace and prefixes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +23,15 @@ def relative_error(wanted: np.ndarray, found: np.ndarray) -> float:
         return 0.0
     norm = float(np.linalg.norm(wanted.astype(np.float64).reshape(-1)))
     return gap / norm if norm > 0.0 and np.isfinite(gap) else float("inf")
+
+
+def tensors_for(module: Any, inputs: Sequence[np.ndarray]) -> list[Any]:
+    """The arrays as tensors on the device of the module's weights; on the CPU where it has none."""
+    import torch
+
+    weights = chain(module.parameters(), module.buffers())
+    device = next((tensor.device for tensor in weights), torch.device("cpu"))
+    return [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in inputs]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from deploy.convert.export import load_program
+from deploy.convert.model import Program
 from deploy.files import link_or_copy
 from deploy.spec import wire_input, wire_output
-from deploy.validate.tensors import relative_error
+from deploy.validate.tensors import relative_error, tensors_for
 
 # Of eager's own error at the same place; and the floor, for places where eager is exact.
 _MULTIPLE = 20.0
@@ -85,7 +87,7 @@ def find_departure(steps: Sequence[Step], values: Mapping[str, np.ndarray]) -> D
     return Departure(module=None, after=last, nearest="", error=0.0)
 
 
-def program_values(program: Path, inputs: Sequence[np.ndarray]) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+def program_values(program: Program, inputs: Sequence[np.ndarray]) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
     """Every value inside an exported program, called eagerly, and its outputs. Names are `node (operator)`."""
     import torch
 
@@ -95,14 +97,14 @@ def program_values(program: Path, inputs: Sequence[np.ndarray]) -> tuple[dict[st
         def run_node(self, n: torch.fx.Node) -> Any:
             result = super().run_node(n)
             if n.op == "call_function" and isinstance(result, torch.Tensor) and result.is_floating_point():
-                values[f"{n.name} ({n.target})"] = result.detach().numpy()
+                values[f"{n.name} ({n.target})"] = result.detach().cpu().numpy()
             return result
 
-    module = torch.export.load(str(program)).module()
+    module = load_program(program).module()
     assert isinstance(module, torch.fx.GraphModule)
     with torch.inference_mode():
-        outputs = Recorder(module).run(*[torch.from_numpy(array) for array in inputs])
-    return values, [tensor.numpy() for tensor in _tensors(outputs)]
+        outputs = Recorder(module).run(*tensors_for(module, inputs))
+    return values, [tensor.cpu().numpy() for tensor in _tensors(outputs)]
 
 
 def onnx_values(path: Path, inputs: Sequence[np.ndarray]) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:

@@ -67,6 +67,7 @@ def test_a_gpu_target_reserves_a_gpu_and_shows_it(tmp_path: Path) -> None:
     compose = yaml.safe_load(read(tmp_path, "compose.yaml"))
     (device,) = compose["services"]["triton"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
+    assert compose["services"]["triton"]["environment"] == {"NVIDIA_TF32_OVERRIDE": "0"}
     assert "--allow-gpu-metrics=true" in read(tmp_path, "server.Dockerfile")
     assert "nv_gpu_utilization" in read(tmp_path, "monitoring/dashboards/triton.json")
     written = json.loads(result.stdout)

@@ -40,7 +40,7 @@ def test_a_torch_that_is_not_known_is_refused_by_name() -> None:
 
 
 def test_a_gpu_and_a_release_without_the_backend_are_refused() -> None:
-    assert "compiled for CPU only" in obstacle("26.08-cuda-sm90", OF_2608).found
+    assert "compiled on the device they run on" in obstacle("26.08-cuda-sm90", OF_2608).found
     assert "24.10-cpu cannot load" in obstacle("24.10-cpu").found
     assert "26.03-cpu" in obstacle("24.10-cpu").expected
 

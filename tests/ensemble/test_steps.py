@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.ensemble.images import NamedImage, damaged_images, seeded_images
+from deploy.ensemble.images import damaged_images, seeded_images
+from deploy.ensemble.inputs import NamedInput
 from deploy.ensemble.models.image import BadImage, prepare
 from deploy.ensemble.models.scores import best
 from deploy.ensemble.proof import judge_transform
@@ -47,7 +48,7 @@ def changed(**changes: Any) -> ImageTransform:
     return TRANSFORM.model_copy(update=changes)
 
 
-def trained(images: tuple[NamedImage, ...], transform: ImageTransform) -> TrainedAnswers:
+def trained(images: tuple[NamedInput, ...], transform: ImageTransform) -> TrainedAnswers:
     """What training makes of the images, without a network behind it."""
     make = _training_transform(transform)
     inputs = tuple(make(image.data)[np.newaxis] for image in images)
@@ -126,7 +127,7 @@ def test_every_damaged_image_of_the_proof_is_refused() -> None:
 def test_sixteen_bit_grey_is_what_pillow_makes_of_it() -> None:
     stream = io.BytesIO()
     Image.fromarray(np.linspace(0, 65535, 6400).reshape(80, 80).astype(np.uint16)).save(stream, "PNG")
-    images = (NamedImage(name="deep.png", data=stream.getvalue()),)
+    images = (NamedInput(name="deep.png", data=stream.getvalue()),)
     assert judge_transform(images, TRANSFORM, trained(images, TRANSFORM)).passed
 
 

@@ -20,6 +20,7 @@ from tests.fixtures import save_state_dict
 from tests.validate.models import SIZE
 
 MAX_BATCH = 4
+_MODELS = "tests.validate.models"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,17 +33,19 @@ class Rig:
     plan: Plan
     baseline: Baseline
 
-    def judge(self, artifact: Artifact, *, program: Path | None = None, seconds: float = 120.0) -> ParityEvidence:
+    def judge(self, artifact: Artifact, *, program: Program | None = None, seconds: float = 120.0) -> ParityEvidence:
         """The evidence for an artifact; the program is hidden from the search unless given."""
         plan = replace(self.plan, program=program, search_seconds=seconds)
         return prove_artifact(self.checkpoint, artifact, self.baseline, plan)
 
 
-def load_factory(module: nn.Module, factory: str, folder: Path, *, shapes: tuple[tuple[int, ...], ...]) -> Checkpoint:
-    """The checkpoint of a module, saved as a bare state_dict; the factory is one of `tests.validate.models`."""
+def load_factory(
+    module: nn.Module, factory: str, folder: Path, *, shapes: tuple[tuple[int, ...], ...], source: str = _MODELS
+) -> Checkpoint:
+    """The checkpoint of a module, saved as a bare state_dict; the factory is one of the Python module `source`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = save_state_dict(module, folder / "checkpoint.pt")
-    request = CheckpointRequest(path=path, factory=f"tests.validate.models:{factory}", input_shapes=shapes)
+    request = CheckpointRequest(path=path, factory=f"{source}:{factory}", input_shapes=shapes)
     return read_checkpoint(request)
 
 
@@ -50,7 +53,7 @@ def make_rig(checkpoint: Checkpoint, folder: Path, *, max_batch: int = MAX_BATCH
     """The checkpoint with its program and its baseline."""
     prepare("deploy.convert.preload")
     program = export_program(checkpoint, max_batch=max_batch, folder=folder)
-    plan = Plan(spec=program.spec, logs=folder / "logs", threads=1, target=find_target(LOCAL_CPU), program=program.path)
+    plan = Plan(spec=program.spec, logs=folder / "logs", threads=1, target=find_target(LOCAL_CPU), program=program)
     baseline, _ = measure_baseline(checkpoint, None, plan)
     return Rig(folder=folder, checkpoint=checkpoint, program=program, plan=plan, baseline=baseline)
 

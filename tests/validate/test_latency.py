@@ -297,3 +297,11 @@ def test_a_machine_too_noisy_for_eager_names_no_winner() -> None:
     ]
     evidence = measure(contenders, LatencyPlan(max_batch=1, threads=1))
     assert (evidence.winner, evidence.judgement.verdict) == (None, Verdict.UNDECIDED)
+
+
+def test_a_race_on_a_gpu_says_which_and_how_it_was_timed() -> None:
+    plan = LatencyPlan(max_batch=1, threads=1, device="cuda", target_device="cuda", gpu="NVIDIA H100 (driver 580)")
+    evidence = race(laws(), plan)
+    assert evidence.device.startswith("cuda: NVIDIA H100 (driver 580), on ")
+    assert "the device synchronised before and after each call, TF32 off" in evidence.method
+    assert "synchronised" not in race(laws(), LatencyPlan(max_batch=1, threads=1)).method

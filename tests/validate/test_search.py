@@ -71,11 +71,12 @@ def test_a_convolution_whose_norm_is_folded_into_it_is_not_missed() -> None:
 
 def test_a_wrong_program_is_told_from_a_wrong_artifact(rig: Rig, tmp_path: Path) -> None:
     artifact = changed(rig, use_tanh, tmp_path / "mutant")
-    evidence = rig.judge(artifact, program=tmp_path / "mutant" / "program.pt2")
+    program = replace(rig.program, path=tmp_path / "mutant" / "program.pt2", checkpoint=None)
+    evidence = rig.judge(artifact, program=program)
     assert evidence.place is not None
     assert evidence.place.kind == "exported program"
     assert "not act GELU(approximate='none')" in evidence.place.message
-    right_program = rig.judge(artifact, program=rig.program.path)
+    right_program = rig.judge(artifact, program=rig.program)
     assert right_program.place is not None
     assert right_program.place.kind == "ONNX graph"
 
@@ -96,20 +97,20 @@ def miscompile(wrong: Any, right: Any) -> Callable[[Any], Callable[..., Any]]:
 
 def test_bisection_finds_the_operator_that_a_compiler_gets_wrong(rig: Rig) -> None:
     compile = miscompile(torch.ops.aten.silu.default, torch.ops.aten.gelu.default)
-    place = find_wrong_operator(rig.program.path, [IMAGE], compile=compile, seconds=60)
+    place = find_wrong_operator(rig.program, [IMAGE], compile=compile, seconds=60)
     assert (place.kind, place.name, place.reproduced) == ("program prefix", "gelu", True)
     assert "right up to layer_norm" in place.message
 
 
 def test_a_bisection_without_time_says_how_far_it_came(rig: Rig) -> None:
     compile = miscompile(torch.ops.aten.silu.default, torch.ops.aten.gelu.default)
-    place = find_wrong_operator(rig.program.path, [IMAGE], compile=compile, seconds=0)
+    place = find_wrong_operator(rig.program, [IMAGE], compile=compile, seconds=0)
     assert place.reproduced
     assert "time for the search ran out" in place.message
 
 
 def test_a_fault_that_does_not_come_again_is_marked_so(rig: Rig) -> None:
-    place = find_wrong_operator(rig.program.path, [IMAGE], compile=lambda exported: exported.module(), seconds=60)
+    place = find_wrong_operator(rig.program, [IMAGE], compile=lambda exported: exported.module(), seconds=60)
     assert not place.reproduced
     assert "compiled again" in place.message
 
@@ -117,12 +118,12 @@ def test_a_fault_that_does_not_come_again_is_marked_so(rig: Rig) -> None:
 @pytest.mark.slow
 def test_an_archive_of_another_program_is_compiled_again_and_found_right(rig: Rig, tmp_path: Path) -> None:
     changed(rig, use_tanh, tmp_path / "mutant")
-    program = replace(rig.program, path=tmp_path / "mutant" / "program.pt2")
+    program = replace(rig.program, path=tmp_path / "mutant" / "program.pt2", checkpoint=None)
     archive = convert(program, "aoti", tmp_path / "archive")
-    evidence = rig.judge(archive, program=rig.program.path)
+    evidence = rig.judge(archive, program=rig.program)
     assert evidence.place is not None
     assert (evidence.place.kind, evidence.place.reproduced) == ("program prefix", False)
-    wrong_program = rig.judge(archive, program=program.path)
+    wrong_program = rig.judge(archive, program=program)
     assert wrong_program.place is not None
     assert wrong_program.place.kind == "exported program"
 
@@ -132,7 +133,7 @@ def test_a_search_that_fails_leaves_the_verdict(rig: Rig, tmp_path: Path) -> Non
     mutant = next(mutant for mutant in MUTANTS if mutant.name == "ReLU for ReLU6")
     artifact: Artifact = mutant.make(rig, clean, tmp_path / "mutant")
     (tmp_path / "not-a-program.pt2").write_bytes(b"no")
-    evidence = rig.judge(artifact, program=tmp_path / "not-a-program.pt2")
+    evidence = rig.judge(artifact, program=replace(rig.program, path=tmp_path / "not-a-program.pt2"))
     assert not evidence.judgement.passed
     assert evidence.place is not None
     assert (evidence.place.kind, evidence.place.reproduced) == ("unknown", False)

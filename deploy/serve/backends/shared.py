@@ -13,8 +13,9 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from deploy.convert.model import Device
 from deploy.files import sha256_file
-from deploy.serve.parameters import DIGEST_PARAMETER
+from deploy.serve.parameters import DEVICE_PARAMETER, DIGEST_PARAMETER
 
 # A capsule keeps the pointer, not the bytes: the name has to live as long as the process.
 _TAKEN = ctypes.c_char_p(b"used_dltensor")
@@ -24,7 +25,10 @@ _set_capsule_name.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the server said about one model instance. `batched` is False for `max_batch_size: 0`."""
+    """What the server said about one model instance. `batched` is False for `max_batch_size: 0`.
+
+    `device` is where the runtime computes; requests and answers are in the CPU's memory all the same.
+    """
 
     file: Path
     inputs: tuple[str, ...]
@@ -34,6 +38,7 @@ class Settings:
     graph_level: int
     parameters: dict[str, str]
     has_digest: bool
+    device: Device = "cpu"
 
 
 class BatchedModel(ABC):
@@ -119,6 +124,7 @@ def _settings(args: dict[str, str]) -> Settings:
         graph_level=config.get("optimization", {}).get("graph", {}).get("level", 0),
         parameters=parameters,
         has_digest=_check_digests(folder, parameters),
+        device="cuda" if parameters.get(DEVICE_PARAMETER) == "cuda" else "cpu",
     )
 
 

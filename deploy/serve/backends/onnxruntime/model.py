@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from deploy.convert.cuda import load_cuda_libraries, providers, require_provider
 from deploy.serve.backends.sessions import session_options
 from deploy.serve.backends.shared import BatchedModel, Settings
 
@@ -17,11 +18,15 @@ class TritonPythonModel(BatchedModel):
     """One ONNX Runtime session."""
 
     def load(self, settings: Settings) -> None:
-        """Open the session with the config's threads, optimisation level and other parameters."""
+        """Open the session with the config's threads, level and other parameters, on the device that was said."""
+        if settings.device == "cuda":
+            load_cuda_libraries()
         options = session_options(
             threads=settings.threads, graph_level=settings.graph_level, parameters=settings.parameters
         )
-        self._session = onnxruntime.InferenceSession(str(settings.file), options, providers=["CPUExecutionProvider"])
+        chosen = providers(settings.device)
+        self._session = onnxruntime.InferenceSession(str(settings.file), options, providers=chosen)
+        require_provider(self._session, settings.device)
 
     def view(self, tensor: Any) -> np.ndarray:
         """A numpy array on the request's memory."""

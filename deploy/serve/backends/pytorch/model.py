@@ -10,6 +10,7 @@ import torch
 import triton_python_backend_utils as pb_utils
 
 from deploy.convert.archive import load_archive
+from deploy.convert.cuda import exact_float32, moved
 from deploy.serve.backends.shared import BatchedModel, Settings
 from deploy.spec import wire_output
 
@@ -23,7 +24,8 @@ class TritonPythonModel(BatchedModel):
             raise pb_utils.TritonModelException(f"{settings.file} is native code and comes without an expected digest")
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        self._run = load_archive(settings.file)
+        exact_float32(settings.device)
+        self._run = load_archive(settings.file, settings.device)
         self._order = [_position(name) for name in settings.outputs]
 
     def view(self, tensor: Any) -> torch.Tensor:
@@ -37,8 +39,8 @@ class TritonPythonModel(BatchedModel):
     def run(self, inputs: list[torch.Tensor]) -> Sequence[torch.Tensor]:
         """The archive's outputs."""
         with torch.inference_mode():
-            outputs = self._run(inputs)
-        return [outputs[position].contiguous() for position in self._order]
+            outputs = self._run(moved(inputs, self.settings.device))
+            return [outputs[position].cpu().contiguous() for position in self._order]
 
 
 def _position(name: str) -> int:

@@ -1,0 +1,75 @@
+"""Eager runs that hold their weights once give what runs with weights of their own give."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deploy.checkpoint.lazy import Lazy
+from deploy.validate.frugal import ExactModule, Nudges
+from tests.validate.rig import load_factory
+
+
+class Stubborn(nn.Module):
+    """A layer of more than a megabyte that asks for its weights' memory, which a lazy one has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(600, 600)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        assert self.layer.weight.data_ptr() != 0
+        return self.layer(rows)  # type: ignore[no-any-return]
+
+
+def stubborn() -> nn.Module:
+    return Stubborn()
+
+
+def wide() -> nn.Module:
+    return nn.Sequential(nn.Linear(600, 600), nn.ReLU(), nn.Linear(600, 600))
+
+
+ROWS = np.random.default_rng(0).standard_normal((3, 600)).astype(np.float32)
+
+
+def test_the_reference_is_the_same(tmp_path: Path) -> None:
+    checkpoint = load_factory(wide(), "wide", tmp_path, shapes=((600,),), source=__name__)
+    rows = torch.from_numpy(ROWS).double()
+
+    frugal = ExactModule(checkpoint, "float64", frugal_from=0)
+
+    with torch.inference_mode():
+        (found,), (wanted,) = frugal(rows), ExactModule(checkpoint, "float64")(rows)
+    assert any(isinstance(one, Lazy) for one in frugal._module.parameters())
+    assert torch.equal(found, wanted)
+
+
+def test_a_module_that_needs_its_weights_memory_is_converted_as_a_whole(tmp_path: Path) -> None:
+    checkpoint = load_factory(stubborn(), "stubborn", tmp_path, shapes=((600,),), source=__name__)
+
+    frugal = ExactModule(checkpoint, "float64", frugal_from=0)
+
+    with torch.inference_mode():
+        (found,) = frugal(torch.from_numpy(ROWS).double())
+    assert found.dtype == torch.float64
+    assert not any(isinstance(one, Lazy) for one in frugal._module.parameters())
+
+
+def test_weights_off_by_a_rounding_are_the_same_drawn_either_way() -> None:
+    module, rows = wide().requires_grad_(False), (torch.from_numpy(ROWS),)
+    frugal, plain = Nudges(module, frugal_from=0), Nudges(module)
+    with torch.inference_mode():
+        for draw in (0, 1, 0):
+            found, wanted, unchanged = frugal(rows, draw=draw), plain(rows, draw=draw), module(*rows)
+            assert torch.equal(found, wanted) and not torch.equal(found, unchanged)
+            torch.testing.assert_close(found, unchanged, rtol=1e-4, atol=1e-5)
+    assert isinstance(frugal._weights["0.weight"], Lazy) and not isinstance(frugal._weights["0.bias"], Lazy)
+    assert not any(isinstance(one, Lazy) for one in plain._weights.values())
+
+
+def test_weights_that_a_module_needs_in_memory_are_drawn_whole() -> None:
+    module, rows = stubborn().requires_grad_(False), (torch.from_numpy(ROWS),)
+    with torch.inference_mode():
+        assert torch.equal(Nudges(module, frugal_from=0)(rows, draw=1), Nudges(module)(rows, draw=1))
