@@ -115,7 +115,10 @@ class _Side:
 
     def entrant(self, threads: int) -> Entrant:
         path = self.version.folder / ARTIFACT_FILES[self.manifest.compiled]
-        return artifact_entrant(self.name, path, format=self.manifest.compiled, threads=threads, device=self.device)
+        manifest = self.manifest
+        return artifact_entrant(
+            self.name, path, format=manifest.compiled, threads=threads, device=self.device, details=manifest.artifact
+        )
 
 
 def bench(request: BenchRequest, *, progress: Progress = Silent()) -> BenchResult:

@@ -36,6 +36,7 @@ class Settings:
     batched: bool
     threads: int | None
     graph_level: int
+    parameters: dict[str, str]
     has_digest: bool
     device: Device = "cpu"
 
@@ -121,6 +122,7 @@ def _settings(args: dict[str, str]) -> Settings:
         batched=config.get("max_batch_size", 0) > 0,
         threads=int(threads) if threads else None,
         graph_level=config.get("optimization", {}).get("graph", {}).get("level", 0),
+        parameters=parameters,
         has_digest=_check_digests(folder, parameters),
         device="cuda" if parameters.get(DEVICE_PARAMETER) == "cuda" else "cpu",
     )
