@@ -30,6 +30,7 @@ from deploy.serve.snippet import ClientExample
 from deploy.verify import verify
 from tests.packaging import CLASSES, make_request
 from tests.pictures import write_photographs
+from tests.repository.samples import PETS, put
 
 TRAINED = PreprocessingRequest(
     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=20, crop=16, interpolation="bilinear"
@@ -178,7 +179,7 @@ def test_a_later_ensemble_waits_and_brings_its_steps_along(asked: PackageRequest
 
 def test_a_first_ensemble_round_a_network_that_waits_is_refused(asked: PackageRequest, tmp_path: Path) -> None:
     again = replace(asked, repository=tmp_path / "repository", serve_check=False)
-    (again.repository / "tiny/1").mkdir(parents=True)
+    put(again.repository, replace(PETS, name="tiny"))
     with pytest.raises(UsageError, match="tiny has versions, and tiny_image has none") as refused:
         plan_package(again)
     assert "--promote" in refused.value.fix
