@@ -18,8 +18,9 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -179,8 +180,9 @@ def _measured(ready: Ready, about: dict[str, Any], chosen: argparse.Namespace, t
     known = _known(chosen.results)
     found = merged(known, {**about, "rows": rows})
     for job, worker in ready:
-        for batch in job.batches:
-            rows += [with_shares(row, about["limits"]) for row in _cell(job, worker, batch, plan, times)]
+        for graphs, batch in product((False, True), job.batches):
+            cell = _cell(job, worker, batch, plan, times, graphs=graphs)
+            rows += [with_shares(row, about["limits"]) for row in cell]
             found = merged(known, {**about, "rows": rows})
             _write(found, chosen.results)
         if isinstance(worker, Worker):
@@ -189,8 +191,13 @@ def _measured(ready: Ready, about: dict[str, Any], chosen: argparse.Namespace, t
     return found
 
 
-def _cell(job: Job, worker: Worker | str, batch: int, plan: Plan, times: Times) -> list[dict[str, Any]]:
-    """The rows of one batch, whatever came of it."""
+def _cell(
+    job: Job, worker: Worker | str, batch: int, plan: Plan, times: Times, *, graphs: bool
+) -> list[dict[str, Any]]:
+    """The rows of one batch, of CUDA graphs or of the others, whatever came of it."""
+    job = replace(job, contenders=tuple(name for name in job.contenders if (name in GRAPHED) == graphs))
+    if not job.contenders:
+        return []
     if isinstance(worker, str):
         return skipped(job, batch, worker)
     if time.time() > times.all:
@@ -200,7 +207,7 @@ def _cell(job: Job, worker: Worker | str, batch: int, plan: Plan, times: Times) 
     try:
         worker.resume()
         with _ended_at(time.time() + _LONGEST_CELL, worker):
-            rows: list[dict[str, Any]] = worker.call("measure", batch, plan)
+            rows: list[dict[str, Any]] = worker.call("measure", batch, plan, graphs=graphs)
     except DeployError as error:
         return skipped(job, batch, error.found)
     return rows

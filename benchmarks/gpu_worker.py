@@ -109,12 +109,18 @@ class Bench:
         """Which contenders there are, which failed and why, and what preparing each took, in seconds, beside others."""
         return {"prepared": list(self._contenders), "failed": self.failed, "seconds": self.seconds}
 
-    def measure(self, batch: int, plan: Plan) -> list[dict[str, Any]]:
-        """A row per contender at one batch: its time, its ratio to eager, its error, and what it computed and moved."""
+    def measure(self, batch: int, plan: Plan, *, graphs: bool) -> list[dict[str, Any]]:
+        """A row per contender at one batch: its time, its ratio to eager, its error, and what it computed and moved.
+
+        With `graphs` of those that are CUDA graphs, eager being run beside them; else of the others. Apart, because a
+        capture that fails can leave the whole process without a device.
+        """
         state = _Batch(failed=dict(self.failed))
         rows = self._rows[:batch].contiguous()
-        for name, contender in self._contenders.items():
-            self._bind(state, name, contender, rows)
+        wanted = [name for name in self._job.contenders if (name in ways.GRAPHED) == graphs]
+        for name in dict.fromkeys((ways.EAGER, *wanted)):
+            if name in self._contenders:
+                self._bind(state, name, self._contenders[name], rows)
         order, chance = list(state.calls), random.Random(plan.seed)
         for _ in range(plan.rounds):
             chance.shuffle(order)
@@ -123,7 +129,7 @@ class Bench:
                 samples.append(time_block(state.calls[name], self._wait, plan.seconds / plan.rounds))
         for name in list(state.calls):
             self._compare(state, name, batch)
-        return [self._row(state, name, rows) for name in self._job.contenders]
+        return [self._row(state, name, rows) for name in wanted]
 
     def _refer(self, rows: Tensor) -> tuple[Tensor, nn.Module]:
         """The model's outputs in float64, and the model, whose weights have then passed through float64 unchanged."""
@@ -131,7 +137,10 @@ class Bench:
         given = rows.double() if rows.is_floating_point() else rows
         with torch.inference_mode():
             parts = [module(part) for part in given.split(_ROWS_AT_ONCE)]
-        return torch.cat(parts), module.to(self._precision.dtype)
+        reference, module = torch.cat(parts), module.to(self._precision.dtype)
+        del parts
+        self._give_back()
+        return reference, module
 
     def _typed(self, rows: Tensor) -> Tensor:
         return rows.to(self._precision.dtype) if rows.is_floating_point() else rows
@@ -139,6 +148,11 @@ class Bench:
     def _wait(self) -> None:
         if self._job.device == "cuda":
             torch.cuda.synchronize()
+
+    def _give_back(self) -> None:
+        """Leave the device's memory that is free to the other processes."""
+        if self._job.device == "cuda":
+            torch.cuda.empty_cache()
 
     def _prepare(self) -> None:
         makers: dict[str, Callable[[], ways.Contender]] = {
@@ -158,7 +172,8 @@ class Bench:
             except Exception as error:  # noqa: BLE001 - whatever a contender raises is its result
                 self.failed[name] = _said(error)
             self.seconds[name] = round(time.time() - started, 1)
-        print(torch._dynamo.utils.compile_times())
+        self._give_back()
+        print(torch._dynamo.utils.compile_times("str"))
 
     def _count(self) -> int:
         """The operations of one row's matrix products and convolutions; 0 where the program cannot be counted."""

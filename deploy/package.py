@@ -9,7 +9,8 @@ command `package`. This process never imports torch: what needs it runs in child
     4. Prove each artifact against the float64 reference, and eager against what training computed. One that fails and
        holds code of before is compiled again first: only what was made from this checkpoint may refute it. With
        `--precision auto` both once more in each precision; of each format the fastest that passed goes on.
-    5. Measure latency, artifacts and eager interleaved.
+    5. Measure latency, artifacts and eager interleaved; with an effort above low, after the fastest correct artifact of
+       each format was found.
     6. Choose what deserves to be published.
     7. Stage it with its evidence, serve it from the stage in a real tritonserver, and judge the answers.
     8. Publish it with its digests, by one rename.
@@ -60,6 +61,7 @@ from deploy.serve.python_environment import find_python_environment
 from deploy.spec import Spec
 from deploy.validate.behaviour import check_labels, read_labels
 from deploy.validate.contenders import Surroundings, inputs_by_batch, open_contenders
+from deploy.validate.fastest import FastestPlan, find_fastest
 from deploy.validate.latency import LatencyPlan, measure
 from deploy.validate.precision import prove_in
 from deploy.validate.run import Plan, Proof
@@ -88,6 +90,7 @@ def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: 
             proof = run.prove(conversion)
         taken = run.lower(conversion, proof)
         conversion, proof = taken.conversion, taken.proof
+        conversion, proof = run.quicken(conversion, proof)
         latency = run.measure(conversion, proof)  # 5
         choice = run.choose(conversion, proof, latency)  # 6
         plan = run.version_plan(conversion, proof, latency=latency, engine=engine)
@@ -154,6 +157,7 @@ def _plan_ensemble(request: PackageRequest, checkpoint: Checkpoint, name: str) -
         images=request.images,
         exif_orientation=request.exif_orientation,
         texts=request.texts,
+        promote=request.promote,
     )
     return plan_ensemble(asked, checkpoint, repository=request.repository, names=names)
 
@@ -319,6 +323,32 @@ class _Run:
                 proved = self.prove(made, precision, first=proof)
             attempts.append(Attempt(precision=precision, conversion=made, proof=proved))
         return take_fastest(self.request, attempts, logs=self.work.work / "logs", progress=self.progress)
+
+    def quicken(self, conversion: Conversion, proof: Proof) -> tuple[Conversion, Proof]:
+        """The first part of step 5: another tactic for each format that one makes faster, and its proof.
+
+        Tactics are for float32 on the CPU; a progress note says so where they were asked for elsewhere.
+        """
+        if self.request.effort == "low":
+            return conversion, proof
+        if self.request.device != "cpu" or self.request.precision != "fp32":
+            self.progress.note(f"--effort {self.request.effort} is for fp32 on the CPU: no tactic is tried")
+            return conversion, proof
+        resources = self.request.resources
+        plan = FastestPlan(
+            effort=self.request.effort,
+            target=self.request.target,
+            threads=resources.threads,
+            folder=self.work.work / "tactics",
+            logs=self.work.work / "logs",
+            store=artifact_store() if resources.cache else None,
+            limits=self.limits,
+            seconds_per_cell=min(1.0, resources.seconds_per_cell),
+        )
+        found = find_fastest(self.inputs.checkpoint, conversion, proof, plan, self.progress)
+        for sentence in found.said:
+            self.progress.note(sentence)
+        return found.conversion, found.proof
 
     def measure(self, conversion: Conversion, proof: Proof) -> LatencyEvidence | None:
         """Step 5; None where nothing passed that could be measured."""

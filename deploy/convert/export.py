@@ -43,16 +43,15 @@ _made_here: dict[Path, ExportedProgram] = {}
 
 
 def export_program(
-    checkpoint: Checkpoint, *, max_batch: int, folder: Path, device: Device = "cpu", store: Store | None = None,
-    precision: Precision = "fp32",
+    checkpoint: Checkpoint, *, max_batch: int, folder: Path, device: Device = "cpu", precision: Precision = "fp32",
+    store: Store | None = None,
 ) -> Program:  # fmt: skip
     """The checkpoint's program, written below `folder`; its cost is left for the caller to fill in.
 
     It is traced on `device`, where its weights then are. The batch is dynamic in 1..max_batch; with `max_batch=1` it is
-    static and every shape begins with 1. The other dynamic dims are those of the checkpoint. From `store` an export of
-    before is taken, and kept there for the next; one in another `precision` than fp32, whose weights are converted
-    first, is never kept. Raises UsageError if the model's inputs or outputs cannot be served,
-    UnfinishedError if it cannot be exported.
+    static and every shape begins with 1. The other dynamic dims are those of the checkpoint. In another precision than
+    fp32 the weights are converted first. From `store` an fp32 export of before is taken, and kept there for the next.
+    Raises UsageError if the model's inputs or outputs cannot be served, UnfinishedError if it cannot be exported.
     """
     from deploy.checkpoint.load import build_module
 
@@ -63,10 +62,11 @@ def export_program(
     inputs, dims = program_inputs(checkpoint.inputs, max_batch=max_batch), program_dims(checkpoint, max_batch=max_batch)
     exact_float32(device)
     module = build_module(checkpoint, HALVES.get(precision)).to(device)
-    scheme = quantize_linear(module) if precision == "int8" else ""
+    # Whatever is done to the module from here on has to be in the key too, or leave it None and the program whole.
     key = program_key(checkpoint, module, max_batch=max_batch) if store and precision == "fp32" else None
     if store and key and (kept := take_program(store, key, folder, module)):
         return replace(kept, checkpoint=checkpoint, device=device)
+    scheme = quantize_linear(module) if precision == "int8" else ""
     parameters = [tensor.name for tensor in inputs]
     arrange = arguments_of(module, parameters, checkpoint.absent)
     example, outputs = _first_call(module, arrange, inputs, dims, device=device)
@@ -76,16 +76,15 @@ def export_program(
     spec = read_spec(exported, inputs, names, dims=dims, checkpoint=checkpoint)
     path = folder / PROGRAM_FILE
     saved = plain_attention(exported)
-    # Weights of another precision are not those that the checkpoint would give again.
-    hollow = precision == "fp32" and holds_only(saved, module)
+    hollow = precision == "fp32" and holds_only(saved, module, checkpoint)
     _save(saved, path, hollow=hollow)
     _made_here.clear()
     _made_here[path] = exported
     uses = count_flex_attention(exported)
     program = Program(
         path=path, spec=spec, digest=_digest(exported, saved), seconds=0.0, peak_memory=0, notes=notes,
-        flex_attention=uses, device=device, checkpoint=checkpoint if hollow else None, precision=precision,
-        scheme=scheme,
+        flex_attention=uses, device=device, precision=precision, scheme=scheme,
+        checkpoint=checkpoint if hollow else None,
     )  # fmt: skip
     # A number's note follows from values, and FlexAttention's operator from more than can be saved.
     if store and key and hollow and not notes and not uses:

@@ -28,10 +28,10 @@ class Program:
     """An exported program on disk (`torch.export.save`), with its complete spec. `digest` is that of its graph text.
 
     `notes` say what is served otherwise than the model has it. `flex_attention` counts the uses of that operator, which
-    is plain attention on disk: it cannot be saved. `device` is where its weights lie and its artifacts will run.
-    `checkpoint` is where its weights come from, None where the file has them. `reused` is the key of the export of
-    before that it was taken from, None where it was exported now. `precision` is what it computes in, `scheme` how it
-    came to int8.
+    is plain attention on disk: it cannot be saved. `device` is where its weights lie and its artifacts will run;
+    `precision` is what it computes in, `scheme` how it came to int8. `checkpoint` is where its weights come from, None
+    where the file has them. `reused` is the key of the export of before that it was taken from, None where it was
+    exported now.
     """
 
     path: Path

@@ -5,8 +5,9 @@ code costs a child, and so that contenders for latency never share a thread pool
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from deploy.checkpoint.model import Checkpoint
 from deploy.convert.archive import load_archive
 from deploy.convert.cuda import exact_float32, load_cuda_libraries, providers, require_provider
 from deploy.convert.model import Device, Precision, Program
+from deploy.convert.ort_session import set_options
 from deploy.errors import UnfinishedError
 from deploy.processes import own_peak_memory
 from deploy.spec import wire_input, wire_output
@@ -98,13 +100,13 @@ class EagerModel(_Timed):
         exact_float32(device)
         self.device = device
         self._dtype = getattr(torch, dtype) if dtype else None
-        self._module: Any = (
-            half_module(checkpoint, precision, as_in_training=True).to(device)
-            if precision in HALVES
-            else ExactModule(checkpoint, dtype, device=device)
-            if dtype
-            else flat_module(checkpoint, as_in_training=True).to(device)
-        )
+        self._module: Any
+        if precision in HALVES:
+            self._module = half_module(checkpoint, precision, as_in_training=True).to(device)
+        elif dtype:
+            self._module = ExactModule(checkpoint, dtype, device=device)
+        else:
+            self._module = flat_module(checkpoint, as_in_training=True).to(device)
         self._nudges: Nudges | None = None
         self.load_seconds = time.perf_counter() - started
 
@@ -197,11 +199,14 @@ class ProgramModel(_Timed):
 class OnnxModel(_Timed):
     """An ONNX graph in ONNX Runtime, called by the wire names, as a server calls it.
 
-    On the GPU inputs and outputs stay in its memory between the calls that are timed. Raises UnfinishedError if the
-    graph's inputs or outputs are named otherwise, or the GPU's provider does not load.
+    On the GPU inputs and outputs stay in its memory between the calls that are timed. `options` are those of the
+    session, by their names in Triton's config. Raises UnfinishedError if the graph's inputs or outputs are named
+    otherwise, or the GPU's provider does not load.
     """
 
-    def __init__(self, path: Path, *, threads: int, device: Device = "cpu") -> None:
+    def __init__(
+        self, path: Path, *, threads: int, device: Device = "cpu", options: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         import onnxruntime
 
         if device == "cuda":
@@ -209,11 +214,12 @@ class OnnxModel(_Timed):
         self.device = device
 
         started = time.perf_counter()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers(device))
+        session = onnxruntime.SessionOptions()
+        session.intra_op_num_threads = threads
+        session.inter_op_num_threads = 1
+        session.log_severity_level = 3
+        set_options(session, options)
+        self._session = onnxruntime.InferenceSession(str(path), session, providers=providers(device))
         require_provider(self._session, device)
         self._inputs = [wire_input(index) for index in range(len(self._session.get_inputs()))]
         self._outputs = [wire_output(index) for index in range(len(self._session.get_outputs()))]

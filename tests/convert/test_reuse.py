@@ -13,12 +13,14 @@ import torch
 from deploy.cache import Store
 from deploy.checkpoint.load import read_checkpoint
 from deploy.checkpoint.model import CheckpointRequest
+from deploy.convert.aoti import compile_aoti
 from deploy.convert.aoti_weights import take_apart
 from deploy.convert.export import load_program
 from deploy.convert.model import FORMATS, Format
 from deploy.convert.onnx_weights import write_graph
 from deploy.convert.reuse import Weights, weights_of, work_key
 from deploy.convert.run import Conversion, convert
+from deploy.convert.tactics import Tactic
 from deploy.processes import Worker, run_alone
 from deploy.progress import Silent
 from deploy.validate.executables import AotiModel, OnnxModel
@@ -84,6 +86,29 @@ def test_every_weight_is_the_checkpoints_own(
         other = awkward(1 - seed)(torch.from_numpy(image)).numpy()
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     assert not np.allclose(found, other, rtol=1e-2)
+
+
+@pytest.mark.slow
+def test_code_that_froze_the_weights_is_neither_kept_nor_taken(tuned: dict[str, Conversion], tmp_path: Path) -> None:
+    """Frozen twice with one store: each archive answers with its own checkpoint's weights."""
+    store = Store(folder=tmp_path / "store")
+    frozen = Tactic(format="aoti", name="frozen", options={"freezing": "1"})
+    image = np.random.default_rng(0).standard_normal((ROWS, *IMAGE)).astype(np.float32)
+    for seed, name in enumerate(("first", "second")):
+        folder = tmp_path / name
+        folder.mkdir()
+        made = run_alone(
+            "freeze", compile_aoti, tuned[name].program, target=target(), folder=folder, store=store, tactic=frozen
+        ).value
+
+        assert made.details["tactic"] == "frozen"
+        assert made.reused is None
+        assert store.entries() == ()
+        with Worker("model", log=Path(os.devnull)) as worker:
+            worker.make(AotiModel, made.path, threads=1)
+            (found,) = worker.call("run", [image])
+        with torch.no_grad():
+            np.testing.assert_allclose(found, awkward(seed)(torch.from_numpy(image)).numpy(), rtol=1e-4, atol=1e-5)
 
 
 # Slow, since it compiles once more: that every weight is the checkpoint's own is seen without that.

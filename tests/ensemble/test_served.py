@@ -18,6 +18,7 @@ from deploy.evidence import ServedEvidence
 from deploy.package import package, plan_package
 from deploy.repository.find import find_version, read_manifest
 from deploy.repository.integrity import require_intact
+from deploy.repository.layout import promoted_version
 from deploy.repository.promotion import promote
 from deploy.request import PackageRequest, PackageResult
 from deploy.serve.client import Client, ModelAddress, RequestFailed
@@ -159,21 +160,28 @@ def test_answers_of_another_transform_are_no(repository: Path, engine: Engine, t
 
 
 @pytest.mark.slow
-def test_a_later_ensemble_waits_for_its_steps(asked: PackageRequest, tmp_path: Path) -> None:
+def test_a_later_ensemble_waits_and_brings_its_steps_along(asked: PackageRequest, tmp_path: Path) -> None:
     again = replace(asked, repository=tmp_path / "repository", serve_check=False)
     for _ in range(2):
         package(again)
-    with pytest.raises(UsageError, match="runs tiny_preprocess:2, which is not promoted"):
-        promote(again.repository, "tiny_image", 2)
-    for name in PARTS:
-        promote(again.repository, name, 2)
+    assert [promoted_version(again.repository / name) for name in PARTS] == [1, 1, 1, 1]
+    promote(again.repository, "tiny_image", 2)
+    assert [promoted_version(again.repository / name) for name in PARTS] == [2, 2, 2, 2]
     assert [str(step) for step in read_manifest(find_version(again.repository, "tiny_image")).steps] == [
         "tiny_preprocess:2",
         "tiny:2",
         "tiny_postprocess:2",
     ]
-    with pytest.raises(UsageError, match="runs tiny:1, and tiny:2 is to be served too"):
-        chosen_versions(again.repository, ["tiny_image:1", "tiny:2"])
+    together = chosen_versions(again.repository, ["tiny_image:1", "tiny:2"])
+    assert {str(version) for version in together} >= {"tiny:1", "tiny:2", "tiny_image:1"}
+
+
+def test_a_first_ensemble_round_a_network_that_waits_is_refused(asked: PackageRequest, tmp_path: Path) -> None:
+    again = replace(asked, repository=tmp_path / "repository", serve_check=False)
+    (again.repository / "tiny/1").mkdir(parents=True)
+    with pytest.raises(UsageError, match="tiny has versions, and tiny_image has none") as refused:
+        plan_package(again)
+    assert "--promote" in refused.value.fix
 
 
 @pytest.mark.parametrize(
