@@ -171,7 +171,7 @@ def test_onnx_has_no_bf16_on_a_cpu_and_says_so(digits: Learnt) -> None:
 
 @pytest.mark.skipif(find_spec("torchao") is None, reason="needs the extra torchao")
 def test_torchao_leaves_a_network_of_convolutions_alone() -> None:
-    with pytest.raises(DeployError, match="^3% of the weights that compute are in linear layers"):
+    with pytest.raises(DeployError, match=r"^3% of the weights that compute are in linear layers"):
         quantize_linear(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Flatten(), nn.Linear(16, 1)))
 
 
