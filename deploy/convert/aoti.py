@@ -113,7 +113,7 @@ def compile_aoti(
         exported = load_program(program)
         weights = weights_of(exported)
     key = build.key(exported, weights) if store else ""
-    with tempfile.TemporaryDirectory(prefix="inductor-", dir=folder) as work:
+    with tempfile.TemporaryDirectory(prefix="inductor-", dir=_without_spaces(folder)) as work:
         entry = Path(work) / "entry"
         reused = store is not None and store.take(key, entry)
         details = {} if reused else build.compile(exported or load_program(program), weights, entry, work=Path(work))
@@ -126,6 +126,14 @@ def compile_aoti(
         format="aoti", folder=folder, files=(build.path.name,), seconds=0.0, peak_memory=0,
         details=details | described(tactic), reused=key if reused else None, kept=kept,
     )  # fmt: skip
+
+
+def _without_spaces(folder: Path) -> Path | None:
+    """Where the compiler may work: in the folder, or in the one for temporary files if the path has a space.
+
+    Torch hands its commands to the compiler as one line that is cut at spaces.
+    """
+    return None if any(character.isspace() for character in str(folder)) else folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
