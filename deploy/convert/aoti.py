@@ -112,7 +112,7 @@ def compile_aoti(
     if weights is None:
         exported = load_program(program)
         weights = weights_of(exported)
-    key = build.key(exported, weights) if store else ""
+    key = build.key(weights) if store else ""
     with tempfile.TemporaryDirectory(prefix="inductor-", dir=_without_spaces(folder)) as work:
         entry = Path(work) / "entry"
         reused = store is not None and store.take(key, entry)
@@ -163,14 +163,14 @@ class _Build:
         # cpuid is asked all the same; what is skipped is compiling a test program per instruction set.
         return {**settings, "cpp.simdlen": 256, "cpp.vec_isa_ok": True}
 
-    def key(self, exported: ExportedProgram | None, weights: Weights) -> str:
+    def key(self, weights: Weights) -> str:
         """The key of the code that this compiles, whatever the values of the weights."""
         told = {name: str(value) for name, value in self.settings.items()}
         told |= {"compiler": _version(self.compiler), "march": self.march}
         if self.march == "native":
             told["cpu"] = _cpu_flags()
         told |= device_details(self.program.device)
-        return work_key(self.program, exported, weights, format="aoti", settings=told, target=self.target)
+        return work_key(self.program, weights, format="aoti", settings=told, target=self.target)
 
     def compile(self, exported: ExportedProgram, weights: Weights, entry: Path, *, work: Path) -> dict[str, str]:
         """The archive's details, and the archive at `path`: in parts in `entry` where it can be taken apart."""

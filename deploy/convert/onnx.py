@@ -49,7 +49,7 @@ def export_onnx(
         weights = weights_of(exported)
     rewritten = tactic is not None and "graph" in tactic.options
     settings = _versions() | ({"graph": "rewritten"} if rewritten else {})
-    key = work_key(program, exported, weights, format="onnx", settings=settings, target=target) if store else ""
+    key = work_key(program, weights, format="onnx", settings=settings, target=target) if store else ""
     with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
         entry = Path(work) / "entry"
         reused = store is not None and store.take(key, entry)

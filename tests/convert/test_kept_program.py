@@ -89,7 +89,7 @@ def test_work_on_it_has_the_same_key_with_and_without_the_graph(exported: tuple[
     for program in exported[1]:
         for weights in (weights_of(load_program(program)), weights_without_graph(program)):
             if weights is not None:
-                keys.add(work_key(program, None, weights, format="onnx", settings={}, target=target()))
+                keys.add(work_key(program, weights, format="onnx", settings={}, target=target()))
     assert len(keys) == 1
 
 
