@@ -19,10 +19,18 @@ def options_in(details: Mapping[str, str]) -> dict[str, str]:
     return {name: details[name] for name in SESSION_OPTIONS if name in details}
 
 
-def set_options(session: Any, options: Mapping[str, str]) -> None:
-    """Set ONNX Runtime's `SessionOptions` as Triton's backend does for these entries of a config; others are left."""
+def session_options(options: Mapping[str, str], *, threads: int | None) -> Any:
+    """ONNX Runtime's `SessionOptions` for these entries of a config, as Triton's backend sets them; others are left.
+
+    `threads` is for one operator; without it ONNX Runtime chooses.
+    """
     import onnxruntime
 
+    session = onnxruntime.SessionOptions()
+    if threads is not None:
+        session.intra_op_num_threads = threads
+    session.inter_op_num_threads = 1
+    session.log_severity_level = 3
     if LEVEL in options:
         level = _LEVELS.get(int(options[LEVEL]), _LEVELS[0])
         session.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
@@ -34,3 +42,4 @@ def set_options(session: Any, options: Mapping[str, str]) -> None:
         session.enable_cpu_mem_arena = options["enable_mem_arena"] == "1"
     if "enable_mem_pattern" in options:
         session.enable_mem_pattern = options["enable_mem_pattern"] == "1"
+    return session

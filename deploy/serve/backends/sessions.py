@@ -6,7 +6,8 @@ Owns the session's options only; needs nothing of the server's stub, so that tes
 from collections.abc import Mapping
 from typing import Any
 
-from deploy.convert.ort_session import LEVEL, set_options
+from deploy.convert import ort_session
+from deploy.convert.ort_session import LEVEL
 
 # The server receives the next requests on the same cores while the model runs. By default a worker without work spins
 # for many milliseconds and takes a core from it; one that sleeps at once is late for the next operator, 50 us later.
@@ -16,14 +17,7 @@ SHARED_CORES = {"session.intra_op.spin_duration_us": "100", "session.dynamic_blo
 
 def session_options(*, threads: int | None, graph_level: int, parameters: Mapping[str, str] = {}) -> Any:
     """The options of a session, the config's `parameters` among them; without `threads` ONNX Runtime chooses."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    set_options(options, {**parameters, LEVEL: str(graph_level)})
+    options = ort_session.session_options({**parameters, LEVEL: str(graph_level)}, threads=threads)
     for name, value in SHARED_CORES.items():
         options.add_session_config_entry(name, value)
     return options
