@@ -23,7 +23,6 @@ from deploy.repository.promotion import promote
 from deploy.request import PackageRequest, PackageResult
 from deploy.serve.client import Client, ModelAddress, RequestFailed
 from deploy.serve.engines import Engine
-from deploy.serve.python_environment import install_python_environment
 from deploy.serve.server import TritonServer
 from deploy.serve.serving import chosen_versions, serving
 from deploy.serve.snippet import ClientExample
@@ -49,18 +48,6 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> PackageRequest:
         ensemble="image",
         images=write_photographs(folder / "images"),
     )
-
-
-@pytest.fixture(scope="module")
-def packaged(asked: PackageRequest, engine: Engine) -> PackageResult:
-    install_python_environment()
-    return package(asked)
-
-
-@pytest.fixture(scope="module")
-def repository(packaged: PackageResult, asked: PackageRequest) -> Path:
-    assert packaged.exit_code is ExitCode.OK, packaged.outcome.judgement.reason
-    return asked.repository
 
 
 @pytest.fixture(scope="module")
