@@ -87,10 +87,12 @@ def _made(run: dict[str, Any]) -> str:
     driver = f", driver {accelerator['driver'].split(',')[0]}" if accelerator else ""
     rates = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in limits["matrix"].items())
     runtime = versions.get("onnxruntime-gpu") or versions.get("onnxruntime")
+    # Written into the JSON by hand where it is known: what else ran on the machine.
+    beside = f" Beside it: {run['beside']}." if run.get("beside") else ""
     return (
         f"- {run['date'][:10]}, `{run['command']}`: {hardware['cpus']}{driver}, torch {versions['torch']}, "
         f"ONNX Runtime {runtime}. Measured limits: matrix products {rates} TFLOP/s, "
-        f"a copy {limits['memory'] / 1e12:.3g} TB/s."
+        f"a copy {limits['memory'] / 1e12:.3g} TB/s.{beside}"
     )
 
 

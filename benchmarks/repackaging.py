@@ -67,19 +67,22 @@ def main() -> None:
     if given.one:
         print(json.dumps(one(*given.one)))
         return
-    rows = [row for model in given.models.split(",") for row in measure(model, given.n)]
-    record = {
-        "what": __doc__,
-        "command": f"python -m benchmarks.repackaging --models {given.models} --n {given.n}",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": Environment.here().model_dump(mode="json", exclude={"platform"}),
-        "cpus": describe_cpus(),
-        "aims": aims(rows),
-        "rows": rows,
-    }
-    given.results.mkdir(parents=True, exist_ok=True)
-    given.results.joinpath("repackaging.json").write_text(json.dumps(record, indent=1) + "\n")
-    given.results.joinpath("repackaging.md").write_text(table(record))
+    rows: list[dict[str, Any]] = []
+    for model in given.models.split(","):
+        rows += measure(model, given.n)
+        # After each, so that a run that is cut short keeps the models before.
+        record = {
+            "what": __doc__,
+            "command": f"python -m benchmarks.repackaging --models {given.models} --n {given.n}",
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "environment": Environment.here().model_dump(mode="json", exclude={"platform"}),
+            "cpus": describe_cpus(),
+            "aims": aims(rows),
+            "rows": rows,
+        }
+        given.results.mkdir(parents=True, exist_ok=True)
+        given.results.joinpath("repackaging.json").write_text(json.dumps(record, indent=1) + "\n")
+        given.results.joinpath("repackaging.md").write_text(table(record))
     print(table(record))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.serving_overhead_contenders import CONTROL, GRPC, HTTP, IN_PROCESS, Subject, open_contenders
+from benchmarks.serving_overhead_contenders import CONTROL, IN_PROCESS, OURS, Subject, open_contenders
 from benchmarks.serving_overhead_peers import environment, installed
 from benchmarks.serving_overhead_rounds import (
     Cell,
@@ -131,7 +131,7 @@ def _warm(contenders: Sequence[Contender], plan: Plan) -> dict[Cell, int]:
     for one in contenders:
         for size in plan.concurrencies if one.parallel else (1,):
             sample: Sample = run_block(one, size, plan.seconds)
-            if one.name in (GRPC, HTTP):
+            if one.name in OURS:
                 batches[one.name, size] = max(1, round(sample.batch))
     return batches
 

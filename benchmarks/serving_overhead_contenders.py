@@ -1,4 +1,7 @@
-"""Who is compared in serving_overhead.py: the model in a process of its own, our engine twice, and the two peers.
+"""Who is compared in serving_overhead.py: the model in a process of its own, our engine, and the two peers.
+
+Ours is asked over gRPC and HTTP, as it was packaged and as `deployctl tune` sets it where throughput counts: a core per
+instance, one thread each (results/tuning.md).
 
 Owns how each is started, asked and counted. When each runs is decided in serving_overhead_rounds.py.
 """
@@ -23,16 +26,23 @@ from benchmarks.serving_overhead_peers import PEERS, Peer, Serving, peer
 from benchmarks.serving_overhead_rounds import Contender, Sample, cpu_seconds, pause, resume
 from deploy.processes import Worker
 from deploy.repository.layout import Version
+from deploy.repository.protobuf import format_config, parse_config
 from deploy.serve.client import Client as TritonClient
 from deploy.serve.client import ModelAddress
 from deploy.serve.engines import find_engine
-from deploy.serve.server import TritonServer
+from deploy.serve.local import served_view
+from deploy.serve.server import ServerOptions, TritonServer
 from deploy.serve.serving import serving
+from deploy.slo.tune_records import Setting
 from deploy.spec import wire_input, wire_output
+from deploy.tune.knobs import apply
 from deploy.validate.executables import OnnxModel
 
 IN_PROCESS, CONTROL = "in-process", "in-process (A/A)"
 GRPC, HTTP = "deployctl gRPC", "deployctl HTTP"
+TUNED_GRPC, TUNED_HTTP = "deployctl tuned gRPC", "deployctl tuned HTTP"
+PACKAGED, TUNED = (GRPC, HTTP), (TUNED_GRPC, TUNED_HTTP)
+OURS = (*PACKAGED, *TUNED)
 ROOT = Path(__file__).parents[1]
 _SETTLING_SECONDS = 0.02
 _RAMP_SECONDS = (0.3, 0.6)
@@ -203,7 +213,8 @@ def open_contenders(subject: Subject) -> Iterator[list[Contender]]:
         client = stack.enter_context(open_client())
         found: list[Contender] = [_in_process(stack, subject, name) for name in (IN_PROCESS, CONTROL)]
         server = stack.enter_context(serving([subject.version], engine=find_engine("local")))
-        found += _ours(stack, subject, server, client)
+        found += _ours(stack, subject, server, client, PACKAGED)
+        found += _ours(stack, subject, stack.enter_context(_tuned(subject)), client, TUNED)
         for name in PEERS if subject.peers else ():
             found.append(_peer(stack, subject, name, client))
         for one in found:
@@ -219,8 +230,25 @@ def _in_process(stack: ExitStack, subject: Subject, name: str) -> InProcess:
     return InProcess(name, worker, subject.image)
 
 
-def _ours(stack: ExitStack, subject: Subject, server: TritonServer, client: Client) -> list[Served]:
-    """Both protocols on one server."""
+def _tuned(subject: Subject) -> TritonServer:
+    """A server of the same version with an instance per core and one thread each, its batching as it was packaged."""
+    engine, version = find_engine("local"), subject.version
+    folder = subject.folder / "tuned"
+    folder.mkdir()
+    view = served_view(folder / "models", [version], engine)
+    file = view / version.name / "config.pbtxt"
+    turned = apply(parse_config(file.read_text()), Setting(instances=subject.threads, threads=1))
+    # The view may link the version's own file.
+    file.unlink()
+    file.write_text(format_config(turned))
+    options = ServerOptions(expect=((version.name, version.number),), scratch=folder)
+    return TritonServer(view, engine=engine, options=options)
+
+
+def _ours(
+    stack: ExitStack, subject: Subject, server: TritonServer, client: Client, names: tuple[str, str]
+) -> list[Served]:
+    """Both protocols on one server: gRPC's name, then HTTP's."""
     from tritonclient import grpc
 
     asking = stack.enter_context(TritonClient("http", server.http_address))
@@ -240,8 +268,8 @@ def _ours(stack: ExitStack, subject: Subject, server: TritonServer, client: Clie
     over_grpc = Target(address=server.grpc_address, protocol="grpc", file=_grpc_request(subject, address))
     over_http = Target(address=server.http_address, protocol="http", file=_http_request(subject, address))
     return [
-        Served(GRPC, over_grpc, client, pid=server.pid, counted=counted, unpack=unpack_grpc),
-        Served(HTTP, over_http, client, pid=server.pid, counted=counted, unpack=unpack_http),
+        Served(names[0], over_grpc, client, pid=server.pid, counted=counted, unpack=unpack_grpc),
+        Served(names[1], over_http, client, pid=server.pid, counted=counted, unpack=unpack_http),
     ]
 
 

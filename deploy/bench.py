@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from deploy.checkpoint.adapters import digest_of, is_adapter, require_base
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.convert.cuda import ONNXRUNTIME_ADVICE
 from deploy.convert.model import ARTIFACT_FILES, Device
@@ -29,7 +30,7 @@ from deploy.processes import Limits, prepare
 from deploy.progress import Progress, Silent
 from deploy.repository.attest import attest
 from deploy.repository.find import find_version
-from deploy.repository.integrity import require_compiled, require_intact
+from deploy.repository.integrity import require_artifact, require_intact
 from deploy.repository.layout import Version
 from deploy.repository.manifest import Manifest, created_now, version_digest
 from deploy.validate.contenders import (
@@ -114,7 +115,10 @@ class _Side:
 
     def entrant(self, threads: int) -> Entrant:
         path = self.version.folder / ARTIFACT_FILES[self.manifest.compiled]
-        return artifact_entrant(self.name, path, format=self.manifest.compiled, threads=threads, device=self.device)
+        manifest = self.manifest
+        return artifact_entrant(
+            self.name, path, format=manifest.compiled, threads=threads, device=self.device, details=manifest.artifact
+        )
 
 
 def bench(request: BenchRequest, *, progress: Progress = Silent()) -> BenchResult:
@@ -147,7 +151,7 @@ def bench(request: BenchRequest, *, progress: Progress = Silent()) -> BenchResul
 
 def _find(version: Version) -> _Side:
     """The version with its manifest, every file compared with its digest. Nothing of it was loaded before."""
-    return _Side(version=version, manifest=require_compiled(version, require_intact(version), doing="time it alone"))
+    return _Side(version=version, manifest=require_artifact(version, require_intact(version), doing="time it alone"))
 
 
 def _find_other(ours: _Side, number: int | None) -> _Side | None:
@@ -237,14 +241,16 @@ def _check_checkpoint(manifest: Manifest, asked: CheckpointRequest) -> Checkpoin
     did not name: a manifest may come from elsewhere.
     """
     origin = manifest.checkpoint
-    if not asked.path.exists():
-        raise UsageError(f"there is no checkpoint {asked.path}", expected=f"the file that was {origin.file} then")
-    digest = sha256_path(asked.path)
+    for path in (asked.path, asked.base):
+        if path is not None and not path.exists():
+            raise UsageError(f"there is no checkpoint {path}", expected=f"the file that was {origin.file} then")
+    base = require_base(asked.path, asked.base) if is_adapter(asked.path) or asked.base else None
+    digest = digest_of(asked.path, base) if base else sha256_path(asked.path)
     if digest != origin.sha256:
         raise UsageError(
             f"{asked.path} is not what {manifest.name}:{manifest.version} was made from: its sha256 is {digest}",
             expected=f"{origin.sha256}, {origin.file} then",
-            fix="name that file, or leave out --checkpoint",
+            fix="name that file, and the --base of an adapter, or leave out --checkpoint",
         )
     factory = origin.architecture.removeprefix(_FACTORY) if origin.how == "factory" else None
     if factory != asked.factory:
@@ -259,20 +265,21 @@ def _check_checkpoint(manifest: Manifest, asked: CheckpointRequest) -> Checkpoin
             expected="the same trust now",
             fix="add --trust-pickle",
         )
-    return _restored(manifest, asked.path, digest)
+    return _restored(manifest, asked.path, base, digest=digest)
 
 
-def _restored(manifest: Manifest, path: Path, digest: str) -> Checkpoint:
+def _restored(manifest: Manifest, path: Path, base: Path | None, *, digest: str) -> Checkpoint:
     facts = manifest.checkpoint.model_dump(exclude={"file", "sha256"})
     return Checkpoint.model_validate(
         {
             **facts,
             "path": path.absolute(),
+            "base": base.absolute() if base else None,
             "digest": digest,
             "name": manifest.name,
             "inputs": manifest.spec.inputs,
             "dims": manifest.spec.input_dims,
-            "size": size_of(path),
+            "size": size_of(path) + (size_of(base) if base else 0),
             "classes": manifest.classes,
             "num_classes": None,
             "preprocessing": manifest.preprocessing,

@@ -45,6 +45,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "sign": ("model-signing", "pyopenssl", "securesystemslib", "cyclonedx-python-lib"),
     "timm": ("timm",),
     "transformers": ("transformers",),
+    "torchao": ("torchao",),
 }
 _PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "tritonclient.grpc", "mlperf_loadgen")
 _ISAS = {"avx2": "AVX2", "avx512f": "AVX-512", "amx_tile": "AMX"}

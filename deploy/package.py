@@ -9,62 +9,43 @@ command `package`. This process never imports torch: what needs it runs in child
     4. Prove each artifact against the float64 reference, and eager against what training computed. One that fails and
        holds code of before is compiled again first: only what was made from this checkpoint may refute it. With
        `--precision auto` both once more in each precision; of each format the fastest that passed goes on.
-    5. Measure latency, artifacts and eager interleaved.
+    5. Measure latency, artifacts and eager interleaved; with an effort above low, after the fastest correct artifact of
+       each format was found.
     6. Choose what deserves to be published.
     7. Stage it with its evidence, serve it from the stage in a real tritonserver, and judge the answers.
     8. Publish it with its digests, by one rename.
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from deploy.cache import artifact_store
 from deploy.checkpoint.load import read_checkpoint
 from deploy.checkpoint.model import Checkpoint
-from deploy.choose import Choice, Rules, choose
 from deploy.convert.aoti import require_compiler
 from deploy.convert.export import program_dims, program_inputs
-from deploy.convert.model import Artifact, Format, Precision, Program
-from deploy.convert.run import Conversion, ConversionPlan, convert
+from deploy.convert.model import Format
 from deploy.device import obstacles, place
 from deploy.ensemble.plan import EnsembleRequest, plan_ensemble
-from deploy.ensemble.whole import EnsemblePlan, StagedEnsemble, publish_ensemble, staged_ensemble
-from deploy.errors import UnfinishedError, UsageError
-from deploy.evidence import Judgement, LatencyEvidence, Verdict
-from deploy.gpu import LocalGpu
+from deploy.ensemble.whole import EnsemblePlan
+from deploy.errors import UsageError
 from deploy.precisions import (
-    Attempt,
-    Taken,
     check_precision,
     check_rows,
-    demand,
-    lowering,
-    take_fastest,
-    worth_trying,
 )
-from deploy.processes import Limits, Worker, prepare
+from deploy.processes import Worker, prepare
 from deploy.progress import Progress, Silent
 from deploy.repository.contract import binding_manifest, check_contract
 from deploy.repository.layout import check_name, next_number
 from deploy.repository.manifest import Manifest
-from deploy.repository.publish import PublishedVersion, PublishOptions
-from deploy.repository.stage import Stage, Step, open_stage
-from deploy.request import Inputs, Outcome, PackagePlan, PackageRequest, PackageResult
+from deploy.repository.stage import Step, open_stage
+from deploy.request import Inputs, PackagePlan, PackageRequest, PackageResult
 from deploy.serve.engines import Engine, find_engine
 from deploy.serve.python_environment import find_python_environment
 from deploy.spec import Spec
+from deploy.steps import Run, formats_of, left_out, model_name
 from deploy.validate.behaviour import check_labels, read_labels
-from deploy.validate.contenders import Surroundings, inputs_by_batch, open_contenders
-from deploy.validate.latency import LatencyPlan, measure
-from deploy.validate.precision import prove_in
-from deploy.validate.run import Plan, Proof
 from deploy.validate.samples import load_samples
-from deploy.versions import StagedVersion, VersionPlan, publish_staged, staged_version
 
 _SPELLED: dict[Format, str] = {"aoti": "AOTInductor", "onnx": "ONNX"}
 
@@ -80,7 +61,7 @@ def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: 
     engine = _check_machine(request)
     inputs = read_inputs(request, progress)  # 2
     with open_stage(request.repository, inputs.name, keep_failed=request.keep_failed, on_step=on_step) as work:
-        run = _Run(request=request, inputs=inputs, work=work, progress=progress)
+        run = Run(request=request, inputs=inputs, work=work, progress=progress)
         conversion = run.convert()  # 3
         proof = run.prove(conversion)  # 4
         if suspects := run.suspects(conversion, proof):
@@ -88,6 +69,7 @@ def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: 
             proof = run.prove(conversion)
         taken = run.lower(conversion, proof)
         conversion, proof = taken.conversion, taken.proof
+        conversion, proof = run.quicken(conversion, proof)
         latency = run.measure(conversion, proof)  # 5
         choice = run.choose(conversion, proof, latency)  # 6
         plan = run.version_plan(conversion, proof, latency=latency, engine=engine)
@@ -112,11 +94,11 @@ def plan_package(request: PackageRequest, *, progress: Progress = Silent()) -> P
     request = place(request)
     engine = _check_machine(request)
     inputs = read_inputs(request, progress)
-    names = {name: _model_name(request, inputs, name) for name in _formats(request)}
+    names = {name: model_name(request, inputs, name) for name in formats_of(request)}
     return PackagePlan(
         inputs=inputs,
-        formats=_formats(request),
-        left_out=_left_out(request),
+        formats=formats_of(request),
+        left_out=left_out(request),
         next_versions={name: next_number(request.repository / name) for name in names.values()},
         engine=engine,
     )
@@ -131,8 +113,8 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
     classes = check_labels(labels, checkpoint)
     samples = load_samples(request.samples, checkpoint.inputs, checkpoint.dims) if request.samples else None
     check_rows(request, checkpoint, samples)
-    for lost, left in _left_out(request).items():
-        progress.note(f"NO {_SPELLED[lost]} artifact, {', '.join(_formats(request))} only: {left}")
+    for lost, left in left_out(request).items():
+        progress.note(f"NO {_SPELLED[lost]} artifact, {', '.join(formats_of(request))} only: {left}")
     if request.target.device != request.device:
         progress.note(
             f"target {request.target.name} runs on {request.target.device}: proven on CPU, latency not measured"
@@ -148,12 +130,13 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
 
 def _plan_ensemble(request: PackageRequest, checkpoint: Checkpoint, name: str) -> EnsemblePlan | None:
     """The plan of the ensemble that was asked for. Raises UsageError if there cannot be one."""
-    names = [f"{name}_{format_}" if request.all_formats else name for format_ in _formats(request)]
+    names = [f"{name}_{format_}" if request.all_formats else name for format_ in formats_of(request)]
     asked = EnsembleRequest(
         kind=request.ensemble,
         images=request.images,
         exif_orientation=request.exif_orientation,
         texts=request.texts,
+        promote=request.promote,
     )
     return plan_ensemble(asked, checkpoint, repository=request.repository, names=names)
 
@@ -162,9 +145,9 @@ def _check_machine(request: PackageRequest) -> Engine | None:
     """The engine to serve with, None without a served check. Raises MissingError before any work is done."""
     prepare("deploy.convert.preload")
     blocked = obstacles(request)
-    if blocked and (request.by_name or not _formats(request)):
+    if blocked and (request.by_name or not formats_of(request)):
         raise next(iter(blocked.values()))
-    if "aoti" in _formats(request):
+    if "aoti" in formats_of(request):
         require_compiler()
     engine = find_engine() if request.serve_check else None
     if request.ensemble and engine is not None and engine.kind == "local":
@@ -172,26 +155,16 @@ def _check_machine(request: PackageRequest) -> Engine | None:
     return engine
 
 
-def _formats(request: PackageRequest) -> tuple[Format, ...]:
-    """The formats to build: those asked for, and by default those that run on the target if they are built here."""
-    return tuple(name for name in request.formats if name not in _left_out(request))
-
-
-def _left_out(request: PackageRequest) -> dict[Format, str]:
-    """Why a format is not built that is one of the default ones."""
-    return {} if request.by_name else {name: error.found for name, error in obstacles(request).items()}
-
-
 def _check_bound(request: PackageRequest, inputs: Inputs) -> None:
     """Refuse what the name's contract would refuse in the end, as far as it shows before any work."""
     bound = inputs.bound
     if bound is None:
         return
-    if bound.format not in _formats(request):
-        left_out = {str(name): why for name, why in _left_out(request).items()}.get(bound.format)
+    if bound.format not in formats_of(request):
+        lost = {str(name): why for name, why in left_out(request).items()}.get(bound.format)
         raise UsageError(
             f"{inputs.name} is bound to the format {bound.format} by its version {bound.version}"
-            + (f", which is not built here: {left_out}" if left_out else ""),
+            + (f", which is not built here: {lost}" if lost else ""),
             expected=f"{bound.format} among --formats",
             fix="choose another name with --name, or accept what clients will notice with --new-contract",
         )
@@ -213,249 +186,3 @@ def _promise(request: PackageRequest, inputs: Inputs, bound: Manifest) -> _Promi
     kept = (dim for dim in bound.spec.dims if dim.name not in {dim.name for dim in own})
     spec = Spec(inputs=tensors, outputs=bound.spec.outputs, dims=(*own, *kept))
     return _Promise(format=bound.compiled, spec=spec, classes=inputs.classes)
-
-
-def _model_name(request: PackageRequest, inputs: Inputs, name: Format) -> str:
-    return f"{inputs.name}_{name}" if request.all_formats else inputs.name
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
-    """One packaging run: what it was asked, what it read, and the folder it works in. One method per step."""
-
-    request: PackageRequest
-    inputs: Inputs
-    work: Stage
-    progress: Progress
-
-    @property
-    def limits(self) -> Limits:
-        resources = self.request.resources
-        return Limits(seconds=resources.seconds, memory=resources.memory)
-
-    @property
-    def _gpu(self) -> LocalGpu | None:
-        return self.request.gpu.gpu if self.request.gpu else None
-
-    def convert(
-        self, *, again: bool = False, precision: Precision | None = None, program: Program | None = None
-    ) -> Conversion:
-        """Step 3. Raises UnfinishedError if no format could be built, or one that was asked for by name.
-
-        With the `program` of before in one more `precision`, and then a lost format is no more than that.
-        """
-        resources, folder = self.request.resources, self.work.work / (precision or "")
-        plan = ConversionPlan(
-            formats=_formats(self.request),
-            max_batch=self.request.max_batch,
-            target=self.request.target,
-            folder=folder / "again" if again else folder,
-            store=artifact_store() if resources.cache and not again else None,
-            jobs=resources.jobs,
-            timeout=resources.seconds,
-            memory_limit=resources.memory,
-            lowering=lowering(self.request, precision, self.inputs, folder=self.work.work),
-            program=program,
-            device=self.request.device,
-        )
-        conversion = convert(self.inputs.checkpoint, plan, self.progress)
-        if conversion.program.reused:
-            self.progress.note("the program was exported before, for modules like these")
-        for name, artifact in conversion.artifacts.items():
-            if artifact.reused:
-                self.progress.note(f"{name}: compiled before for the same graph, with the weights of this checkpoint")
-        self.work.step("converted")
-        for note in conversion.program.notes:
-            self.progress.note(note)
-        for name, failure in conversion.failures.items():
-            self.progress.note(f"{name} was lost: {failure.message}")
-        if conversion.failures and program is None and (self.request.by_name or not conversion.artifacts):
-            raise _conversion_error(conversion)
-        return conversion
-
-    def suspects(self, conversion: Conversion, proof: Proof) -> tuple[str, ...]:
-        """The keys of work from the cache that failed its proof here: of code, of an export and what came of it."""
-        failed = [one for name, one in conversion.artifacts.items() if not proof.evidence[name].judgement.passed]
-        program = conversion.program.reused if failed else None
-        keys = (program, *(one.reused or (one.kept if program else None) for one in failed))
-        return tuple(key for key in keys if key)
-
-    def convert_again(self, suspects: Sequence[str], **lowered: Any) -> Conversion:
-        """Step 3 without the cache, which loses those entries."""
-        self.progress.note("what was compiled before failed its proof: all is compiled again")
-        for key in suspects:
-            artifact_store().drop(key)
-        return self.convert(again=True, **lowered)
-
-    def prove(self, conversion: Conversion, precision: Precision | None = None, *, first: Proof | None = None) -> Proof:
-        """Step 4; in one more precision after the `first` proof."""
-        plan = Plan(
-            spec=conversion.program.spec,
-            logs=self.work.work / "logs",
-            threads=self.request.resources.threads,
-            target=self.request.target,
-            program=conversion.program,
-            limits=self.limits,
-            allow_constant_output=self.request.allow_constant_output,
-            device=self.request.device,
-        )
-        artifacts = tuple(conversion.artifacts.values())
-        asked = demand(self.request, precision, self.inputs.samples)
-        with self.progress.stage(f"prove{f' {precision}' if precision else ''} against float64"):
-            proof = prove_in(asked, self.inputs.checkpoint, artifacts, self.inputs.samples, plan, first=first)
-        self.work.step("proven")
-        return proof
-
-    def lower(self, conversion: Conversion, proof: Proof) -> Taken:
-        """Steps 3 and 4 again in each precision that may gain something, and the fastest that passed, for `auto`."""
-        if self.request.precision != "auto":
-            return Taken(conversion=conversion, proof=proof)
-        attempts = [Attempt(precision="fp32", conversion=conversion, proof=proof)]
-        for precision in worth_trying(self.request.target):
-            made = self.convert(precision=precision, program=conversion.program)
-            proved = self.prove(made, precision, first=proof)
-            if suspects := self.suspects(made, proved):
-                made = self.convert_again(suspects, precision=precision, program=conversion.program)
-                proved = self.prove(made, precision, first=proof)
-            attempts.append(Attempt(precision=precision, conversion=made, proof=proved))
-        return take_fastest(self.request, attempts, logs=self.work.work / "logs", progress=self.progress)
-
-    def measure(self, conversion: Conversion, proof: Proof) -> LatencyEvidence | None:
-        """Step 5; None where nothing passed that could be measured."""
-        good = [
-            artifact
-            for name, artifact in conversion.artifacts.items()
-            if proof.evidence[name].judgement.passed or self.request.accept_parity_failure
-        ]
-        if not good:
-            return None
-        bound = self.inputs.bound
-        plan = LatencyPlan(
-            max_batch=self.request.max_batch,
-            threads=self.request.resources.threads,
-            device=self.request.device,
-            gpu=str(self._gpu or ""),
-            target_device=self.request.target.device,
-            slo_p99_ms=self.request.slo_p99_ms,
-            incumbent=bound.format if bound else None,
-            thorough=self.request.thorough,
-            seconds_per_cell=self.request.resources.seconds_per_cell,
-        )
-        rows = list(proof.baseline.question.pools[0].inputs)
-        surroundings = Surroundings(
-            inputs=inputs_by_batch(rows, conversion.program.spec, plan.batches),
-            threads=plan.threads,
-            logs=self.work.work / "logs",
-            limits=self.limits,
-            device=self.request.device,
-        )
-        with (
-            self.progress.stage("measure latency"),
-            open_contenders(self.inputs.checkpoint, good, surroundings) as contenders,
-        ):
-            latency = measure(contenders, plan)
-        for gone in latency.lost:
-            self.progress.note(str(gone))
-        self.work.step("measured")
-        return latency
-
-    def choose(self, conversion: Conversion, proof: Proof, latency: LatencyEvidence | None) -> Choice:
-        """Step 6."""
-        bound = self.inputs.bound
-        rules = Rules(
-            formats=_formats(self.request),
-            by_name=self.request.by_name,
-            all_formats=self.request.all_formats,
-            bound=bound.compiled if bound else None,
-            accept_parity_failure=self.request.accept_parity_failure,
-            slo=self.request.slo_p99_ms is not None,
-        )
-        failures = {name: failure.message for name, failure in conversion.failures.items()}
-        return choose(rules, failures=failures, parity=proof.evidence, latency=latency)
-
-    def version_plan(
-        self, conversion: Conversion, proof: Proof, *, latency: LatencyEvidence | None, engine: Engine | None
-    ) -> VersionPlan:
-        """What all versions of this run share."""
-        return VersionPlan(
-            checkpoint=self.inputs.checkpoint,
-            spec=conversion.program.spec,
-            classes=self.inputs.classes,
-            target=self.request.target,
-            threads=self.request.resources.threads,
-            command=self.request.command,
-            proof=proof,
-            latency=latency,
-            engine=engine,
-            slo_p99_ms=self.request.slo_p99_ms,
-            publish=PublishOptions(promote=self.request.promote, new_contract=self.request.new_contract),
-            gpu=self._gpu,
-        )
-
-    def publish(self, choice: Choice, conversion: Conversion, plan: VersionPlan) -> Outcome:
-        """Steps 7 and 8: all staged and served before the first is published, so that a failure publishes nothing.
-
-        Without `all_formats` the first that serves is enough, unless the formats were asked for by name.
-        """
-        lost, served = {**_left_out(self.request), **choice.lost}, []
-        good: list[tuple[StagedVersion, StagedEnsemble | None]] = []
-        with ExitStack() as stages:
-            for name in choice.publish:
-                staged = stages.enter_context(self._staged(conversion.artifacts[name], plan))
-                if staged.served is not None:
-                    served.append(staged.served)
-                ensemble = self._ensemble(staged, plan, stages) if staged.judgement.passed else None
-                if ensemble is not None and ensemble.served is not None:
-                    served.append(ensemble.served)
-                judgement = staged.judgement if ensemble is None else ensemble.judgement
-                if judgement.passed:
-                    good.append((staged, ensemble))
-                    if not self.request.all_formats:
-                        break
-                else:
-                    lost[name] = f"{'ensemble' if ensemble else 'served'}: {judgement.reason}"
-                    self.progress.note(f"{name} was lost: {lost[name]}")
-                    if self.request.by_name:
-                        good.clear()
-                        break
-            published = tuple(chain.from_iterable(_published(*one, plan) for one in good))
-        judgement = choice.judgement if good or not choice.publish else _not_served(lost)
-        return Outcome(judgement=judgement, published=published, served=tuple(served), lost=lost)
-
-    def _ensemble(self, staged: StagedVersion, plan: VersionPlan, stages: ExitStack) -> StagedEnsemble | None:
-        """The ensemble round a staged version, served with it; None where none was asked for."""
-        ensemble = self.inputs.ensemble
-        if ensemble is None:
-            return None
-        return stages.enter_context(staged_ensemble(staged, plan, ensemble, progress=self.progress))
-
-    def _staged(self, artifact: Artifact, plan: VersionPlan) -> AbstractContextManager[StagedVersion]:
-        keep = self.request.keep_failed
-        return staged_version(
-            artifact,
-            plan,
-            work=self.work,
-            name=_model_name(self.request, self.inputs, artifact.format),
-            keep_failed=keep / f"version-{artifact.format}" if keep else None,
-            progress=self.progress,
-        )
-
-
-def _published(staged: StagedVersion, ensemble: StagedEnsemble | None, plan: VersionPlan) -> Iterator[PublishedVersion]:
-    """The version, and after it the ensemble that runs it."""
-    network = publish_staged(staged, plan)
-    yield network
-    if ensemble is not None:
-        yield from publish_ensemble(ensemble, network, plan)
-
-
-def _not_served(lost: dict[Format, str]) -> Judgement:
-    return Judgement(verdict=Verdict.FAIL, reason="; ".join(f"{name}: {why}" for name, why in lost.items()))
-
-
-def _conversion_error(conversion: Conversion) -> UnfinishedError:
-    lines = [f"  {name}: {failure.message}" for name, failure in conversion.failures.items()]
-    again = [failure.reproduce for failure in conversion.failures.values()]
-    return UnfinishedError(
-        "\n".join(["no version was made, since a conversion failed", *lines]), fix=f"see it alone: {again[0]}"
-    )

@@ -10,6 +10,7 @@ from typing import Literal
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.convert.model import FORMATS, Device, Format, Precision
 from deploy.convert.run import Conversion
+from deploy.convert.tactics import Effort
 from deploy.ensemble.inputs import Kind
 from deploy.ensemble.whole import EnsemblePlan
 from deploy.errors import ExitCode
@@ -76,6 +77,7 @@ class PackageRequest:
     exif_orientation: bool = False
     slo_p99_ms: float | None = None
     thorough: bool = False
+    effort: Effort = "low"
     promote: bool = False
     new_contract: bool = False
     serve_check: bool = True

@@ -13,6 +13,7 @@ import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.model import Artifact
+from deploy.convert.ort_session import options_in
 from deploy.evidence import Judgement, LatencyEvidence, PrecisionEvidence, ServedEvidence, Verdict
 from deploy.gpu import LocalGpu
 from deploy.progress import Progress
@@ -117,6 +118,7 @@ def _fill(stage: Stage, artifact: Artifact, plan: VersionPlan) -> None:
             classes=plan.classes,
             warmup=warmup,
             slo_p99_ms=plan.slo_p99_ms,
+            options=options_in(artifact.details),
         )
     )
     stage.add_config(config, classes=plan.classes)

@@ -33,6 +33,7 @@ echo >> {record}
 case "$1" in
     package) mkdir -p {demo}/model_repository/digits_resnet18/1 ;;
     serve) exec sleep 60 ;;
+    examples/classify.py) timeout 30 bash -c 'until grep -q "^deployctl serve " {record}; do sleep 0.05; done' ;;
 esac
 """
 

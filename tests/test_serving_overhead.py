@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.serving_overhead import measure, subject
-from benchmarks.serving_overhead_contenders import CONTROL, GRPC, HTTP, IN_PROCESS
+from benchmarks.serving_overhead_contenders import CONTROL, GRPC, HTTP, IN_PROCESS, OURS
 from benchmarks.serving_overhead_rounds import Plan, Sample
 from benchmarks.serving_overhead_table import Measured, aims, record, table
 from benchmarks.serving_overhead_wire import Grpc, Http1
@@ -23,18 +23,18 @@ PLAN = Plan(rounds=2, seconds=0.1, concurrencies=(1, 16))
 def test_a_tiny_run_gives_every_figure(engine: Engine, tmp_path: Path) -> None:
     version = publish(tmp_path / "models", Linear().onnx(), VersionSample())
     found = measure(subject(version, None, tmp_path / "work"), PLAN)
-    assert set(found.batches) == {(name, size) for name in (GRPC, HTTP) for size in (1, 16)}
+    assert set(found.batches) == {(name, size) for name in OURS for size in (1, 16)}
     assert set(found.samples) >= set(found.batches) | {(IN_PROCESS, 1), (CONTROL, 1)}
     for samples in found.samples.values():
         assert len(samples) == PLAN.rounds
         assert all(sample.throughput > 0 and 1 <= sample.batch <= 8 for sample in samples)
-    for name in (GRPC, HTTP):
+    for name in OURS:
         assert any(sample.batch > 1 for sample in found.samples[name, 16]), "nothing was merged"
         assert all(sample.client_cpu > 0 for sample in found.samples[name, 16])
     about = {"command": "here", "date": "2026-01-31T12:00:00+00:00", "peers": [], "engine": "local"}
     written = record({"pets": found}, PLAN, about)
     assert set(written["control"]) == {"pets"}
-    assert table(written).count("| deployctl ") == 4
+    assert table(written).count("| deployctl ") == 8
 
 
 def samples(milliseconds: float, throughput: float) -> list[Sample]:

@@ -40,7 +40,13 @@ class Packaged:
     def entrants(self, threads: int) -> list[Entrant]:
         """Our artifacts as they are served: with what their config asks of the runtime."""
         return [
-            artifact_entrant(OURS[name], version.folder / ARTIFACT_FILES[name], format=name, threads=threads)
+            artifact_entrant(
+                OURS[name],
+                version.folder / ARTIFACT_FILES[name],
+                format=name,
+                threads=threads,
+                details=self.manifests[name].artifact,
+            )
             for name, version in self.versions.items()
         ]
 

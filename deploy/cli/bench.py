@@ -26,6 +26,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), metavar="CKPT", help="What it was made from, to run it eagerly."
 )
+@click.option("--base", type=click.Path(path_type=Path), metavar="CKPT", help="What a LoRA adapter was trained on.")
 @click.option("--factory", metavar="PKG.MOD:FUNC", help="The architecture's function, if the checkpoint needed one.")
 @click.option("--trust-pickle", is_flag=True, help="Unpickle any type: runs code from the checkpoint.")
 @click.option(
@@ -65,14 +66,15 @@ def _request(given: dict[str, Any]) -> "BenchRequest":
     from deploy.cli.config import own_command
     from deploy.validate.machine import default_threads
 
-    path, factory, trust = given.pop("checkpoint"), given.pop("factory"), given.pop("trust_pickle")
-    if path is None and (factory or trust):
+    path, said = given.pop("checkpoint"), {name: given.pop(name) for name in ("factory", "base", "trust_pickle")}
+    if path is None and any(said.values()):
+        option = next(name for name, value in said.items() if value).replace("_", "-")
         raise UsageError(
-            f"{'--factory' if factory else '--trust-pickle'} was given without a checkpoint",
+            f"--{option} was given without a checkpoint",
             expected="--checkpoint beside it",
             fix="add --checkpoint CKPT",
         )
-    eager = CheckpointRequest(path=path, factory=factory, trust_pickle=trust) if path else None
+    eager = CheckpointRequest(path=path, **said) if path else None
     return BenchRequest(
         eager=eager,
         attest=not given.pop("no_attest"),

@@ -14,6 +14,7 @@ from deploy.cli.llm import llm_options
 from deploy.cli.options import checkpoint_options, config_option
 from deploy.cli.types import Written
 from deploy.convert.model import FORMATS, Format
+from deploy.convert.tactics import EFFORTS
 from deploy.errors import UsageError
 from deploy.targets import LOCAL_CPU, LOCAL_CUDA, find_target
 
@@ -131,6 +132,13 @@ class _Formats(Written):
     default=2.5,
     show_default=True,
     help="Time for each format at each batch size.",
+)
+@click.option(
+    "--effort",
+    type=click.Choice(EFFORTS),
+    default="low",
+    show_default=True,
+    help="How hard to look for a faster artifact: normal tries cheap tactics, max frozen and tuned code too.",
 )
 @click.option("--thorough/--no-thorough", help="Measure latency at every power of two up to --max-batch.")
 @click.option(

@@ -114,6 +114,8 @@ def _show_promoted(result: "Promoted") -> None:
     else:
         before = f"version {result.previous}" if result.previous else "no version"
         click.echo(f"{result.version} is promoted; before it was {before}")
+        for step in result.steps:
+            click.echo(f"  {step}, which it runs, is promoted with it")
         for check in result.unsafe_accepted:
             click.echo(f"warning: its {check} check failed and was accepted as unsafe", err=True)
         for change in result.contract_changes:
@@ -134,5 +136,6 @@ def _as_dict(result: "Promoted") -> dict[str, object]:
         "unsafe_accepted": list(result.unsafe_accepted),
         "contract_changes": list(result.contract_changes),
         "edited": list(result.edited),
+        "steps": [str(step) for step in result.steps],
         "kept": str(result.kept) if result.kept else None,
     }

@@ -48,6 +48,8 @@ def _show(published: "Published") -> None:
     name = f"{published.name}:{published.number}"
     verb = "is published in" if published.new else "was there already, the same, in"
     click.echo(f"{name} {verb} {published.destination}{' (promoted)' if published.sent.promoted else ''}")
+    if published.steps:
+        click.echo(f"  before it what it runs: {', '.join(published.steps)}")
     if published.renumbered_from:
         click.echo(f"  it is version {published.renumbered_from} here; under its new number its digest is another,")
         click.echo("  and what was attested of the old one did not go along")

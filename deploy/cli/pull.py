@@ -36,4 +36,6 @@ def command(*, source: str, reference: str, repository: Path, digest: str | None
     verb = "is now in" if pulled.new else "was already, the same, in"
     click.echo(f"{name} {verb} {repository}{' (promoted)' if pulled.received.promoted else ''}")
     click.echo(f"  digest {pulled.digest}")
+    if pulled.steps:
+        click.echo(f"  before it what it runs: {', '.join(pulled.steps)}")
     click.echo(f"  {pulled.received.files} files received from {pulled.source}")

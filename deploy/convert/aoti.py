@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ from deploy.convert.flex import (
 from deploy.convert.kept_program import weights_without_graph
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Device, Program
 from deploy.convert.reuse import Weights, weights_of, work_key
+from deploy.convert.tactics import Tactic, described
 from deploy.errors import DeployError, MissingError, UnfinishedError
 from deploy.targets import CpuIsa, Target
 
@@ -93,22 +94,26 @@ def _find_compiler() -> str:
     return found
 
 
-def compile_aoti(program: Program, *, target: Target, folder: Path, store: Store | None = None) -> Artifact:
+def compile_aoti(
+    program: Program, *, target: Target, folder: Path, store: Store | None = None, tactic: Tactic | None = None
+) -> Artifact:
     """`folder/model.pt2`, compiled for the program's device: the target's CPU instruction set, or the GPU that is here.
 
-    From `store` code is taken that was compiled before for the same graph, and kept there for the next. Raises
-    UnfinishedError if it cannot be compiled.
+    From `store` code is taken that was compiled before for the same graph, and kept there for the next; not with a
+    `tactic` that freezes the weights, which are then part of the code. Raises UnfinishedError if it cannot be compiled.
     """
+    options = tactic.options if tactic else {}
+    store = None if "freezing" in options else store
     exact_float32(program.device)
     compiler = _find_compiler()
     march = _AVX2_MARCH if _is_avx2(target.cpu_isa) else "native"
-    build = _Build(program=program, target=target, folder=folder, compiler=compiler, march=march)
+    build = _Build(program=program, target=target, folder=folder, compiler=compiler, march=march, options=options)
     exported, weights = None, weights_without_graph(program)
     if weights is None:
         exported = load_program(program)
         weights = weights_of(exported)
-    key = build.key(exported, weights) if store else ""
-    with tempfile.TemporaryDirectory(prefix="inductor-", dir=folder) as work:
+    key = build.key(weights) if store else ""
+    with tempfile.TemporaryDirectory(prefix="inductor-", dir=_without_spaces(folder)) as work:
         entry = Path(work) / "entry"
         reused = store is not None and store.take(key, entry)
         details = {} if reused else build.compile(exported or load_program(program), weights, entry, work=Path(work))
@@ -118,20 +123,32 @@ def compile_aoti(program: Program, *, target: Target, folder: Path, store: Store
         if store and kept:
             store.keep(key, entry, about=f"AOTInductor code of {len(weights.used)} weights for {target.name}")
     return Artifact(
-        format="aoti", folder=folder, files=(build.path.name,), seconds=0.0, peak_memory=0, details=details,
-        reused=key if reused else None, kept=kept,
+        format="aoti", folder=folder, files=(build.path.name,), seconds=0.0, peak_memory=0,
+        details=details | described(tactic), reused=key if reused else None, kept=kept,
     )  # fmt: skip
+
+
+def _without_spaces(folder: Path) -> Path | None:
+    """Where the compiler may work: in the folder, or in the one for temporary files if the path has a space.
+
+    Torch hands its commands to the compiler as one line that is cut at spaces.
+    """
+    return None if any(character.isspace() for character in str(folder)) else folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Build:
-    """One compilation: of what, for what, with what. `march` is what the compiler is told of the machine."""
+    """One compilation: of what, for what, with what. `march` is what the compiler is told of the machine.
+
+    `options` are a tactic's.
+    """
 
     program: Program
     target: Target
     folder: Path
     compiler: str
     march: str
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -139,20 +156,21 @@ class _Build:
 
     @property
     def settings(self) -> dict[str, Any]:
-        settings = compiler_settings(self.program.device)
+        chosen = {name: value == "1" for name, value in self.options.items()}
+        settings = compiler_settings(self.program.device) | chosen
         if not _is_avx2(self.target.cpu_isa):
             return settings
         # cpuid is asked all the same; what is skipped is compiling a test program per instruction set.
         return {**settings, "cpp.simdlen": 256, "cpp.vec_isa_ok": True}
 
-    def key(self, exported: ExportedProgram | None, weights: Weights) -> str:
+    def key(self, weights: Weights) -> str:
         """The key of the code that this compiles, whatever the values of the weights."""
         told = {name: str(value) for name, value in self.settings.items()}
         told |= {"compiler": _version(self.compiler), "march": self.march}
         if self.march == "native":
             told["cpu"] = _cpu_flags()
         told |= device_details(self.program.device)
-        return work_key(self.program, exported, weights, format="aoti", settings=told, target=self.target)
+        return work_key(self.program, weights, format="aoti", settings=told, target=self.target)
 
     def compile(self, exported: ExportedProgram, weights: Weights, entry: Path, *, work: Path) -> dict[str, str]:
         """The archive's details, and the archive at `path`: in parts in `entry` where it can be taken apart."""
@@ -249,13 +267,16 @@ def _compile(exported: ExportedProgram, settings: dict[str, Any]) -> tuple[list[
 
 
 def _compile_exported(exported: ExportedProgram, settings: dict[str, Any]) -> list[Any]:
+    import torch
     from torch._inductor import aot_compile, config
     from torch._inductor.exc import InductorError
 
     options = known_settings(settings, config.get_config_copy())
     arguments, keywords = exported.example_inputs
     try:
-        files = aot_compile(exported.module(check_guards=False), arguments, keywords, options=options)
+        # Weights that could get a gradient are silently not frozen.
+        with torch.set_grad_enabled(not settings.get("freezing", False)):
+            files = aot_compile(exported.module(check_guards=False), arguments, keywords, options=options)
     except InductorError as error:
         raise UnfinishedError(
             f"AOTInductor cannot compile the program: {str(error).strip().splitlines()[0]}",

@@ -62,6 +62,7 @@ def export_program(
     inputs, dims = program_inputs(checkpoint.inputs, max_batch=max_batch), program_dims(checkpoint, max_batch=max_batch)
     exact_float32(device)
     module = build_module(checkpoint, HALVES.get(precision)).to(device)
+    # Whatever is done to the module from here on has to be in the key too, or leave it None and the program whole.
     key = program_key(checkpoint, module, max_batch=max_batch) if store and precision == "fp32" else None
     if store and key and (kept := take_program(store, key, folder, module)):
         return replace(kept, checkpoint=checkpoint, device=device)
@@ -75,7 +76,7 @@ def export_program(
     spec = read_spec(exported, inputs, names, dims=dims, checkpoint=checkpoint)
     path = folder / PROGRAM_FILE
     saved = plain_attention(exported)
-    hollow = precision == "fp32" and holds_only(saved, module)
+    hollow = precision == "fp32" and holds_only(saved, module, checkpoint)
     _save(saved, path, hollow=hollow)
     _made_here.clear()
     _made_here[path] = exported

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy import __version__
 from deploy.checkpoint.model import Checkpoint
+from deploy.convert.hollow import is_as_built
 from deploy.convert.reuse import layout, tensor_digest
 from deploy.files import sha256_bytes, sha256_file
 
@@ -49,13 +50,13 @@ def program_key(checkpoint: Checkpoint, module: nn.Module, *, max_batch: int) ->
         tuple(f"{library}/" for library in LIBRARIES)
     ):
         return None
-    tensors = {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
+    if not is_as_built(module, checkpoint):
+        return None  # converted, quantized, or of tensors that have code of their own
     try:
         described = describe(module)
     except UnknownPart:
         return None
-    if any(type(tensor) is not torch.Tensor for tensor in tensors.values()):
-        return None  # a quantized one, or any that has code of its own
+    tensors = {name: tensor.detach() for name, tensor in module.state_dict(keep_vars=True).items()}
     facts = {
         "kind": "program",
         "checkpoint": checkpoint.model_dump(mode="json", exclude=_OF_THE_FILE),

@@ -95,7 +95,7 @@ def kernel_for_any_threads() -> Iterator[None]:
     importlib.import_module("torch._inductor.lowering")  # first: the next one imports it, and it the next one
     from torch._inductor.codegen import cpp_flex_attention_template as template
 
-    before = template.INIT_PARAMS
+    before = getattr(template, "INIT_PARAMS", "")  # absent before torch 2.12
     if before.count(_COMPILED_THREADS) != 1:
         raise UnfinishedError(
             "the FlexAttention kernel of this torch is unknown here, so whether it fits other machines' threads is too"

@@ -11,6 +11,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy.checkpoint.load import COMPUTED_IN
+from deploy.checkpoint.model import Checkpoint
+from deploy.checkpoint.tensors import main_dtype
 from deploy.errors import UnfinishedError
 
 if TYPE_CHECKING:
@@ -18,10 +21,24 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 
-def holds_only(exported: ExportedProgram, module: nn.Module) -> bool:
-    """Whether the program's weights are the module's own tensors, so that building it again gives them back."""
+def holds_only(exported: ExportedProgram, module: nn.Module, checkpoint: Checkpoint) -> bool:
+    """Whether the program's weights are the module's own tensors as the checkpoint gives them when it is built again.
+
+    They are not where they were converted or quantized after that.
+    """
     own = module.state_dict(keep_vars=True)
-    return all(name in own and _same(tensor, own[name]) for name, tensor in exported.state_dict.items())
+    return is_as_built(module, checkpoint) and all(
+        name in own and _same(tensor, own[name]) for name, tensor in exported.state_dict.items()
+    )
+
+
+def is_as_built(module: nn.Module, checkpoint: Checkpoint) -> bool:
+    """Whether the module's tensors are plain and in the dtype in which the checkpoint gives them."""
+    import torch
+
+    own = module.state_dict(keep_vars=True)
+    given = "float32" if checkpoint.how == "config" else COMPUTED_IN.get(checkpoint.dtype, checkpoint.dtype)
+    return all(type(tensor.detach()) is torch.Tensor for tensor in own.values()) and main_dtype(own) == given
 
 
 def save_hollow(exported: ExportedProgram, path: Path) -> None:

@@ -16,8 +16,10 @@ from deploy.convert.flex import DECOMPOSED, attention_detail, plain_attention
 from deploy.convert.kept_program import weights_without_graph
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
 from deploy.convert.onnx_file import write_model
+from deploy.convert.onnx_rewrites import rewrite, translations
 from deploy.convert.onnx_weights import read_graph, weights_as_inputs, write_graph
 from deploy.convert.reuse import weights_of, work_key
+from deploy.convert.tactics import Tactic, described
 from deploy.errors import UnfinishedError
 from deploy.spec import Spec, wire_input, wire_output
 from deploy.targets import Target, targets_like
@@ -33,8 +35,9 @@ _INLINE_LIMIT = 1_900_000_000  # bytes of weights; a protobuf message ends at 2 
 
 
 def export_onnx(
-    program: Program, *, target: Target, folder: Path, inline_limit: int = _INLINE_LIMIT, store: Store | None = None
-) -> Artifact:
+    program: Program, *, target: Target, folder: Path, inline_limit: int = _INLINE_LIMIT, store: Store | None = None,
+    tactic: Tactic | None = None,
+) -> Artifact:  # fmt: skip
     """`folder/model.onnx`, or `folder/model.onnx/` with the weights in a file of their own above `inline_limit` bytes.
 
     From `store` a graph is taken that was made before for the same program, and kept there for the next. Raises
@@ -44,25 +47,31 @@ def export_onnx(
     if weights is None:
         exported = plain_attention(load_program(program))
         weights = weights_of(exported)
-    key = work_key(program, exported, weights, format="onnx", settings=_versions(), target=target) if store else ""
+    rewritten = tactic is not None and "graph" in tactic.options
+    settings = _versions() | ({"graph": "rewritten"} if rewritten else {})
+    key = work_key(program, weights, format="onnx", settings=settings, target=target) if store else ""
     with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
         entry = Path(work) / "entry"
         reused = store is not None and store.take(key, entry)
-        model = read_graph(entry, weights) if reused else _make(exported or load_program(program), program.spec, target)
+        if reused:
+            model = read_graph(entry, weights)
+        else:
+            model = _make(exported or load_program(program), program.spec, target, rewritten=rewritten)
         kept = key if store and not reused and write_graph(model, weights, into=entry) else None
         if store and kept:
             store.keep(key, entry, about=f"ONNX graph of {len(weights.used)} weights for {target.name}")
     files = write_model(model, folder / ARTIFACT_FILES["onnx"], inline_limit=inline_limit)
     details = _details(model) | attention_detail(program, DECOMPOSED) | device_details(program.device)
+    details |= described(tactic)
     return Artifact(
         format="onnx", folder=folder, files=files, seconds=0.0, peak_memory=0, details=details,
         reused=key if reused else None, kept=kept,
     )  # fmt: skip
 
 
-def _make(exported: ExportedProgram, spec: Spec, target: Target) -> ir.Model:
-    """The whole model, with its weights."""
-    model = _translate(exported, opset=min(target.opset, _BEST_TESTED_OPSET))
+def _make(exported: ExportedProgram, spec: Spec, target: Target, *, rewritten: bool) -> ir.Model:
+    """The whole model, with its weights. Raises UnfinishedError if it was to be `rewritten`, and no rewrite applies."""
+    model = _translate(exported, opset=min(target.opset, _BEST_TESTED_OPSET), rewritten=rewritten)
     model.ir_version = min(model.ir_version, target.ir_version)
     _rename(model, spec)
     _strip(model)
@@ -70,13 +79,16 @@ def _make(exported: ExportedProgram, spec: Spec, target: Target) -> ir.Model:
     return model
 
 
-def _translate(exported: ExportedProgram, *, opset: int) -> ir.Model:
+def _translate(exported: ExportedProgram, *, opset: int, rewritten: bool = False) -> ir.Model:
     import torch
     from onnxscript.optimizer import optimize
     from torch.onnx.errors import OnnxExporterError
 
     try:
-        made = torch.onnx.export(exported, dynamo=True, opset_version=opset, optimize=False, verbose=False)
+        made = torch.onnx.export(
+            exported, dynamo=True, opset_version=opset, optimize=False, verbose=False,
+            custom_translation_table=translations(),
+        )  # fmt: skip
     except OnnxExporterError as error:
         raise UnfinishedError(
             f"the program cannot be written as ONNX: {_reason(error)}",
@@ -86,6 +98,8 @@ def _translate(exported: ExportedProgram, *, opset: int) -> ir.Model:
     model: ir.Model = made.model
     with weights_as_inputs(model, exported.state_dict):
         optimize(model)
+        if rewritten and not rewrite(model):
+            raise UnfinishedError("no rewrite applies to the graph")
     return model
 
 

@@ -63,10 +63,7 @@ def weights_of(exported: ExportedProgram) -> Weights:
     return Weights(learnt=learnt, fixed=fixed, used=frozenset(read))
 
 
-def work_key(
-    program: Program, exported: ExportedProgram | None, weights: Weights, *, format: Format,
-    settings: Mapping[str, str], target: Target,
-) -> str:  # fmt: skip
+def work_key(program: Program, weights: Weights, *, format: Format, settings: Mapping[str, str], target: Target) -> str:
     """The hex SHA-256 of all that decides what a converter makes, the values of the learnt weights excepted.
 
     That is the graph, the spec, how each weight lies in memory and which of them share it, the constants, the settings

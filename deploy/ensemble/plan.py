@@ -23,6 +23,7 @@ class EnsembleRequest:
     images: Path | None = None
     exif_orientation: bool = False
     texts: Path | None = None
+    promote: bool = False
 
 
 def plan_ensemble(
@@ -36,7 +37,7 @@ def plan_ensemble(
     if asked.kind is None:
         return None
     for name in names:
-        check_part_names(repository, name, asked.kind)
+        check_part_names(repository, name, asked.kind, promote=asked.promote)
     if asked.kind == "text":
         return plan_texts(checkpoint, asked.texts)
     return plan_images(checkpoint, asked.images, exif_orientation=asked.exif_orientation)

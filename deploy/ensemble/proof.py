@@ -150,6 +150,11 @@ def ask_ensemble(server: TritonServer, address: ModelAddress, asked: Asked) -> t
     return tuple(checks)
 
 
+def ask_whole(client: Client, address: ModelAddress, asked: Asked) -> ServedCheck:
+    """The first of these checks alone, by a client that is there: each whole input in a request of its own."""
+    return _Asking(client=client, address=address, asked=asked).alone()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asking:
     """One ensemble asked over one protocol."""

@@ -6,7 +6,7 @@ Owns the evidence; the checks are `proof`'s. Called by whole with a stage, and b
 from collections.abc import Sequence
 
 from deploy.ensemble.inputs import Kind
-from deploy.ensemble.proof import Asked, ask_ensemble
+from deploy.ensemble.proof import Asked, ask_ensemble, ask_whole
 from deploy.evidence import Judgement, ServedCheck, ServedEvidence, Verdict
 from deploy.repository.layout import Version
 from deploy.serve.client import Client, ModelAddress
@@ -50,6 +50,13 @@ def check_published(version: Version, engine: Engine) -> ServedEvidence:
     """The evidence for a published ensemble, asked as it was when it was packaged. Raises as `check_ensemble` does."""
     steps = [one for one in with_steps([version]) if one != version]
     return check_ensemble([*steps, version], engine, Asked.load(version.evidence))
+
+
+def ask_again(version: Version, client: Client) -> Judgement:
+    """Whether a running server answers for a published ensemble's whole inputs as it did when it was proven."""
+    asked = Asked.load(version.evidence)
+    address = ModelAddress(name=version.name, version=version.number, outputs=asked.question.outputs)
+    return ask_whole(client, address, asked).judgement
 
 
 def _judgement(checks: Sequence[ServedCheck], kind: Kind) -> Judgement:

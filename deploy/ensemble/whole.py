@@ -120,8 +120,19 @@ def part_names(name: str, kind: Kind) -> tuple[str, str, str]:
     return f"{name}_preprocess", f"{name}_postprocess", f"{name}_{kind}"
 
 
-def check_part_names(repository: Path, name: str, kind: Kind) -> None:
-    """Raises UsageError if one of the ensemble's names belongs to a model of another kind."""
+def check_part_names(repository: Path, name: str, kind: Kind, *, promote: bool) -> None:
+    """Raises UsageError if one of the ensemble's names belongs to a model of another kind.
+
+    Or if the first ensemble, which is served as soon as it is there, would run a network that waits to be promoted.
+    """
+    whole = part_names(name, kind)[-1]
+    if (repository / name).exists() and not (repository / whole).exists() and not promote:
+        raise UsageError(
+            f"{name} has versions, and {whole} has none: its first one is served at once, with a {name} that is "
+            "not promoted",
+            expected="--promote, or a name that is free",
+            fix="add --promote, so that network and ensemble are served from now on, or choose another --name",
+        )
     for part in part_names(name, kind):
         bound = binding_manifest(repository, part)
         if bound is not None and bound.format not in ("python", "ensemble"):

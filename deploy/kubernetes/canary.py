@@ -23,14 +23,22 @@ _ALLOWED = 2.0
 _FAILING_SHARE = 0.01
 
 
-def rollout(plan: Plan) -> Object:
-    """The Rollout. It scales the Deployment down as its own pods come, so that moving to it loses no server."""
+def rollout_reference(plan: Plan) -> Object:
+    """The Rollout as an autoscaler names it."""
+    return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": plan.name}
+
+
+def rollout(plan: Plan, *, scaled: bool = False) -> Object:
+    """The Rollout. It scales the Deployment down as its own pods come, so that moving to it loses no server.
+
+    One that is `scaled` leaves the number of pods to an autoscaler: said in both, each apply would set it back.
+    """
     return {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Rollout",
         "metadata": metadata(plan),
         "spec": {
-            "replicas": plan.request.replicas,
+            **({} if scaled else {"replicas": plan.request.replicas}),
             "revisionHistoryLimit": 5,
             "progressDeadlineSeconds": plan.sizes.start_seconds + 300,
             "progressDeadlineAbort": True,

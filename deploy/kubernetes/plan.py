@@ -101,7 +101,7 @@ def make_plan(request: KubernetesRequest) -> Plan:
     target = _target(request)
     measure = measure_for(histograms=target.latency_histograms)
     model = served_model(request.version, target, objectives=request.objectives, measure=measure)
-    _ = model.manifest.compiled  # one pod serves one model: an ensemble's would lack its steps
+    _check_whole(model)
     served, latency = _evidence(request.version)
     level, quantiles = latency_export(request.objectives, measure=measure)
     name = object_name(request.version.name, request.name)
@@ -125,6 +125,18 @@ def make_plan(request: KubernetesRequest) -> Plan:
         rate=request.rate or _attested_rate(request.version),
         queue_microseconds=queue,
         queue_basis=queue_basis,
+    )
+
+
+def _check_whole(model: ServedModel) -> None:
+    """A pod serves one model, which an ensemble is not, nor a step of one by itself."""
+    if model.manifest.format not in ("ensemble", "python"):
+        return
+    what = "an ensemble" if model.manifest.steps else "a step of an ensemble"
+    raise UsageError(
+        f"{model.version} is {what}, and the manifests are for one model",
+        expected="a version that is served alone",
+        fix="render an ensemble's image with `deployctl docker`, or name the network and decode in the client",
     )
 
 

@@ -123,19 +123,28 @@ def _scaled(plan: Plan, device: str) -> dict[str, Folder]:
         "adapter-rule.yaml": [scaling.adapter_rule(plan)],
     }
     keda = {"autoscaler.yaml": [scaling.scaled_object(plan)]}
+    both = {
+        **_canary_files(plan, scaled=True),
+        **adapter,
+        "autoscaler.yaml": [scaling.horizontal_pod_autoscaler(plan, canary.rollout_reference(plan))],
+    }
     return {
         "overlays/autoscale": _watched_overlay(plan, device, adapter),
         "overlays/autoscale-keda": _watched_overlay(plan, device, keda),
+        "overlays/canary-autoscale": _watched_overlay(plan, device, both),
     }
 
 
 def _canary(plan: Plan, device: str) -> Folder:
-    files = {
+    return _watched_overlay(plan, device, _canary_files(plan, scaled=False))
+
+
+def _canary_files(plan: Plan, *, scaled: bool) -> dict[str, list[Object]]:
+    return {
         "analysis.yaml": canary.analyses(plan),
-        "rollout.yaml": [canary.rollout(plan)],
+        "rollout.yaml": [canary.rollout(plan, scaled=scaled)],
         "services.yaml": canary.services(plan),
     }
-    return _watched_overlay(plan, device, files)
 
 
 def _watched_overlay(plan: Plan, device: str, files: dict[str, list[Object]]) -> Folder:

@@ -30,14 +30,14 @@ def metric_name(plan: Plan) -> str:
     return f"triton_queue_us_{re.sub(r'[^a-z0-9]+', '_', plan.name)}"
 
 
-def horizontal_pod_autoscaler(plan: Plan) -> Object:
-    """The HPA: the mean over all pods of what their requests wait, per request."""
+def horizontal_pod_autoscaler(plan: Plan, target: Object | None = None) -> Object:
+    """The HPA of `target`, else of the Deployment: the mean over all pods of what their requests wait, per request."""
     return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
         "metadata": {**metadata(plan), "annotations": _basis(plan)},
         "spec": {
-            "scaleTargetRef": workload(plan),
+            "scaleTargetRef": target or workload(plan),
             "minReplicas": plan.request.replicas,
             "maxReplicas": most_replicas(plan),
             "metrics": [

@@ -85,7 +85,7 @@ def engine_arguments(
     if request.target.device == "cuda":
         arguments["gpu_memory_utilization"] = sizing.memory_share
     else:
-        wanted = sizing.kv_bytes_per_token * sizing.context * sizing.wanted
+        wanted = sizing.per_sequence * sizing.wanted
         arguments["kv_cache_memory_bytes"] = int(min(sizing.kv_cache, wanted * _RESERVE + 16 * 1024**2))
     if checkpoint.adapters:
         arguments |= {

@@ -29,7 +29,11 @@ class Adapter(Record):
 
 
 class Geometry(Record):
-    """What of a model's `config.json` decides how much memory it takes. All are counts of elements or of layers."""
+    """What of a model's `config.json` decides how much memory it takes. Counts of elements or of layers, unless said.
+
+    `latent` is the length of the one vector that a token has per layer with MLA, 0 where it has keys and values per
+    head; `index_bytes` what sparse attention keeps besides. `windowed` layers keep the last `window` tokens only.
+    """
 
     layers: int
     hidden: int
@@ -39,6 +43,10 @@ class Geometry(Record):
     head_dim: int
     vocabulary: int
     positions: int
+    latent: int = 0
+    index_bytes: int = 0
+    window: int = 0
+    windowed: int = 0
 
 
 class LlmCheckpoint(Record):

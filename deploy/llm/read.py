@@ -14,6 +14,7 @@ from typing import Any
 from deploy.errors import MissingError, UsageError
 from deploy.files import sha256_bytes, sha256_file
 from deploy.llm.adapters import read_adapters
+from deploy.llm.cache import read_attention
 from deploy.llm.model import Adapter, Geometry, LlmCheckpoint
 from deploy.llm.safetensors import StoredTensor, read_header
 
@@ -149,15 +150,17 @@ def _geometry(path: Path, config: Mapping[str, Any]) -> Geometry:
         return int(found)
 
     hidden, heads = size("hidden_size", "n_embd", "d_model"), size("num_attention_heads", "n_head", "n_heads")
+    layers = size("num_hidden_layers", "n_layer", "n_layers")
+    sizes = {"head_dim": size("head_dim", default=hidden // heads), **read_attention(path, config, layers=layers)}
     return Geometry(
-        layers=size("num_hidden_layers", "n_layer", "n_layers"),
+        layers=layers,
         hidden=hidden,
         intermediate=size("intermediate_size", "n_inner", "ffn_dim", default=4 * hidden),
         heads=heads,
         kv_heads=size("num_key_value_heads", "num_kv_heads", default=heads),
-        head_dim=size("head_dim", default=hidden // heads),
         vocabulary=size("vocab_size"),
         positions=size("max_position_embeddings", "n_positions", "max_seq_len"),
+        **sizes,
     )
 
 

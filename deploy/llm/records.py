@@ -22,6 +22,7 @@ class Sizing(Record):
     """How much memory the served model takes on each device, and what is left for the KV cache.
 
     `terms` are what stands before the cache; `budget` is what vLLM may take on each device. All are bytes.
+    `kv_bytes_per_sequence` is what one of `context` tokens takes, in whole blocks; None in records of before it was.
     `sequences` is how many sequences of full `context` tokens the cache holds at once, `wanted` how many must fit.
     """
 
@@ -34,10 +35,17 @@ class Sizing(Record):
     context: int
     terms: tuple[Term, ...]
     kv_bytes_per_token: float
+    kv_bytes_per_sequence: float | None = None
     kv_how: str
     kv_cache: float
     sequences: float
     wanted: int
+
+    @property
+    def per_sequence(self) -> float:
+        """The bytes of the cache that one sequence of full length takes on each device."""
+        whole = self.kv_bytes_per_sequence
+        return self.kv_bytes_per_token * self.context if whole is None else whole
 
     @property
     def fits(self) -> bool:
@@ -50,7 +58,7 @@ class Sizing(Record):
         found = [f"{self.device}, {per}: {self.memory_share:.0%} of {_gb(self.memory)} = {_gb(self.budget)}"]
         found += [f"  - {term.name}: {_gb(term.bytes)} ({term.how})" for term in self.terms]
         found.append(f"  = KV cache: {_gb(self.kv_cache)}")
-        found.append(f"  / {self.kv_bytes_per_token:,.0f} B per token ({self.kv_how}) and {self.context:,} tokens")
+        found.append(f"  / {_gb(self.per_sequence)} per sequence of {self.context:,} tokens ({self.kv_how})")
         found.append(f"  = {self.sequences:.1f} sequences of full length at once; {self.wanted} are wanted")
         return tuple(found)
 

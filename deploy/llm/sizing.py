@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from deploy.errors import UsageError
 from deploy.llm.adapters import RANKS
+from deploy.llm.cache import CacheUse, cache_use
 from deploy.llm.gpus import find_part
-from deploy.llm.model import LlmCheckpoint, Wishes
+from deploy.llm.model import Geometry, LlmCheckpoint, Wishes
 from deploy.llm.records import Sizing, Term
 from deploy.targets import Target
 
@@ -19,6 +20,8 @@ BATCHED_TOKENS = 8192
 # The CUDA context, its libraries, NCCL and captured graphs: 1 to 2 GB in practice.
 _CUDA_BYTES = 2_000_000_000
 _LEAST_CONTEXT = 16
+# With asynchronous scheduling, vLLM's default, the next step is under way before the last one has freed anything.
+_STEPS_UNDER_WAY = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ def size_model(checkpoint: LlmCheckpoint, target: Target, wishes: Wishes, *, dty
     if fitting is not None:
         return fitting
     best = tries[-1]
-    shorter = int(best.kv_cache / best.kv_bytes_per_token / best.wanted)
+    shorter = _longest(checkpoint.geometry, best)
     ways = ["fewer --sequences", "a --gpu with more memory"]
     if shorter >= _LEAST_CONTEXT:
         ways.insert(0, f"--context {shorter} or less")
@@ -93,12 +96,9 @@ def _splits(checkpoint: LlmCheckpoint, wishes: Wishes, target: Target) -> list[i
 
 
 def _size(checkpoint: LlmCheckpoint, device: _Device, wishes: Wishes, *, dtype: str, context: int, tp: int) -> Sizing:
-    geometry, width = checkpoint.geometry, BYTES[dtype]
     terms = tuple(_terms(checkpoint, device, wishes, dtype=dtype, context=context, tp=tp))
     budget = device.memory * device.share
-    # A head of keys and values is not split further: with more devices than heads each has one.
-    heads = max(1, -(-geometry.kv_heads // tp))
-    per_token = 2 * geometry.layers * heads * geometry.head_dim * width
+    use = _cache_use(checkpoint.geometry, dtype=dtype, context=context, tp=tp)
     cache = budget - sum(term.bytes for term in terms)
     return Sizing(
         device=device.name,
@@ -109,12 +109,28 @@ def _size(checkpoint: LlmCheckpoint, device: _Device, wishes: Wishes, *, dtype: 
         dtype=dtype,
         context=context,
         terms=terms,
-        kv_bytes_per_token=per_token,
-        kv_how=f"keys and values x {geometry.layers} layers x {heads} heads x {geometry.head_dim} x {width} B",
+        kv_bytes_per_token=use.per_token,
+        kv_bytes_per_sequence=use.per_sequence,
+        kv_how=use.how,
         kv_cache=cache,
-        sequences=max(0.0, cache) / (per_token * context),
+        sequences=max(0.0, cache) / use.per_sequence,
         wanted=wishes.sequences,
     )
+
+
+def _cache_use(geometry: Geometry, *, dtype: str, context: int, tp: int) -> CacheUse:
+    under_way = _STEPS_UNDER_WAY * BATCHED_TOKENS
+    return cache_use(geometry, width=BYTES[dtype], devices=tp, context=context, in_flight=under_way)
+
+
+def _longest(geometry: Geometry, tried: Sizing) -> int:
+    """The longest context that the cache of a try holds for as many sequences as are wanted; 0 if there is none."""
+    fits, too_long = 0, tried.context
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        use = _cache_use(geometry, dtype=tried.dtype, context=middle, tp=tried.tensor_parallel)
+        fits, too_long = (middle, too_long) if use.per_sequence * tried.wanted <= tried.kv_cache else (fits, middle)
+    return fits
 
 
 def _terms(

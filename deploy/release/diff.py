@@ -29,7 +29,7 @@ from deploy.release.facts import changes, size_difference
 from deploy.release.gates import Limits, judge_gates, overall
 from deploy.repository.attest import attest
 from deploy.repository.find import find_model, find_version
-from deploy.repository.integrity import require_compiled, require_intact
+from deploy.repository.integrity import require_artifact, require_intact
 from deploy.repository.manifest import created_now, version_digest
 from deploy.validate.difference_records import AnswerDifference, DiffEvidence
 from deploy.validate.executables import Arrays
@@ -137,7 +137,7 @@ def _find(request: DiffRequest, asked: str) -> Side:
         raise UsageError(f"{asked!r} names no version of {request.name}", expected=f"one of {numbers}, or {PROMOTED}")
     return Side(
         version=version,
-        manifest=require_compiled(version, require_intact(version), doing="compare its answers by tensors"),
+        manifest=require_artifact(version, require_intact(version), doing="compare its answers by tensors"),
     )
 
 

@@ -17,9 +17,9 @@ from deploy.files import sha256_file
 from deploy.release.policy_file import PromotionPolicy, Required
 from deploy.report.findings import SERVED_FILE, Learnt, read_attestation
 from deploy.repository.attest import attestations
+from deploy.repository.history import Relied
 from deploy.repository.layout import ATTESTATIONS_FOLDER, Version, promoted_version
 from deploy.repository.manifest import MANIFEST_FILE, Manifest, version_digest
-from deploy.repository.promotion import Relied
 from deploy.slo.records import SloEvidence
 from deploy.validate.difference_records import DiffEvidence
 

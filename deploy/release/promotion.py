@@ -20,9 +20,10 @@ from deploy.release.policy_file import Environment, PromotionPolicy, read_enviro
 from deploy.release.rollout import Rollout, ServerAddress, connected, roll_out
 from deploy.release.signatures import check_signature
 from deploy.repository.find import find_version
+from deploy.repository.history import Approval
 from deploy.repository.integrity import require_intact
 from deploy.repository.layout import Version
-from deploy.repository.promotion import Approval, Promoted, promote, rollback
+from deploy.repository.promotion import Promoted, promote, rollback
 
 # A flag alone demands what it says and no more.
 ONLY_NATIVE = PromotionPolicy(require_native=True, allow_unsafe=True)

@@ -10,12 +10,15 @@ served everywhere. So the repository is made to say again what the servers do.
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
+from deploy.ensemble.served import ask_again
 from deploy.evidence import Judgement, Verdict
 from deploy.repository.find import read_manifest
+from deploy.repository.layout import Version
 from deploy.repository.promotion import Promoted, rollback
 from deploy.serve.client import Client, Protocol
-from deploy.serve.reload import NotTakenUp, take_up
+from deploy.serve.reload import NotTakenUp, TakenUp, take_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,7 @@ def roll_out(client: Client, promoted: Promoted, *, seconds: float, undo: bool =
     """
     version = promoted.version
     try:
-        taken_up = take_up(client, version, read_manifest(version), seconds=seconds)
+        taken_up = _take_up(client, version, seconds=seconds)
     except NotTakenUp as error:
         judgement = Judgement(verdict=Verdict.FAIL, reason=error.found)
         undone = _undo(client, promoted, seconds=seconds) if undo else None
@@ -73,5 +76,17 @@ def _undo(client: Client, promoted: Promoted, *, seconds: float) -> Promoted | N
     undone = rollback(version.repository, version.name)
     # One that was loaded and answers wrongly is to go too; where the load had failed this changes nothing.
     with suppress(NotTakenUp):
-        take_up(client, undone.version, read_manifest(undone.version), seconds=seconds)
+        _take_up(client, undone.version, seconds=seconds)
     return undone
+
+
+def _take_up(client: Client, version: Version, *, seconds: float) -> TakenUp:
+    """As `take_up`; an ensemble is asked with the images of its evidence, what keeps nothing to ask with not at all."""
+    manifest = read_manifest(version)
+    if manifest.format == "ensemble":
+        return take_up(client, version, manifest, seconds=seconds, ask=partial(ask_again, version))
+    if manifest.format in ("python", "vllm"):
+        reason = "it is ready; its answers were not asked for"
+        unasked = Judgement(verdict=Verdict.PASS, reason=reason)
+        return take_up(client, version, manifest, seconds=seconds, ask=lambda _: unasked)
+    return take_up(client, version, manifest, seconds=seconds)

@@ -4,14 +4,15 @@ Owns what we ask of Triton: backend, tensors, batching, instances, threads, labe
 in `lint`. Called by package, and by whatever publishes a version with another config.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from deploy.convert.building import not_loaded
 from deploy.convert.model import ARTIFACT_FILES, Format
+from deploy.convert.ort_session import LEVEL
 from deploy.errors import UsageError
 from deploy.files import sha256_bytes
 from deploy.repository.histograms import set_latency_buckets
@@ -52,7 +53,8 @@ class WarmupTensor:
 class ConfigPlan:
     """What a config is built from. `threads` is for one operator; `classes` are in the order of the output.
 
-    `slo_p99_ms` sets the buckets of the latency histogram, where the target has one.
+    `slo_p99_ms` sets the buckets of the latency histogram, where the target has one. `options` are those of the ONNX
+    Runtime session, by their names in the config.
     """
 
     name: str
@@ -64,6 +66,7 @@ class ConfigPlan:
     classes: tuple[str, ...] | None = None
     warmup: tuple[WarmupTensor, ...] = ()
     slo_p99_ms: float | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def build_config(plan: ConfigPlan) -> str:
@@ -209,6 +212,11 @@ def _set_parameters(config: Any, plan: ConfigPlan) -> None:
     within, between = _THREADS[plan.format]
     config.parameters[within].string_value = str(plan.threads)
     config.parameters[between].string_value = "1"
+    for name, value in sorted(plan.options.items()):
+        if name == LEVEL:
+            config.optimization.graph.level = int(value)
+        else:
+            config.parameters[name].string_value = value
 
 
 def _set_warmup(config: Any, plan: ConfigPlan) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deploy.errors import UsageError
 from deploy.files import sha256_bytes, write_atomically
+from deploy.repository.beside import own_config
 from deploy.repository.config_diff import config_changes
 from deploy.repository.layout import ATTESTATIONS_FOLDER, CONFIG_FILE, promoted_version
 
@@ -20,14 +21,16 @@ def find_edits(model_folder: Path) -> tuple[str, ...]:
         return ()
     number = promoted_version(model_folder)
     if number is None:
-        return ("it names no single version, or Triton could not parse it",)
+        return ("it names no version, or Triton could not parse it",)
     own = model_folder / str(number) / CONFIG_FILE
     if not own.is_file():
         return (f"it names version {number}, which has no config of its own",)
-    if own.read_bytes() == path.read_bytes():
+    # It may name older versions too, which an ensemble runs or ran.
+    wanted = own_config(model_folder) or own.read_text(errors="replace")
+    if wanted.encode() == path.read_bytes():
         return ()
     try:
-        changes = config_changes(own.read_text(), path.read_text())
+        changes = config_changes(wanted, path.read_text())
     except (UsageError, UnicodeDecodeError):
         return (f"the config of version {number} itself cannot be parsed",)
     return tuple(map(str, changes)) or ("its text, in no field",)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from deploy.errors import UsageError
 from deploy.files import sha256_file, shown
+from deploy.repository.beside import own_config, versions_run
 from deploy.repository.find import read_manifest
 from deploy.repository.layout import (
     ATTESTATIONS_FOLDER,
@@ -21,6 +22,7 @@ from deploy.repository.layout import (
     Version,
     is_version_number,
     promoted_version,
+    served_versions,
 )
 from deploy.repository.manifest import Manifest, changed_files, refuse_changed, version_digest
 
@@ -50,6 +52,15 @@ def require_compiled(version: Version, manifest: Manifest, *, doing: str) -> Man
             expected="a version with an ONNX or AOTInductor artifact",
             fix="measure how it is served with `deployctl slo --llm`, or prove it again with `deployctl verify`",
         )
+    return manifest
+
+
+def require_artifact(version: Version, manifest: Manifest, *, doing: str) -> Manifest:
+    """The manifest of a version that holds a compiled artifact of its own.
+
+    Raises UsageError for a language model's, for an ensemble and for a step in Python, naming the network to name.
+    """
+    _ = require_compiled(version, manifest, doing=doing).compiled
     return manifest
 
 
@@ -103,11 +114,15 @@ def config_strays(version: Version) -> tuple[str, ...]:
         return ()
     number = promoted_version(model)
     if number is None:
-        return (f"{model.name}/{CONFIG_FILE} does not name exactly one version",)
+        return (f"{model.name}/{CONFIG_FILE} names no version",)
     own = model / str(number) / CONFIG_FILE
     if not own.is_file():
         return (f"{model.name}/{CONFIG_FILE} names version {number}, which is not there",)
-    if config.read_bytes() != own.read_bytes():
+    idle = set(served_versions(model)) - {number, *versions_run(model.parent, model.name)}
+    if idle:
+        listed = ", ".join(map(str, sorted(idle)))
+        return (f"{model.name}/{CONFIG_FILE} serves version {listed} too, which no promoted ensemble runs",)
+    if config.read_bytes() not in (own.read_bytes(), (own_config(model) or "").encode()):
         return (f"{model.name}/{CONFIG_FILE} is not the config of version {number}, which it names",)
     return ()
 

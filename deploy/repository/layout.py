@@ -88,9 +88,17 @@ def next_number(model_folder: Path) -> int:
 
 
 def promoted_version(model_folder: Path) -> int | None:
-    """The version that Triton is told to serve; None if no config, or none that it can parse, names exactly one."""
+    """The version that Triton answers with where a request names none: the highest that it is told to serve.
+
+    None if no config, or none that can be parsed, names a version.
+    """
+    return max(served_versions(model_folder), default=None)
+
+
+def served_versions(model_folder: Path) -> tuple[int, ...]:
+    """All versions that Triton is told to serve, ascending: the promoted one, and those that ensembles run besides."""
     try:
         versions = specific_versions(parse_config((model_folder / CONFIG_FILE).read_text()))
     except (FileNotFoundError, UnicodeDecodeError, UsageError):
-        return None
-    return versions[0] if len(versions) == 1 else None
+        return ()
+    return tuple(sorted(set(versions)))

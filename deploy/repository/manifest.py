@@ -158,11 +158,12 @@ class Manifest(Record):
         """The format of the model that the version itself holds. Raises UsageError for a version that holds none."""
         if self.format == "python" or self.format == "ensemble":  # noqa: PLR1714 - so that mypy follows
             what = "an ensemble" if self.steps else "a step of an ensemble, in Python"
-            others = ", ".join(map(str, self.steps)) or "the version that its ensemble runs"
+            # What goes in round a network is called after it.
+            network = min(self.steps, key=lambda step: len(step.model), default="the version that its ensemble runs")
             raise UsageError(
                 f"{self.name}:{self.version} is {what}, which holds no model of its own",
                 expected="a version with a model.onnx or a model.pt2",
-                fix=f"name the network itself: {others}",
+                fix=f"name the network itself: {network}",
             )
         return self.format
 

@@ -5,98 +5,45 @@ commands `promote` and `rollback`.
 
 The history is written before the config is replaced. After a crash between the two its last entry never happened,
 which the next call sees from the config and notes, so that `rollback` always goes where traffic really was.
+
+An ensemble brings its steps along, and has one switch, its own config: before it each step is served beside the version
+that the ensemble of before runs, after it what no promoted ensemble runs any more is dropped. A crash at any instant
+leaves an ensemble whose steps are all served; the next call of either finishes what was left.
 """
 
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from deploy.errors import UnfinishedError, UsageError
 from deploy.files import disk_errors_explained, write_atomically
-from deploy.records import Record
+from deploy.repository.beside import config_with, own_config, promoted_ensembles, versions_run
 from deploy.repository.edits import find_edits, keep_edited
-from deploy.repository.find import find_model, find_version
-from deploy.repository.integrity import require_intact
-from deploy.repository.layout import ATTESTATIONS_FOLDER, CONFIG_FILE, Version, promoted_version
+from deploy.repository.find import find_model, find_version, read_manifest
+from deploy.repository.history import HISTORY_FILE, Approval, PromotionEntry, settled_history
+from deploy.repository.integrity import require_intact, step_versions
+from deploy.repository.layout import (
+    ATTESTATIONS_FOLDER,
+    CONFIG_FILE,
+    Version,
+    promoted_version,
+    served_versions,
+    version_numbers,
+)
 from deploy.repository.lint import require_clean
-from deploy.repository.manifest import MANIFEST_FILE, created_now, version_digest
-
-HISTORY_FILE = "promotions.json"
-
-
-class Relied(Record):
-    """One attestation that a promotion relied on: its kind, its file below `attestations/`, and the file's digest."""
-
-    kind: str
-    file: str
-    sha256: str
-
-
-class Approval(Record):
-    """What stood behind a promotion: the environment, the digest of its file, and the attestations that it took.
-
-    `instead_of` is the version that was promoted when this was decided, None where none was. `met` is each demand with
-    the reason it was taken as met.
-    """
-
-    environment: str | None
-    policy_sha256: str | None
-    instead_of: int | None
-    relied: tuple[Relied, ...]
-    met: tuple[str, ...] = ()
-
-
-class PromotionEntry(Record):
-    """One step of the history. `void` says that the entry before it was cut off by a crash and never took effect.
-
-    `approval` is None where no policy was asked, and in histories from before there was one.
-    """
-
-    action: Literal["promote", "rollback", "void"]
-    version: int
-    digest: str
-    at: str
-    approval: Approval | None = None
-
-
-class PromotionHistory(Record):
-    """Every promotion of one model, oldest first; `<name>/attestations/promotions.json`."""
-
-    entries: tuple[PromotionEntry, ...] = ()
-
-    def stack(self) -> tuple[PromotionEntry, ...]:
-        """The promotions that rollback can undo, the present one last."""
-        kept: list[PromotionEntry] = []
-        states: list[list[PromotionEntry]] = []
-        for entry in self.entries:
-            if entry.action == "void":
-                kept = states.pop() if states else []
-                continue
-            states.append(kept)
-            kept = [*kept, entry] if entry.action == "promote" else _back_to(entry.version, kept)
-        return tuple(kept)
-
-    def __add__(self, entry: PromotionEntry) -> "PromotionHistory":
-        return PromotionHistory(entries=(*self.entries, entry))
-
-
-def _back_to(number: int, stack: list[PromotionEntry]) -> list[PromotionEntry]:
-    """The stack without the present promotion, and without those that a rollback to `number` went past."""
-    kept = stack[:-1]
-    while kept and kept[-1].version != number:
-        kept = kept[:-1]
-    return kept
+from deploy.repository.manifest import Manifest, created_now, version_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promoted:
     """What a promotion or a rollback did. `previous` is None where no version was promoted.
 
-    `edited` says what the replaced config had otherwise than that of its version, `kept` where it lies now.
+    `edited` says what the replaced config had otherwise than that of its version, `kept` where it lies now. `steps`
+    are the versions that an ensemble brought along, and that are promoted now.
     """
 
     version: Version
@@ -106,6 +53,7 @@ class Promoted:
     contract_changes: tuple[str, ...]
     edited: tuple[str, ...] = ()
     kept: Path | None = None
+    steps: tuple[Version, ...] = ()
 
 
 def promote(
@@ -123,8 +71,8 @@ def promote(
     `approval` was given.
     """
     version = find_version(repository, f"{name}:{number}")
-    with _history_held(version.model_folder) as history:
-        return _apply(version, "promote", history, approval=approval, on_step=on_step)
+    with _held(version.repository, name):
+        return _apply(version, _Change(action="promote", approval=approval, on_step=on_step))
 
 
 def rollback(
@@ -135,8 +83,8 @@ def rollback(
     Raises UsageError if there was none, or if it is gone or no longer the version that it was.
     """
     folder = find_model(repository, name).folder
-    with _history_held(folder) as history:
-        stack = history.stack()
+    with _held(repository, name):
+        stack = settled_history(folder).stack()
         if to is not None:
             stack = _undone(stack, to, name)
         if len(stack) < 2:
@@ -153,13 +101,7 @@ def rollback(
                 expected=stack[-2].digest,
                 fix="look at what replaced it, then promote a version by its number",
             )
-        return _apply(version, "rollback", history, on_step=on_step)
-
-
-def read_history(model_folder: Path) -> PromotionHistory:
-    """The promotions of a model, empty where only the first version ever was."""
-    path = model_folder / ATTESTATIONS_FOLDER / HISTORY_FILE
-    return PromotionHistory.read(path) if path.exists() else PromotionHistory()
+        return _apply(version, _Change(action="rollback", on_step=on_step))
 
 
 def _undone(stack: tuple[PromotionEntry, ...], to: int, name: str) -> tuple[PromotionEntry, ...]:
@@ -175,55 +117,55 @@ def _undone(stack: tuple[PromotionEntry, ...], to: int, name: str) -> tuple[Prom
     return stack[: earlier[-1] + 2]
 
 
-def _apply(
-    version: Version,
-    action: Literal["promote", "rollback"],
-    history: PromotionHistory,
-    *,
-    on_step: Callable[[str], None],
-    approval: Approval | None = None,
-) -> Promoted:
-    manifest = require_intact(version)
-    blockers = manifest.blockers()
-    if blockers:
-        raise UsageError(
-            f"{version} may not be promoted: {'; '.join(blockers)}",
-            expected="a version whose checks passed",
-            fix="package the checkpoint again",
-        )
-    for step in manifest.steps:
-        if promoted_version(version.repository / step.model) != step.version:
-            raise UsageError(
-                f"{version} is an ensemble that runs {step}, which is not promoted",
-                expected="an ensemble whose steps are all served",
-                fix=f"run `deployctl promote {version.repository} {step}` first",
-            )
-    config = version.config.read_text()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    """What is done, on whose word, for which ensemble, and who is told of each step."""
+
+    action: Literal["promote", "rollback"]
+    on_step: Callable[[str], None]
+    approval: Approval | None = None
+    ensemble: str | None = None
+
+
+def _apply(version: Version, change: _Change) -> Promoted:
+    manifest = _require_releasable(version)
+    running = versions_run(version.repository, version.name)
+    _check_highest(version, running)
+    config = config_with(version, running)
     require_clean(config, folder=version.model_folder)
     digest = version_digest(version.folder)
     previous = promoted_version(version.model_folder)
-    if approval is not None and approval.instead_of != previous:
+    if change.approval is not None and change.approval.instead_of != previous:
         raise UnfinishedError(
-            f"version {previous} was promoted while {version} was judged against version {approval.instead_of}",
+            f"version {previous} was promoted while {version} was judged against version {change.approval.instead_of}",
             fix="run it again",
         )
     edited = find_edits(version.model_folder)
-    on_step("promotion-checked")
+    change.on_step("promotion-checked")
     with disk_errors_explained(f"promoting {version}"):
+        brought = _serve_steps(version, manifest, change)
         kept = keep_edited(version.model_folder) if edited else None
         if kept:
-            on_step("edited-config-kept")
+            change.on_step("edited-config-kept")
         if previous != version.number:
             entry = PromotionEntry(
-                action=action, version=version.number, digest=digest, at=created_now(), approval=approval
+                action=change.action,
+                version=version.number,
+                digest=digest,
+                at=created_now(),
+                approval=change.approval,
+                ensemble=change.ensemble,
             )
-            (history + entry).write(version.model_folder / ATTESTATIONS_FOLDER / HISTORY_FILE)
-            on_step("promotion-recorded")
-        target = version.model_folder / CONFIG_FILE
-        # A server in poll mode loads the model again whenever this file is newer.
-        if not target.exists() or target.read_bytes() != config.encode():
-            write_atomically(target, config.encode())
-    on_step("promoted")
+            history = settled_history(version.model_folder) + entry
+            history.write(version.model_folder / ATTESTATIONS_FOLDER / HISTORY_FILE)
+            change.on_step("promotion-recorded")
+        _write_config(version.model_folder, config)
+        change.on_step("promoted")
+        if manifest.steps:
+            back = _undo_steps(version, previous, change) if change.action == "rollback" else ()
+            _drop_unused(version.repository, {step.model for step in manifest.steps})
+            brought = (*brought, *back)
+            change.on_step("steps-settled")
     return Promoted(
         version=version,
         previous=previous,
@@ -232,33 +174,112 @@ def _apply(
         contract_changes=manifest.contract_changes,
         edited=edited,
         kept=kept,
+        steps=brought,
     )
 
 
+def _require_releasable(version: Version) -> Manifest:
+    """The manifest of a version that is intact and whose checks passed, and those of its steps too."""
+    manifest = require_intact(version)
+    for one in (version, *step_versions(version, manifest)):
+        if blockers := read_manifest(one).blockers():
+            raise UsageError(
+                f"{one} may not be promoted: {'; '.join(blockers)}",
+                expected="a version whose checks passed",
+                fix="package the checkpoint again",
+            )
+    return manifest
+
+
+def _check_highest(version: Version, running: dict[int, str]) -> None:
+    """Triton answers with the highest version where a request names none: none above this one may be kept."""
+    above = [number for number in sorted(running) if number > version.number]
+    if above:
+        by = running[above[-1]]
+        raise UsageError(
+            f"{version} would not be answered with: {by}, which is promoted, runs {version.name}:{above[-1]}",
+            expected=f"a version from {above[-1]} on, as long as {by} is served",
+            fix=f"change the ensemble first: `deployctl rollback {version.repository} {by.partition(':')[0]}`",
+        )
+
+
+def _serve_steps(version: Version, manifest: Manifest, change: _Change) -> tuple[Version, ...]:
+    """See that each step of an ensemble is served before it is. Gives back those that were promoted for it."""
+    promoted: list[Version] = []
+    for step in step_versions(version, manifest):
+        served = served_versions(step.model_folder)
+        if step.number in served:
+            continue
+        if not served or step.number > served[-1]:
+            _apply(step, _Change(action="promote", on_step=change.on_step, ensemble=str(version)))
+            promoted.append(step)
+        else:
+            newest = Version(repository=step.repository, name=step.name, number=served[-1])
+            config = config_with(newest, (*served, step.number))
+            require_clean(config, folder=step.model_folder)
+            _write_config(step.model_folder, config)
+        change.on_step(f"step-served {step}")
+    return tuple(promoted)
+
+
+def _undo_steps(version: Version, left: int | None, change: _Change) -> tuple[Version, ...]:
+    """Go back to the steps of an ensemble that is rolled back to, where only the one that is left had promoted others.
+
+    Whoever promoted a step by its own name since then meant it: that one stays.
+    """
+    undone: list[Version] = []
+    for step in step_versions(version, read_manifest(version)):
+        stack = settled_history(step.model_folder).stack()
+        if len(stack) < 2 or stack[-1].ensemble != f"{version.name}:{left}":
+            continue
+        before = Version(repository=step.repository, name=step.name, number=stack[-2].version)
+        if before == step and version_digest(before.folder) == stack[-2].digest:
+            _apply(before, _Change(action="rollback", on_step=change.on_step, ensemble=str(version)))
+            undone.append(before)
+    return tuple(undone)
+
+
+def _drop_unused(repository: Path, names: set[str]) -> None:
+    """Let each model serve its promoted version and what promoted ensembles run, and nothing else."""
+    for name in sorted(names):
+        number = promoted_version(repository / name)
+        written = own_config(repository / name)
+        if number is None or written is None or written != (repository / name / CONFIG_FILE).read_text():
+            continue  # edited by hand: said and kept at the next promotion of its own
+        version = Version(repository=repository, name=name, number=number)
+        _write_config(version.model_folder, config_with(version, versions_run(repository, name)))
+
+
+def _write_config(model_folder: Path, config: str) -> None:
+    target = model_folder / CONFIG_FILE
+    # A server in poll mode loads the model again whenever this file is newer.
+    if not target.exists() or target.read_bytes() != config.encode():
+        write_atomically(target, config.encode())
+
+
 @contextmanager
-def _history_held(model_folder: Path) -> Iterator[PromotionHistory]:
-    """The history in agreement with the config, while no other process on this machine may change either."""
-    with disk_errors_explained(f"reading the promotions of {model_folder.name}"):
-        (model_folder / ATTESTATIONS_FOLDER).mkdir(exist_ok=True)
-        descriptor = os.open(model_folder / ATTESTATIONS_FOLDER / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield _settled(read_history(model_folder), model_folder)
-    finally:
-        os.close(descriptor)
+def _held(repository: Path, name: str) -> Iterator[None]:
+    """No other process on this machine may change what is promoted of this model, or of those that go with it."""
+    with ExitStack() as stack:
+        # All take them in one order, so that no two wait for each other.
+        for one in sorted(_going_with(repository, name)):
+            folder = repository / one / ATTESTATIONS_FOLDER
+            with disk_errors_explained(f"reading the promotions of {one}"):
+                folder.mkdir(exist_ok=True)
+                descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
-def _settled(history: PromotionHistory, model_folder: Path) -> PromotionHistory:
-    """The history with what a crash, or a hand, left out: its stack ends with the version that is promoted."""
-    number = promoted_version(model_folder)
-    stack = history.stack()
-    folder = model_folder / str(number)
-    if number is None or (stack and stack[-1].version == number) or not (folder / MANIFEST_FILE).exists():
-        return history
-    digest = version_digest(folder)
-    entry = PromotionEntry(action="void", version=number, digest=digest, at=created_now())
-    if history.entries:
-        shorter = (history + entry).stack()
-        if shorter and shorter[-1].version == number:
-            return history + entry
-    return history + entry.model_copy(update={"action": "promote"})
+def _going_with(repository: Path, name: str) -> set[str]:
+    """The model, the steps of its versions where they are ensembles, and the promoted ensembles that run any."""
+    found = {name}
+    for number in version_numbers(repository / name):
+        version = Version(repository=repository, name=name, number=number)
+        with suppress(UsageError):
+            found |= {step.model for step in Manifest.read(version.manifest).steps}
+    for ensemble in promoted_ensembles(repository):
+        if {ensemble.name, *ensemble.steps} & found:
+            found |= {ensemble.name, *ensemble.steps}
+    return {one for one in found if (repository / one).is_dir()}

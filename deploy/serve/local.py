@@ -81,7 +81,7 @@ def adapt(version: Version, config: Any, gpu: LocalGpu | None = None) -> Any:
             adapted.parameters[name].string_value = value
         return adapted
     for name, digest in _digests(version):
-        adapted.parameters[DIGEST_PARAMETER + name].string_value = digest
+        adapted.parameters[f"{DIGEST_PARAMETER}{version.number}/{name}"].string_value = digest
     return adapted
 
 

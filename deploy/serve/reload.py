@@ -8,15 +8,21 @@ old one end its own; a load that fails leaves the old one as it was. In poll mod
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from deploy.errors import UnfinishedError
+from deploy.evidence import Judgement
 from deploy.repository.layout import Version
 from deploy.repository.manifest import Manifest
 from deploy.repository.protobuf import parse_config
 from deploy.serve.asking import Asking, ServedModel
 from deploy.serve.client import Client, ModelAddress, RequestFailed
 from deploy.validate.store import load_baseline
+
+Ask = Callable[[Client], Judgement]
+"""Asks a server and judges its answers."""
 
 # What Triton says in the modes in which it takes no load call.
 _NOT_EXPLICIT = ("polling is enabled", "explicit model load / unload is not allowed")
@@ -35,10 +41,11 @@ class NotTakenUp(UnfinishedError):  # noqa: N818 - named for what happened
     """The server refused to load the version, or did not answer with it in time."""
 
 
-def take_up(client: Client, version: Version, manifest: Manifest, *, seconds: float) -> TakenUp:
+def take_up(client: Client, version: Version, manifest: Manifest, *, seconds: float, ask: Ask | None = None) -> TakenUp:
     """Make the server answer with the promoted version, and see that it answers as it was proven to.
 
-    Raises NotTakenUp if it refuses the version, is not ready with it within `seconds`, or answers otherwise.
+    `ask` is how that is seen; by default by the rows of its evidence. Raises NotTakenUp if it refuses the version, is
+    not ready with it within `seconds`, or answers otherwise.
     """
     started = time.monotonic()
     told = _tell(client, version)
@@ -51,7 +58,7 @@ def take_up(client: Client, version: Version, manifest: Manifest, *, seconds: fl
                 fix="look into the server's log, or give it more time with --wait",
             )
         time.sleep(_PAUSE)
-    _ask(client, version, manifest)
+    _require_answers(client, version, (ask or partial(_by_rows, version, manifest))(client))
     return TakenUp(seconds=time.monotonic() - started, told=told)
 
 
@@ -76,11 +83,14 @@ def _ready(client: Client, address: ModelAddress) -> bool:
         return False
 
 
-def _ask(client: Client, version: Version, manifest: Manifest) -> None:
+def _by_rows(version: Version, manifest: Manifest, client: Client) -> Judgement:
     """The evidence's own calls, judged by the budgets the version was proven with."""
     model = ServedModel(version=version, config=parse_config(version.config.read_text()), classes=manifest.classes)
     baseline = load_baseline(version.evidence, manifest.spec)
-    found = Asking(model=model, baseline=baseline, client=client).one_by_one().judgement
+    return Asking(model=model, baseline=baseline, client=client).one_by_one().judgement
+
+
+def _require_answers(client: Client, version: Version, found: Judgement) -> None:
     if not found.passed:
         raise NotTakenUp(
             f"the server at {client.address} does not answer as {version} did when it was proven: {found.reason}",

@@ -39,24 +39,20 @@ def chosen_versions(repository: Path, references: Sequence[str]) -> tuple[Versio
 
 
 def with_steps(versions: Sequence[Version]) -> tuple[Version, ...]:
-    """The versions, and those that ensembles among them run as steps.
+    """The versions, and those that ensembles among them run as steps: of one model there may be several then.
 
-    Raises UsageError if two of them need different versions of one model: a server has one of each.
+    Raises UsageError if two versions of one model were named.
     """
-    wanted = {version.name: version for version in versions}
-    if len(wanted) < len(versions):
+    if len({version.name for version in versions}) < len(versions):
         names = ", ".join(version.name for version in versions)
         raise UsageError(f"two versions of one model were named: {names}", expected="one of each")
-    for version in versions:
-        for step in step_versions(version, read_manifest(version)) if version.manifest.is_file() else ():
-            other = wanted.setdefault(step.name, step)
-            if other.number != step.number:
-                raise UsageError(
-                    f"{version} is an ensemble that runs {step}, and {other} is to be served too",
-                    expected="one version of each model",
-                    fix=f"name the versions that belong together, or promote {step} and {version}",
-                )
-    return tuple(wanted.values())
+    steps = [
+        step
+        for version in versions
+        if version.manifest.is_file()
+        for step in step_versions(version, read_manifest(version))
+    ]
+    return tuple(dict.fromkeys((*versions, *steps)))
 
 
 @contextmanager

@@ -20,11 +20,14 @@ from deploy.slo.stream import StreamQuestion
 from deploy.slo.wire import Query, WireOutput
 from deploy.spec import BATCH, TensorSpec
 from deploy.validate.baseline import Baseline
+from deploy.validate.encoded import load_encoded
 from deploy.validate.families import REAL
 from deploy.validate.samples import load_samples
 from deploy.validate.store import load_baseline
 
 _MOST_ROWS = 64
+# Triton's word for texts and files.
+_FILES = "BYTES"
 _DTYPES = {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64"} | {
     f"{sign}INT{width}": f"{sign.lower()}int{width}" for sign in ("", "U") for width in (8, 16, 32, 64)
 }
@@ -120,7 +123,9 @@ def make_stream_query(subject: Subject, question: StreamQuestion, metadata: Serv
 
 def _rows_of_version(version: Version, samples: Path | None) -> Rows:
     manifest = require_compiled(version, read_manifest(version), doing="ask it for tensors")
-    _ = manifest.compiled  # rows are numbers: a file or a text is none
+    if manifest.format == "ensemble":
+        return _files_of_ensemble(version, samples)
+    _ = manifest.compiled  # a step in Python is asked by its ensemble
     if samples is not None:
         found = load_samples(samples, manifest.spec.inputs, manifest.spec.dims)
         inputs: Sequence[np.ndarray] = found.inputs
@@ -135,6 +140,20 @@ def _rows_of_version(version: Version, samples: Path | None) -> Rows:
     return Rows(arrays=model.to_wire(inputs), source=source)
 
 
+def _files_of_ensemble(version: Version, samples: Path | None) -> Rows:
+    """The whole images or texts that an ensemble was proven with, each a row of its one input."""
+    if samples is not None:
+        raise UsageError(
+            f"--samples was given for {version}, an ensemble that takes files or texts",
+            expected="those that it was proven with",
+            fix="leave --samples out; --images or --texts of `package` says which those are",
+        )
+    kind, whole = load_encoded(version.evidence)
+    rows = np.array([[one] for one in whole], dtype=object)
+    (name,) = (tensor.name for tensor in parse_config(version.config.read_text()).input)
+    return Rows(arrays={name: rows}, source=f"evidence of {version}: {len(rows)} {kind}s")
+
+
 def _alike(baseline: Baseline) -> list[str]:
     """The families whose rows are as large as the first one's; those at the ends of dynamic dims are others."""
     shapes = {family: [array.shape[1:] for array in rows.pool.inputs] for family, rows in baseline.rows.items()}
@@ -143,7 +162,11 @@ def _alike(baseline: Baseline) -> list[str]:
 
 def _spec(tensor: ServedInput) -> TensorSpec:
     if tensor.datatype not in _DTYPES:
-        raise UsageError(f"input {tensor.name} is {tensor.datatype}", expected=f"one of {', '.join(_DTYPES)}")
+        raise UsageError(
+            f"input {tensor.name} is {tensor.datatype}, which --samples cannot hold",
+            expected=f"one of {', '.join(_DTYPES)}",
+            fix="give --repository: an ensemble is asked with the images that it was proven with",
+        )
     shape = [BATCH, *tensor.shape[1:]] if tensor.shape[:1] == (-1,) else list(tensor.shape)
     sizes = tuple(f"{tensor.name}:{axis}" if size == -1 else size for axis, size in enumerate(shape))
     return TensorSpec(name=tensor.name, dtype=_DTYPES[tensor.datatype], shape=sizes)
@@ -155,7 +178,7 @@ def _one_row(output: WireOutput) -> WireOutput:
 
 
 def _check_fits(subject: Subject, declared: ServedInput, array: np.ndarray) -> None:
-    wanted = _DTYPES.get(declared.datatype, declared.datatype)
+    wanted = "object" if declared.datatype == _FILES else _DTYPES.get(declared.datatype, declared.datatype)
     shape = (1, *array.shape[1:])
     fits = len(shape) == len(declared.shape) and all(
         size in (-1, actual) for size, actual in zip(declared.shape, shape, strict=True)

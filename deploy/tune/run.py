@@ -26,7 +26,7 @@ from deploy.progress import Progress, Silent
 from deploy.repository.attest import attest
 from deploy.repository.contract import check_contract
 from deploy.repository.find import find_version
-from deploy.repository.integrity import require_compiled, require_intact
+from deploy.repository.integrity import require_artifact, require_intact
 from deploy.repository.layout import Version
 from deploy.repository.manifest import Manifest, created_now, version_digest
 from deploy.repository.protobuf import parse_config
@@ -135,7 +135,7 @@ def _finish(
 def _subject(request: TuneRequest) -> _Subject:
     check_bound(request.bound)
     version = find_version(request.repository, request.reference)
-    manifest = require_compiled(version, require_intact(version), doing="search its batching")
+    manifest = require_artifact(version, require_intact(version), doing="search its batching")
     if manifest.blockers():
         raise UsageError(
             f"{version} may not be released: {'; '.join(manifest.blockers())}",

@@ -16,6 +16,7 @@ import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.model import Artifact, Device, Format
+from deploy.convert.ort_session import options_in
 from deploy.errors import UsageError
 from deploy.evidence import EAGER, control_of
 from deploy.processes import ChildFailed, Limits, Worker, own_peak_memory
@@ -174,8 +175,10 @@ def eager_entrant(checkpoint: Checkpoint, *, threads: int, device: Device = "cpu
     return Entrant(name=EAGER, factory=partial(EagerModel, checkpoint, threads=threads, device=device))
 
 
-def artifact_entrant(name: str, path: Path, *, format: Format, threads: int, device: Device = "cpu") -> Entrant:
-    """An artifact's main file. A `model.pt2` is native code: check its digest first.
+def artifact_entrant(
+    name: str, path: Path, *, format: Format, threads: int, device: Device = "cpu", details: Mapping[str, str] = {}
+) -> Entrant:
+    """An artifact's main file, run as its `details` say. A `model.pt2` is native code: check its digest first.
 
     Raises UsageError for a format that was not converted, and so has no reference to be measured against.
     """
@@ -185,8 +188,10 @@ def artifact_entrant(name: str, path: Path, *, format: Format, threads: int, dev
             expected="a version that was converted from a checkpoint",
             fix="measure it as it is served: deployctl slo",
         )
-    model = AotiModel if format == "aoti" else OnnxModel
-    return Entrant(name=name, factory=partial(model, path, threads=threads, device=device))
+    if format == "aoti":
+        return Entrant(name=name, factory=partial(AotiModel, path, threads=threads, device=device))
+    options = options_in(details)
+    return Entrant(name=name, factory=partial(OnnxModel, path, threads=threads, device=device, options=options))
 
 
 @contextmanager
@@ -197,7 +202,8 @@ def open_contenders(
     threads, device = surroundings.threads, surroundings.device
     eager = eager_entrant(checkpoint, threads=threads, device=device)
     made = [
-        artifact_entrant(one.format, one.path, format=one.format, threads=threads, device=device) for one in artifacts
+        artifact_entrant(one.format, one.path, format=one.format, threads=threads, device=device, details=one.details)
+        for one in artifacts
     ]
     with open_entrants([eager, eager.control(), *made], surroundings) as contenders:
         yield contenders

@@ -5,8 +5,9 @@ code costs a child, and so that contenders for latency never share a thread pool
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from deploy.checkpoint.model import Checkpoint
 from deploy.convert.archive import load_archive
 from deploy.convert.cuda import exact_float32, load_cuda_libraries, providers, require_provider
 from deploy.convert.model import Device, Precision, Program
+from deploy.convert.ort_session import session_options
 from deploy.errors import UnfinishedError
 from deploy.processes import own_peak_memory
 from deploy.spec import wire_input, wire_output
@@ -73,7 +75,35 @@ class _Timed:
         return own_peak_memory()
 
 
-class EagerModel(_Timed):
+class _TorchModel(_Timed):
+    """What those share that torch runs: tensors in, tensors out, and no gradients."""
+
+    def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
+        """The outputs for one batch."""
+        return [tensor.cpu().numpy() for tensor in self._bind(inputs)()]
+
+    def _tensors(self, inputs: Sequence[np.ndarray]) -> list[Any]:
+        """The inputs where and as the model takes them; on the CPU they share the arrays' memory."""
+        import torch
+
+        return [torch.from_numpy(np.ascontiguousarray(array)).to(self.device) for array in inputs]
+
+    def _call(self, tensors: list[Any]) -> Any:
+        raise NotImplementedError
+
+    def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
+        import torch
+
+        tensors = self._tensors(inputs)
+
+        def call() -> Any:
+            with torch.inference_mode():
+                return self._call(tensors)
+
+        return call
+
+
+class EagerModel(_TorchModel):
     """The checkpoint's module, called eagerly, behind training's own transforms where preprocessing is fused.
 
     With `dtype="float64"` it is the reference; inputs are upcast to it. In a half `precision` its edges are cast.
@@ -108,33 +138,26 @@ class EagerModel(_Timed):
         self._nudges: Nudges | None = None
         self.load_seconds = time.perf_counter() - started
 
-    def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
-        """The outputs for one batch."""
-        return [tensor.cpu().numpy() for tensor in self._bind(inputs)()]
-
     def run_nudged(self, inputs: Sequence[np.ndarray], *, draw: int) -> Arrays:
         """The outputs with every weight off by two epsilons, up or down, drawn by the seed `draw` (see `Nudges`)."""
         import torch
 
         self._nudges = self._nudges or Nudges(self._module)
+        tensors = tuple(super()._tensors(inputs))
         with torch.inference_mode():
-            return [tensor.cpu().numpy() for tensor in self._nudges(tuple(_tensors(inputs, self.device)), draw=draw)]
+            return [tensor.cpu().numpy() for tensor in self._nudges(tensors, draw=draw)]
 
-    def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
-        import torch
+    def _tensors(self, inputs: Sequence[np.ndarray]) -> list[Any]:
+        tensors = super()._tensors(inputs)
+        if self._dtype is None:
+            return tensors
+        return [tensor.to(self._dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
 
-        tensors = _tensors(inputs, self.device)
-        if self._dtype is not None:
-            tensors = [tensor.to(self._dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
-
-        def call() -> Any:
-            with torch.inference_mode():
-                return self._module(*tensors)
-
-        return call
+    def _call(self, tensors: list[Any]) -> Any:
+        return self._module(*tensors)
 
 
-class AotiModel(_Timed):
+class AotiModel(_TorchModel):
     """An AOTInductor archive (`model.pt2`). It is native code: check its digest before making one."""
 
     def __init__(self, path: Path, *, threads: int, device: Device = "cpu") -> None:
@@ -147,23 +170,11 @@ class AotiModel(_Timed):
         self._archive = load_archive(path, device)
         self.load_seconds = time.perf_counter() - started
 
-    def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
-        """The outputs for one batch."""
-        return [tensor.cpu().numpy() for tensor in self._bind(inputs)()]
-
-    def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
-        import torch
-
-        tensors = _tensors(inputs, self.device)
-
-        def call() -> Any:
-            with torch.inference_mode():
-                return self._archive(tensors)
-
-        return call
+    def _call(self, tensors: list[Any]) -> Any:
+        return self._archive(tensors)
 
 
-class ProgramModel(_Timed):
+class ProgramModel(_TorchModel):
     """An exported program on disk, run as it is: what every artifact is compiled from."""
 
     def __init__(self, program: Program, *, threads: int, device: Device = "cpu") -> None:
@@ -178,30 +189,21 @@ class ProgramModel(_Timed):
         self._module = load_program(program).module()
         self.load_seconds = time.perf_counter() - started
 
-    def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
-        """The outputs for one batch."""
-        return [tensor.cpu().numpy() for tensor in self._bind(inputs)()]
-
-    def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
-        import torch
-
-        tensors = _tensors(inputs, self.device)
-
-        def call() -> Any:
-            with torch.inference_mode():
-                return self._module(*tensors)
-
-        return call
+    def _call(self, tensors: list[Any]) -> Any:
+        return self._module(*tensors)
 
 
 class OnnxModel(_Timed):
     """An ONNX graph in ONNX Runtime, called by the wire names, as a server calls it.
 
-    On the GPU inputs and outputs stay in its memory between the calls that are timed. Raises UnfinishedError if the
-    graph's inputs or outputs are named otherwise, or the GPU's provider does not load.
+    On the GPU inputs and outputs stay in its memory between the calls that are timed. `options` are those of the
+    session, by their names in Triton's config. Raises UnfinishedError if the graph's inputs or outputs are named
+    otherwise, or the GPU's provider does not load.
     """
 
-    def __init__(self, path: Path, *, threads: int, device: Device = "cpu") -> None:
+    def __init__(
+        self, path: Path, *, threads: int, device: Device = "cpu", options: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         import onnxruntime
 
         if device == "cuda":
@@ -209,11 +211,8 @@ class OnnxModel(_Timed):
         self.device = device
 
         started = time.perf_counter()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers(device))
+        opened = session_options(options, threads=threads)
+        self._session = onnxruntime.InferenceSession(str(path), opened, providers=providers(device))
         require_provider(self._session, device)
         self._inputs = [wire_input(index) for index in range(len(self._session.get_inputs()))]
         self._outputs = [wire_output(index) for index in range(len(self._session.get_outputs()))]
@@ -251,13 +250,6 @@ class OnnxModel(_Timed):
             return binding
 
         return call
-
-
-def _tensors(inputs: Sequence[np.ndarray], device: Device) -> list[Any]:
-    """The arrays as tensors on the device; on the CPU they share the arrays' memory."""
-    import torch
-
-    return [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in inputs]
 
 
 def _check_names(side: str, wanted: list[str], values: Sequence[Any]) -> None:

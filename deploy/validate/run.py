@@ -19,6 +19,7 @@ import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.model import Artifact, Device, Format, Program
+from deploy.convert.ort_session import options_in
 from deploy.errors import DeployError
 from deploy.evidence import BehaviourEvidence, FaultPlace, Judgement, ParityEvidence, ParityFailure, Verdict
 from deploy.processes import ChildFailed, Limits, Worker
@@ -206,8 +207,11 @@ def _answers(worker: Worker, artifact: Artifact, question: Question, plan: Plan)
     """Every case twice. An error ends that case; a child that is gone ends them all."""
     pools = {pool.family: pool for pool in question.pools}
     try:
-        model = AotiModel if artifact.format == "aoti" else OnnxModel
-        worker.make(model, artifact.path, threads=plan.threads, device=plan.device)
+        if artifact.format == "aoti":
+            worker.make(AotiModel, artifact.path, threads=plan.threads, device=plan.device)
+        else:
+            options = options_in(artifact.details)
+            worker.make(OnnxModel, artifact.path, threads=plan.threads, device=plan.device, options=options)
     except DeployError as error:
         yield Answer(case=question.cases[0], error=f"it could not be loaded: {error.found}")
         return

@@ -48,7 +48,7 @@ def make(
 
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory: pytest.TempPathFactory) -> Conversion:
-    return make(tmp_path_factory.mktemp("towers"), TwoTowers, (6,), (3,), max_batch=4)
+    return make(tmp_path_factory.mktemp("two towers"), TwoTowers, (6,), (3,), max_batch=4)
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,7 @@ def test_work_on_it_has_the_same_key_with_and_without_the_graph(exported: tuple[
     for program in exported[1]:
         for weights in (weights_of(load_program(program)), weights_without_graph(program)):
             if weights is not None:
-                keys.add(work_key(program, None, weights, format="onnx", settings={}, target=target()))
+                keys.add(work_key(program, weights, format="onnx", settings={}, target=target()))
     assert len(keys) == 1
 
 
@@ -280,12 +280,23 @@ def test_a_damaged_entry_is_exported_again(exported: tuple[Store, list[Program]]
 
 
 def test_other_weights_than_the_graph_was_made_for_are_refused(exported: tuple[Store, list[Program]]) -> None:
-    program = load_program(exported[1][0])
+    program, checkpoint = load_program(exported[1][0]), exported[1][0].checkpoint
     module: Any = seeded_module(ARCH, seed=0)
-    assert holds_only(fill(program, module), module)
+    assert checkpoint is not None
+    assert holds_only(fill(program, module), module, checkpoint)
     module.features[0].weight = nn.Parameter(module.features[0].weight.double())
+    assert not holds_only(program, module, checkpoint)
     with pytest.raises(UnfinishedError, match=r"features\.0\.weight.*float64"):
         fill(program, module)
+
+
+def test_a_program_in_another_precision_keeps_its_weights(tmp_path: Path) -> None:
+    checkpoint = read(tmp_path, 0)
+    module = build_module(checkpoint, "float16")
+    program = torch.export.export(module, (torch.zeros(1, 3, 64, 64, dtype=torch.float16),))
+    assert not holds_only(program, module, checkpoint)
+    assert program_key(checkpoint, module, max_batch=1) is None
+    assert holds_only(program, module, checkpoint.model_copy(update={"dtype": "float16"}))
 
 
 @pytest.mark.slow

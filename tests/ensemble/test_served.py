@@ -18,17 +18,18 @@ from deploy.evidence import ServedEvidence
 from deploy.package import package, plan_package
 from deploy.repository.find import find_version, read_manifest
 from deploy.repository.integrity import require_intact
+from deploy.repository.layout import promoted_version
 from deploy.repository.promotion import promote
 from deploy.request import PackageRequest, PackageResult
 from deploy.serve.client import Client, ModelAddress, RequestFailed
 from deploy.serve.engines import Engine
-from deploy.serve.python_environment import install_python_environment
 from deploy.serve.server import TritonServer
 from deploy.serve.serving import chosen_versions, serving
 from deploy.serve.snippet import ClientExample
 from deploy.verify import verify
 from tests.packaging import CLASSES, make_request
 from tests.pictures import write_photographs
+from tests.repository.samples import PETS, put
 
 TRAINED = PreprocessingRequest(
     mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=20, crop=16, interpolation="bilinear"
@@ -47,18 +48,6 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> PackageRequest:
         ensemble="image",
         images=write_photographs(folder / "images"),
     )
-
-
-@pytest.fixture(scope="module")
-def packaged(asked: PackageRequest, engine: Engine) -> PackageResult:
-    install_python_environment()
-    return package(asked)
-
-
-@pytest.fixture(scope="module")
-def repository(packaged: PackageResult, asked: PackageRequest) -> Path:
-    assert packaged.exit_code is ExitCode.OK, packaged.outcome.judgement.reason
-    return asked.repository
 
 
 @pytest.fixture(scope="module")
@@ -159,21 +148,28 @@ def test_answers_of_another_transform_are_no(repository: Path, engine: Engine, t
 
 
 @pytest.mark.slow
-def test_a_later_ensemble_waits_for_its_steps(asked: PackageRequest, tmp_path: Path) -> None:
+def test_a_later_ensemble_waits_and_brings_its_steps_along(asked: PackageRequest, tmp_path: Path) -> None:
     again = replace(asked, repository=tmp_path / "repository", serve_check=False)
     for _ in range(2):
         package(again)
-    with pytest.raises(UsageError, match="runs tiny_preprocess:2, which is not promoted"):
-        promote(again.repository, "tiny_image", 2)
-    for name in PARTS:
-        promote(again.repository, name, 2)
+    assert [promoted_version(again.repository / name) for name in PARTS] == [1, 1, 1, 1]
+    promote(again.repository, "tiny_image", 2)
+    assert [promoted_version(again.repository / name) for name in PARTS] == [2, 2, 2, 2]
     assert [str(step) for step in read_manifest(find_version(again.repository, "tiny_image")).steps] == [
         "tiny_preprocess:2",
         "tiny:2",
         "tiny_postprocess:2",
     ]
-    with pytest.raises(UsageError, match="runs tiny:1, and tiny:2 is to be served too"):
-        chosen_versions(again.repository, ["tiny_image:1", "tiny:2"])
+    together = chosen_versions(again.repository, ["tiny_image:1", "tiny:2"])
+    assert {str(version) for version in together} >= {"tiny:1", "tiny:2", "tiny_image:1"}
+
+
+def test_a_first_ensemble_round_a_network_that_waits_is_refused(asked: PackageRequest, tmp_path: Path) -> None:
+    again = replace(asked, repository=tmp_path / "repository", serve_check=False)
+    put(again.repository, replace(PETS, name="tiny"))
+    with pytest.raises(UsageError, match="tiny has versions, and tiny_image has none") as refused:
+        plan_package(again)
+    assert "--promote" in refused.value.fix
 
 
 @pytest.mark.parametrize(

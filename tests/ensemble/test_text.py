@@ -64,18 +64,6 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> PackageRequest:
 
 
 @pytest.fixture(scope="module")
-def packaged(asked: PackageRequest, engine: Engine) -> PackageResult:
-    install_python_environment()
-    return package(asked)
-
-
-@pytest.fixture(scope="module")
-def repository(packaged: PackageResult, asked: PackageRequest) -> Path:
-    assert packaged.exit_code is ExitCode.OK, packaged.outcome.judgement.reason
-    return asked.repository
-
-
-@pytest.fixture(scope="module")
 def server(repository: Path, engine: Engine) -> Iterator[TritonServer]:
     with serving(chosen_versions(repository, ["mood_text"]), engine=engine) as running:
         yield running

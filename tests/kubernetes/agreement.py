@@ -246,13 +246,16 @@ def _network(objects: Objects) -> Iterator[str]:
 
 
 def _scaling(objects: Objects) -> Iterator[str]:
-    deployments = _named(objects, "Deployment")
     for o in _of(objects, "HorizontalPodAutoscaler", "ScaledObject"):
-        target = deployments.get(o["spec"]["scaleTargetRef"]["name"])
+        reference = o["spec"]["scaleTargetRef"]
+        kind, name = reference["kind"], reference["name"]
+        target = _named(objects, kind).get(name)
         if target is None:
-            yield f"{o['kind']} scales {o['spec']['scaleTargetRef']['name']}"
+            yield f"{o['kind']} scales {name}"
         elif "replicas" in target["spec"]:
-            yield f"{o['kind']} and the Deployment both say how many replicas there are"
+            yield f"{o['kind']} and the {kind} both say how many replicas there are"
+        if kind != "Rollout" and any(_of(objects, "Rollout")):
+            yield f"{o['kind']} scales the {kind}, and a Rollout has the pods"
     for o in _of(objects, "HorizontalPodAutoscaler"):
         rule = yaml.safe_load(one(objects, "ConfigMap", "-prometheus-adapter-rule")["data"]["config.yaml"])["rules"][0]
         metric = o["spec"]["metrics"][0]["pods"]["metric"]["name"]

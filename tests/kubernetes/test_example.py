@@ -19,7 +19,7 @@ from tests.kubernetes.schema import IMAGE_VOLUMES_SINCE, NEWEST, OLDEST, Misfit,
 from tests.markdown import ROOT, coded, table
 
 VERSIONS = (OLDEST, IMAGE_VOLUMES_SINCE, NEWEST)
-SHARED = {"overlays/autoscale", "overlays/autoscale-keda", "overlays/canary"}
+SHARED = {"overlays/autoscale", "overlays/autoscale-keda", "overlays/canary", "overlays/canary-autoscale"}
 FOLDERS = {
     "cpu": {
         "base",
@@ -27,10 +27,11 @@ FOLDERS = {
         "overlays/autoscale",
         "overlays/autoscale-keda",
         "overlays/canary",
+        "overlays/canary-autoscale",
         "slo-check",
         "kserve",
     },
-    "gpu": {"base", "overlays/gpu", "overlays/autoscale", "overlays/autoscale-keda", "overlays/canary"},
+    "gpu": {"base", "overlays/gpu"} | SHARED,
 }
 
 
@@ -210,6 +211,8 @@ BROKEN: list[tuple[str, Callable[[Objects], object], str]] = [
     ("autoscale", lambda o: _monitor(o)["podMetricsEndpoints"][0].update(port="x"), "scrapes the port x"),
     ("autoscale", lambda o: _pod(o)["metadata"]["labels"].update({NAMED: "x"}), "no series has the job"),
     ("autoscale-keda", lambda o: one(o, "ScaledObject")["spec"]["scaleTargetRef"].update(name="x"), "scales x"),
+    ("canary-autoscale", lambda o: one(o, HPA)["spec"]["scaleTargetRef"].update(kind="Deployment"), "a Rollout has"),
+    ("canary-autoscale", lambda o: one(o, "Rollout")["spec"].update(replicas=2), "the Rollout both say"),
     ("canary", lambda o: one(o, "Rollout")["spec"]["workloadRef"].update(name="x"), "refers to x"),
     ("canary", lambda o: one(o, "Rollout")["spec"]["strategy"]["canary"].update(canaryService="x"), "no Service x"),
     ("canary", lambda o: one(o, "AnalysisTemplate", "-slo")["metadata"].update(name="x"), "no AnalysisTemplate"),

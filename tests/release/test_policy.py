@@ -20,9 +20,10 @@ from deploy.release.policy_file import PromotionPolicy, read_environment
 from deploy.release.promotion import promote_under
 from deploy.repository.attest import attest
 from deploy.repository.find import find_version
+from deploy.repository.history import Approval, PromotionHistory, read_history
 from deploy.repository.layout import Version, promoted_version
 from deploy.repository.manifest import Manifest, Verdicts, file_entries, version_digest
-from deploy.repository.promotion import Approval, PromotionHistory, promote, read_history
+from deploy.repository.promotion import promote
 from deploy.slo.records import Bound, BoundResult, ClientSide, SloEvidence
 from deploy.validate.difference_records import DiffEvidence, Gate, SizeDifference
 from tests.markdown import ROOT

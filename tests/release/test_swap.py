@@ -14,8 +14,8 @@ from benchmarks.swap_world import NAME, served_world
 from deploy.cli import promote as command
 from deploy.cli import rollback
 from deploy.errors import ExitCode, UnfinishedError
+from deploy.repository.history import read_history
 from deploy.repository.layout import promoted_version
-from deploy.repository.promotion import read_history
 from deploy.serve.client import Client, ModelAddress
 from deploy.serve.engines import Engine
 from deploy.serve.ports import WantedPorts, choose_ports

@@ -225,7 +225,7 @@ BESIDE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a config of no version": (
         lambda model: (model / "config.pbtxt").write_text('name: "pets" runtime: "evil.so"'),
-        "pets/config.pbtxt does not name exactly one version",
+        "pets/config.pbtxt names no version",
     ),
     "another sample": (
         lambda model: next((model / "warmup").iterdir()).write_bytes(b"other"),

@@ -51,6 +51,18 @@ def test_onnx_config_in_full() -> None:
     }
 
 
+def test_the_options_of_a_session_stand_where_triton_reads_them() -> None:
+    options = {"optimization.graph.level": "1", "enable_mem_arena": "0", "intra_op_thread_count": "1"}
+    config = built(replace(Sample().plan(), options=options))
+    assert config.optimization.graph.level == 1
+    assert {key: value.string_value for key, value in config.parameters.items()} == {
+        "intra_op_thread_count": "1",
+        "inter_op_thread_count": "1",
+        "enable_mem_arena": "0",
+    }
+    assert not built(Sample().plan()).HasField("optimization")
+
+
 def test_aoti_config_names_its_platform_and_file() -> None:
     config = built(Sample(format="aoti").plan())
     assert (config.backend, config.platform) == ("pytorch", "torch_aoti")

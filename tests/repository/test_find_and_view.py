@@ -7,11 +7,11 @@ import pytest
 
 from deploy.errors import UsageError
 from deploy.repository.find import find_model, find_version, list_models, parse_reference
-from deploy.repository.layout import Version
+from deploy.repository.layout import Version, served_versions
 from deploy.repository.protobuf import parse_config
 from deploy.repository.stage import open_stage
 from deploy.repository.view import make_view
-from tests.repository.samples import PETS, WEIGHTS, Sample, put
+from tests.repository.samples import PETS, WEIGHTS, Sample, classifier, put
 
 
 @pytest.fixture
@@ -105,8 +105,16 @@ def test_an_engine_may_adapt_the_config_but_not_the_version(repository: Path, tm
     assert version.config.read_text() == before
 
 
-def test_one_model_has_one_version_in_a_view(repository: Path, tmp_path: Path) -> None:
-    versions = [find_version(repository, f"pets:{number}") for number in (1, 2)]
-    with pytest.raises(UsageError, match="two versions of pets"):
+def test_two_versions_of_a_model_are_served_side_by_side(repository: Path, tmp_path: Path) -> None:
+    versions = [find_version(repository, f"pets:{number}") for number in (2, 1)]
+    model = make_view(tmp_path / "view", versions) / "pets"
+    assert served_versions(model) == (1, 2)
+    assert (model / "1").resolve() == versions[1].folder.resolve()
+    assert parse_config((model / "config.pbtxt").read_text()).output[0].label_filename == "2/labels.txt"
+
+
+def test_two_versions_that_no_one_config_can_serve_are_refused(repository: Path, tmp_path: Path) -> None:
+    put(repository, Sample(spec=classifier(max_batch=16)))
+    versions = [find_version(repository, f"pets:{number}") for number in (1, 3)]
+    with pytest.raises(UsageError, match=r"pets:3 and pets:1 cannot be served side by side.*max_batch_size"):
         make_view(tmp_path / "view", versions)
-    assert not (tmp_path / "view").exists()

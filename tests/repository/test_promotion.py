@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import UnfinishedError, UsageError
+from deploy.repository.history import read_history
 from deploy.repository.layout import promoted_version
 from deploy.repository.manifest import Manifest, Verdicts, file_entries
-from deploy.repository.promotion import promote, read_history, rollback
+from deploy.repository.promotion import promote, rollback
 from tests.repository.samples import FAIL, PASS, UNDECIDED, Sample, put, state
 
 
@@ -121,7 +122,7 @@ def test_what_is_no_field_and_what_is_no_config_is_an_edit_too(repository: Path)
     config.write_text(f"# a remark\n{config.read_text()}")
     assert promote(repository, "pets", 2).edited == ("its text, in no field",)
     config.write_text("nonsense {")
-    assert promote(repository, "pets", 3).edited == ("it names no single version, or Triton could not parse it",)
+    assert promote(repository, "pets", 3).edited == ("it names no version, or Triton could not parse it",)
     assert len(list((repository / "pets/attestations").glob("edited-config-*.pbtxt"))) == 2
 
 

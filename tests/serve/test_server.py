@@ -252,7 +252,7 @@ def test_the_view_adapts_the_config_and_says_how(engine: Engine, tmp_path: Path)
     assert config_difference(version, engine) == (
         "platform: torch_aoti -> unset",
         "runtime: unset -> model.py",
-        "parameters: deployctl_sha256:model.pt2 added",
+        "parameters: deployctl_sha256:1/model.pt2 added",
     )
     assert config_difference(version, native) == ()
     view = served_view(tmp_path / "native", [version], native)

@@ -51,6 +51,18 @@ def test_threads_level_and_waiting_are_as_asked() -> None:
     assert session_options(threads=None, graph_level=0).intra_op_num_threads == 0
 
 
+def test_the_parameters_that_the_backend_in_c_heeds_are_heeded() -> None:
+    given = {"enable_mem_arena": "0", "enable_mem_pattern": "0", "execution_mode": "1", "intra_op_thread_count": "1"}
+    options = session_options(threads=2, graph_level=1, parameters=given)
+    assert not options.enable_cpu_mem_arena and not options.enable_mem_pattern
+    assert options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
+    assert options.intra_op_num_threads == 1
+    assert options.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    plain = session_options(threads=2, graph_level=0, parameters={"sha256:model.onnx": "0"})
+    assert plain.enable_cpu_mem_arena and plain.enable_mem_pattern
+    assert plain.execution_mode == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+
+
 def test_the_runtime_reads_the_entries(capfd: pytest.CaptureFixture[str]) -> None:
     """It ignores a name it does not know, so each has to complain of a bad value."""
     spin, block = SHARED_CORES

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ class Law:
     With `period`, the server answers nothing for `stall` seconds once per period: who comes then waits for its end.
     `failing` is the share of requests refused; from `dies_after` requests on the process ends, from `hangs_after` on it
     answers nothing, from `wrong_after` on its answers have another shape, from `unloads_after` on it knows no model.
+    After `stops_after` requests the process stops itself once (SIGSTOP), till somebody lets it go on.
     """
 
     p99: float
@@ -43,6 +45,7 @@ class Law:
     hangs_after: int | None = None
     wrong_after: int | None = None
     unloads_after: int | None = None
+    stops_after: int | None = None
 
     @property
     def median(self) -> float:
@@ -119,6 +122,8 @@ class _Service:
         self._asked += 1
         if law.dies_after is not None and self._asked > law.dies_after:
             os._exit(7)
+        if self._asked == law.stops_after:
+            os.kill(os.getpid(), signal.SIGSTOP)
         if law.hangs_after is not None and self._asked > law.hangs_after:
             await asyncio.sleep(3600)
         if law.unloads_after is not None and self._asked > law.unloads_after:

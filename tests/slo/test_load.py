@@ -116,14 +116,16 @@ def test_a_server_that_breaks_in_the_middle_fails_in_time(
 
 
 def test_a_server_that_is_stopped_and_goes_on_is_seen(request_: SloRequest) -> None:
-    with served(Law(p99=0.02)) as (url, process):
-        stop = threading.Timer(2.5, os.kill, (process.pid, signal.SIGSTOP))
-        go_on = threading.Timer(3.5, os.kill, (process.pid, signal.SIGCONT))
-        for timer in (stop, go_on):
-            timer.start()
-        found = check_slo(replace(request_, url=url, max_queries=900))
-        for timer in (stop, go_on):
-            timer.join()
+    def go_on_after_a_second(pid: int) -> None:
+        os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        time.sleep(1)
+        os.kill(pid, signal.SIGCONT)
+
+    with served(Law(p99=0.02, stops_after=400)) as (url, process):
+        keeper = threading.Thread(target=go_on_after_a_second, args=(process.pid,))
+        keeper.start()
+        found = check_slo(replace(request_, url=url, max_queries=900, min_seconds=4))
+    keeper.join(timeout=10)
     slow = [moment for moment in found.timeline if moment.maximum > 300]
     assert slow, "the queries that came during the stop waited for its end"
     assert found.bounds[0].design_effect > 1

@@ -67,7 +67,7 @@ class ObjectStore:
             versions = specific_versions(parse_config(text.decode())) if text is not None else ()
         except (UnicodeDecodeError, UsageError):
             return None
-        return versions[0] if len(versions) == 1 else None
+        return max(versions, default=None)
 
     def marker(self, name: str, number: int) -> bytes | None:
         """The manifest's bytes."""

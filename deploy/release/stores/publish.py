@@ -11,15 +11,23 @@ Owns the order of the steps and what a taken number means. Called by the command
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploy.errors import UnfinishedError, UsageError
 from deploy.progress import Progress, Silent
 from deploy.release.stores.bundle import Bundle, renumber, renumbered_digest
-from deploy.release.stores.folders import local_bundle
+from deploy.release.stores.folders import FolderStore, local_bundle
 from deploy.release.stores.opening import open_store
-from deploy.release.stores.store import Sent, Store, Taken, check_contract_there, read, require_released
+from deploy.release.stores.store import (
+    Sent,
+    Store,
+    Taken,
+    check_contract_there,
+    check_steps_there,
+    read,
+    require_released,
+)
 
 _NUMBERS = 10_000
 
@@ -37,7 +45,10 @@ class PublishRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A version that is now there. `new` is false where it was there before; `renumbered_from` None unless it was."""
+    """A version that is now there. `new` is false where it was there before; `renumbered_from` None unless it was.
+
+    `steps` are the versions that an ensemble runs, which were sent before it.
+    """
 
     name: str
     number: int
@@ -46,6 +57,7 @@ class Published:
     new: bool
     renumbered_from: int | None
     sent: Sent
+    steps: tuple[str, ...] = ()
 
 
 def run_publish(request: PublishRequest, *, progress: Progress = Silent()) -> Published:
@@ -58,6 +70,7 @@ def run_publish(request: PublishRequest, *, progress: Progress = Silent()) -> Pu
         bundle = local_bundle(request.repository, request.reference)  # 2
         require_released(bundle.manifest, where=request.repository)
         check_contract_there(store, bundle.manifest)
+    steps = _send_steps(store, bundle, request, progress)
     with _scratch() as scratch:
         for number in _candidates(store, bundle, request):  # 3
             chosen = renumber(bundle, number, scratch) if request.renumber else bundle
@@ -77,8 +90,26 @@ def run_publish(request: PublishRequest, *, progress: Progress = Silent()) -> Pu
                 new=there is None,
                 renumbered_from=bundle.version.number if number != bundle.version.number else None,
                 sent=sent,
+                steps=steps,
             )
     raise UnfinishedError(f"no free number was found for {bundle.version.name} in {store}")
+
+
+def _send_steps(store: Store, bundle: Bundle, request: PublishRequest, progress: Progress) -> tuple[str, ...]:
+    """Send what an ensemble runs before it. Raises UsageError if it would be served there without its steps."""
+    manifest = bundle.manifest
+    if not manifest.steps:
+        return ()
+    if request.renumber:
+        raise UsageError(
+            f"{bundle.version} is an ensemble, which runs its steps by number",
+            expected="its own number and theirs in the destination",
+            fix="leave --renumber out, or publish to another place",
+        )
+    check_steps_there(store, manifest, promote=request.promote, brings=isinstance(store, FolderStore))
+    for step in manifest.steps:
+        run_publish(replace(request, reference=str(step), promote=False), progress=progress)
+    return tuple(map(str, manifest.steps))
 
 
 def _candidates(store: Store, bundle: Bundle, request: PublishRequest) -> Iterator[int]:

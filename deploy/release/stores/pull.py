@@ -8,14 +8,14 @@ Owns the order of the steps. Called by the command line.
     4. Fetch what is attested of it and was not here yet.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploy.errors import UsageError
 from deploy.progress import Progress, Silent
 from deploy.release.stores.folders import FolderStore, receive
 from deploy.release.stores.opening import open_store
-from deploy.release.stores.store import Sent, Taken, check_contract_there, find, require_released
+from deploy.release.stores.store import Sent, Taken, check_contract_there, check_steps_there, find, require_released
 from deploy.repository.find import parse_reference
 from deploy.repository.layout import check_name
 
@@ -35,7 +35,7 @@ class PullRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulled:
-    """A version that is now here. `new` is false where it was here before."""
+    """A version that is now here. `new` is false where it was here before; `steps` came before an ensemble."""
 
     name: str
     number: int
@@ -43,6 +43,7 @@ class Pulled:
     source: str
     new: bool
     received: Sent
+    steps: tuple[str, ...] = ()
 
 
 def run_pull(request: PullRequest, *, progress: Progress = Silent()) -> Pulled:
@@ -66,6 +67,10 @@ def run_pull(request: PullRequest, *, progress: Progress = Silent()) -> Pulled:
         manifest = found.manifest
         require_released(manifest, where=store)
         check_contract_there(here, manifest)  # 2
+        check_steps_there(here, manifest)
+    for step in manifest.steps:
+        # An ensemble is nothing without the very versions that it runs.
+        run_pull(replace(request, reference=str(step), digest=step.digest), progress=progress)
     before = here.owner(name, manifest.version)
     try:
         with progress.stage(f"receive {name}:{manifest.version}"):
@@ -83,4 +88,5 @@ def run_pull(request: PullRequest, *, progress: Progress = Silent()) -> Pulled:
         source=str(store),
         new=before is None,
         received=received,
+        steps=tuple(map(str, manifest.steps)),
     )

@@ -148,6 +148,26 @@ def check_contract_there(store: Store, manifest: Manifest) -> None:
         )
 
 
+def check_steps_there(store: Store, manifest: Manifest, *, promote: bool = False, brings: bool = False) -> None:
+    """Raises UsageError if an ensemble would be served there as soon as it comes, and a step of it would not.
+
+    A first version is served where it arrives. `brings` says that promotion there brings the steps along.
+    """
+    name, first = f"{manifest.name}:{manifest.version}", not store.numbers(manifest.name)
+    if not first and (brings or not promote):
+        return
+    for step in manifest.steps:
+        there = store.promoted(step.model)
+        # The first version of a step comes with its promotion too.
+        if there == step.version or (there is None and not store.numbers(step.model)):
+            continue
+        raise UsageError(
+            f"{name} would be served in {store} at once, and runs {step}, where version {there} is promoted",
+            expected=f"{step} promoted there, or a place with no {step.model}",
+            fix=f"promote {step} there first" if first else "leave --promote out, and promote in a folder",
+        )
+
+
 def _listed(store: Store, name: str) -> str:
     numbers = store.numbers(name)
     return f"one of {', '.join(f'{name}:{number}' for number in numbers)}" if numbers else f"a place that holds {name}"

@@ -36,6 +36,7 @@ class Settings:
     batched: bool
     threads: int | None
     graph_level: int
+    parameters: dict[str, str]
     has_digest: bool
     device: Device = "cpu"
 
@@ -121,6 +122,7 @@ def _settings(args: dict[str, str]) -> Settings:
         batched=config.get("max_batch_size", 0) > 0,
         threads=int(threads) if threads else None,
         graph_level=config.get("optimization", {}).get("graph", {}).get("level", 0),
+        parameters=parameters,
         has_digest=_check_digests(folder, parameters),
         device="cuda" if parameters.get(DEVICE_PARAMETER) == "cuda" else "cpu",
     )
@@ -128,11 +130,9 @@ def _settings(args: dict[str, str]) -> Settings:
 
 def _check_digests(folder: Path, parameters: dict[str, str]) -> bool:
     """Whether digests were expected; each one holds. Raises TritonModelException for a file that is another."""
-    expected = {
-        name.removeprefix(DIGEST_PARAMETER): digest
-        for name, digest in parameters.items()
-        if name.startswith(DIGEST_PARAMETER)
-    }
+    # One config serves several versions where ensembles run them.
+    prefix = f"{DIGEST_PARAMETER}{folder.name}/"
+    expected = {name.removeprefix(prefix): digest for name, digest in parameters.items() if name.startswith(prefix)}
     for name, digest in expected.items():
         found = sha256_file(folder / name)
         if found != digest:

@@ -18,10 +18,12 @@ class TritonPythonModel(BatchedModel):
     """One ONNX Runtime session."""
 
     def load(self, settings: Settings) -> None:
-        """Open the session with the config's threads and optimisation level, on the device that was said."""
+        """Open the session with the config's threads, level and other parameters, on the device that was said."""
         if settings.device == "cuda":
             load_cuda_libraries()
-        options = session_options(threads=settings.threads, graph_level=settings.graph_level)
+        options = session_options(
+            threads=settings.threads, graph_level=settings.graph_level, parameters=settings.parameters
+        )
         chosen = providers(settings.device)
         self._session = onnxruntime.InferenceSession(str(settings.file), options, providers=chosen)
         require_provider(self._session, settings.device)

@@ -1,0 +1,123 @@
+"""Rewrites of an ONNX graph into an equal one that ONNX Runtime computes faster.
+
+Owns which and why; each one matches what it can prove equal and leaves the rest. No weight's value is looked at, so
+that a graph stays good for the next fine-tune. Called by onnx, in a child process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_IMAGE = 4  # dimensions of a batch of images: rows, channels, height, width
+_HEADS = 4  # dimensions of queries, keys and values: rows, heads, positions, width
+
+
+def rewrite(model: ir.Model) -> int:
+    """Apply, in place, what is faster on some machines and models; gives how many nodes it wrote otherwise."""
+    return pool_globally(model) + keep_sums_apart(model)
+
+
+def pool_globally(model: ir.Model) -> int:
+    """Turn means over height and width into GlobalAveragePool; gives how many.
+
+    ONNX Runtime keeps its blocked layout of images across a pooling and leaves it for a mean, which is how the exporter
+    writes `AdaptiveAvgPool2d(1)`.
+    """
+    import onnx_ir as ir
+
+    count = 0
+    for node in list(model.graph):
+        if node.op_type != "ReduceMean" or node.domain or not _is_image_mean(node):
+            continue
+        _replace(model, node, ir.node("GlobalAveragePool", [node.inputs[0]]))
+        count += 1
+    return count
+
+
+def keep_sums_apart(model: ir.Model) -> int:
+    """Write a sum that a LayerNormalization takes as Sum in place of Add; gives how many.
+
+    ONNX Runtime merges Add and LayerNormalization into one operator, whose kernel on CPU is slower than the two on some
+    processors. It does not look for Sum.
+    """
+    import onnx_ir as ir
+
+    count = 0
+    for node in list(model.graph):
+        users = [use.node for use in node.outputs[0].uses()] if node.op_type == "Add" and not node.domain else []
+        if any(user.op_type == "LayerNormalization" for user in users) and _same_shapes(node):
+            _replace(model, node, ir.node("Sum", list(node.inputs)))
+            count += 1
+    return count
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """How the exporter is to write operators that its own way costs more: attention."""
+    import torch
+
+    return {torch.ops.aten.scaled_dot_product_attention.default: _attention}
+
+
+# The signature is the operator's own: the exporter reads it.
+def _attention(  # noqa: PLR0913, PLR0917
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Attention with the keys transposed once and the queries alone scaled.
+
+    The exporter's own function reads the keys' shape anew in each layer, reshapes them to three dimensions and back
+    round a transposition, and scales queries and keys both: ONNX Runtime cannot merge that into the product.
+    """
+    import onnx_ir as ir
+    from onnxscript import opset18
+    from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
+
+    op: Any = opset18
+    width = query.shape[-1] if query.shape is not None and len(query.shape) == _HEADS else None
+    if dropout_p or is_causal or enable_gqa or not isinstance(width, int) or query.dtype != ir.DataType.FLOAT:
+        return aten_scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+        )
+    factor = ir.tensor(1.0 / math.sqrt(width) if scale is None else scale, dtype=query.dtype)
+    scores = op.MatMul(op.Mul(query, factor), op.Transpose(key, perm=[0, 1, 3, 2]))
+    if attn_mask is not None:
+        if attn_mask.dtype == ir.DataType.BOOL:
+            hidden = ir.tensor(query.dtype.min, dtype=query.dtype)
+            attn_mask = op.Where(attn_mask, ir.tensor(0.0, dtype=query.dtype), hidden)
+        scores = op.Add(scores, attn_mask)
+    return op.MatMul(op.Softmax(scores, axis=-1), value)
+
+
+def _is_image_mean(node: ir.Node) -> bool:
+    """Whether the node takes the mean over the last two of four dimensions, which it keeps."""
+    image = node.inputs[0]
+    if image is None or image.shape is None or len(image.shape) != _IMAGE:
+        return False
+    axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    if axes is None or node.attributes.get_int("keepdims", 1) != 1:
+        return False
+    return sorted(int(axis) % _IMAGE for axis in axes.numpy().reshape(-1)) == [_IMAGE - 2, _IMAGE - 1]
+
+
+def _same_shapes(node: ir.Node) -> bool:
+    shapes = [value.shape for value in node.inputs if value is not None]
+    return len(shapes) == len(node.inputs) and None not in shapes and shapes[0] == shapes[1]
+
+
+def _replace(model: ir.Model, node: ir.Node, new: ir.Node) -> None:
+    import onnx_ir as ir
+
+    old, made = node.outputs[0], new.outputs[0]
+    made.name, made.type, made.shape = old.name, old.type, old.shape
+    ir.convenience.replace_nodes_and_values(model.graph, node, [node], [new], [old], [made])

@@ -1,0 +1,133 @@
+"""Each rewrite of an ONNX graph gives an equal one, fires where it is meant to, and nowhere else."""
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deploy.convert.onnx import _translate
+from deploy.convert.onnx_rewrites import keep_sums_apart, pool_globally
+from deploy.processes import run_alone
+
+IMAGE = ["batch", 8, 6, 5]
+
+
+def graph(text: str) -> ir.Model:
+    model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 18]> g {text}')
+    return ir.from_proto(onnx.shape_inference.infer_shapes(model))
+
+
+def answers(model: ir.Model, *inputs: np.ndarray) -> list[np.ndarray]:
+    message = ir.to_proto(model).SerializeToString()
+    session = onnxruntime.InferenceSession(message, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+    found: list[np.ndarray] = session.run(None, dict(zip(names, inputs, strict=True)))
+    return found
+
+
+def kinds(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+def seeded(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("axes", "keep", "fires"), [
+    ("2, 3", 1, True), ("-1, -2", 1, True), ("3, 2", 1, True), ("2, 3", 0, False), ("1, 2", 1, False), ("3", 1, False),
+])  # fmt: skip
+def test_a_mean_over_an_image_becomes_a_global_pooling(axes: str, keep: int, fires: bool) -> None:
+    model = graph(
+        f"(float[batch, 8, 6, 5] x) => (float[batch, c, h, w] y) <int64[{len(axes.split(','))}] axes = {{{axes}}}> "
+        f"{{ z = Relu(x) m = ReduceMean <keepdims: int = {keep}> (z, axes) y = Neg(m) }}"
+        if keep
+        else f"(float[batch, 8, 6, 5] x) => (float[batch, c] y) <int64[2] axes = {{{axes}}}> "
+        f"{{ z = Relu(x) m = ReduceMean <keepdims: int = 0> (z, axes) y = Neg(m) }}"
+    )
+    before = answers(model, seeded(3, 8, 6, 5))
+
+    assert pool_globally(model) == int(fires)
+
+    assert ("GlobalAveragePool" in kinds(model)) == fires
+    np.testing.assert_allclose(answers(model, seeded(3, 8, 6, 5))[0], before[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_mean_of_what_is_no_image_stays() -> None:
+    model = graph("(float[batch, 4, 6] x) => (float[batch, 1, 1] y) <int64[2] a = {1, 2}> { y = ReduceMean(x, a) }")
+    assert pool_globally(model) == 0
+
+
+def test_a_sum_before_a_normalization_is_kept_apart_from_it() -> None:
+    model = graph(
+        "(float[batch, 5, 16] x, float[batch, 5, 16] y) => (float[batch, 5, 16] z) "
+        "<float[16] scale = {1,2,1,2,1,2,1,2,1,2,1,2,1,2,1,2}> "
+        "{ s = Add(x, y) n = LayerNormalization (s, scale) z = Add(n, s) }"
+    )
+    before = answers(model, seeded(2, 5, 16), seeded(2, 5, 16))
+
+    assert keep_sums_apart(model) == 1
+
+    assert kinds(model) == ["Sum", "LayerNormalization", "Add"]
+    np.testing.assert_allclose(answers(model, seeded(2, 5, 16), seeded(2, 5, 16))[0], before[0], rtol=1e-5, atol=1e-6)
+    bias = graph(
+        "(float[batch, 5, 16] x, float[16] b) => (float[batch, 5, 16] z) <float[16] scale = "
+        "{1,2,1,2,1,2,1,2,1,2,1,2,1,2,1,2}> { s = Add(x, b) z = LayerNormalization (s, scale) }"
+    )
+    assert keep_sums_apart(bias) == 0
+
+
+class Attention(nn.Module):
+    """Attention of four heads in every way that the operator is called."""
+
+    def __init__(self, mask: str, scale: float | None) -> None:
+        super().__init__()
+        self.mask, self.scale = mask, scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = x.view(x.shape[0], x.shape[1], 4, 8).transpose(1, 2)
+        length = x.shape[1]
+        masks: dict[str, dict[str, Any]] = {
+            "none": {},
+            "causal": {"is_causal": True},
+            "bool": {"attn_mask": torch.ones(length, length, dtype=torch.bool).tril()},
+            "float": {"attn_mask": torch.linspace(-1, 1, length * length).view(length, length)},
+        }
+        done = nn.functional.scaled_dot_product_attention(
+            heads, heads * 2, heads + 1, scale=self.scale, **masks[self.mask]
+        )
+        return done.transpose(1, 2).reshape(x.shape)
+
+
+def translated(mask: str, scale: float | None) -> bytes:
+    module = Attention(mask, scale).eval()
+    batch = torch.export.Dim("batch", min=1, max=4)
+    exported = torch.export.export(module, (torch.zeros(2, 5, 32),), dynamic_shapes=({0: batch},), strict=False)
+    model = _translate(exported, opset=20, rewritten=False)
+    model.ir_version = 10
+    message: bytes = ir.to_proto(model).SerializeToString()
+    return message
+
+
+@pytest.mark.parametrize("mask", ["none", "float", "bool", "causal"])
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention_is_written_with_one_transposition_of_the_keys(mask: str, scale: float | None) -> None:
+    model = ir.from_proto(onnx.load_from_string(run_alone("translate", translated, mask, scale).value))
+    x = seeded(3, 5, 32)
+
+    (found,) = answers(model, x)
+
+    with torch.no_grad():
+        wanted = Attention(mask, scale)(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    if mask != "causal":
+        assert kinds(model).count("Shape") <= 1, "the keys' shape is not read"
+        assert kinds(model).count("Softmax") == 1 and "IsNaN" not in kinds(model)
+        scales = [value.const_value for node in model.graph if node.op_type == "Mul" for value in node.inputs if value]
+        factor = 1 / math.sqrt(8) if scale is None else scale
+        assert pytest.approx(factor) in [float(one.numpy()) for one in scales if one is not None and one.size == 1]

@@ -1,0 +1,55 @@
+"""What an ensemble is asked under load: the images that it was proven with, as bytes on either wire."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.errors import UsageError
+from deploy.slo.counters import ServedInput, ServedMetadata
+from deploy.slo.question import find_rows, find_subject, make_query
+from deploy.slo.wire import WireOutput, _grpc_body, _http_body
+from tests.repository.ensembles import IMAGES, WHOLE, put_ensemble
+
+METADATA = ServedMetadata(
+    versions=("1",),
+    inputs=(ServedInput(name="INPUT__0", datatype="BYTES", shape=(-1, 1)),),
+    outputs=(WireOutput(name="OUTPUT__0", datatype="BYTES", shape=(-1, 3)),),
+)
+
+
+def test_an_ensemble_is_asked_with_its_own_whole_images(tmp_path: Path) -> None:
+    put_ensemble(tmp_path)
+    subject = find_subject(WHOLE, tmp_path)
+    rows = find_rows(subject, None, METADATA)
+    assert rows.source == f"evidence of {WHOLE}:1: 2 images"
+    query = make_query(subject, rows, METADATA)
+    assert [inputs["INPUT__0"].tolist() for inputs in query.inputs] == [[[IMAGES[0]]], [[IMAGES[1]]]]
+
+
+def test_images_are_on_both_wires_what_triton_reads(tmp_path: Path) -> None:
+    from tritonclient.grpc import service_pb2
+    from tritonclient.utils import deserialize_bytes_tensor
+
+    put_ensemble(tmp_path)
+    subject = find_subject(WHOLE, tmp_path)
+    query = make_query(subject, find_rows(subject, None, METADATA), METADATA)
+    request = service_pb2.ModelInferRequest.FromString(_grpc_body(query, query.inputs[1]))
+    assert (request.inputs[0].datatype, list(request.inputs[0].shape)) == ("BYTES", [1, 1])
+    assert deserialize_bytes_tensor(request.raw_input_contents[0]).tolist() == [IMAGES[1]]
+    body, headers = _http_body(query, query.inputs[1])
+    head = int(headers["Inference-Header-Content-Length"])
+    (tensor,) = json.loads(body[:head])["inputs"]
+    assert tensor["parameters"]["binary_data_size"] == len(body) - head
+    assert deserialize_bytes_tensor(body[head:]).tolist() == [IMAGES[1]]
+
+
+def test_arrays_are_no_files(tmp_path: Path) -> None:
+    put_ensemble(tmp_path / "models")
+    np.savez(tmp_path / "samples.npz", INPUT__0=np.ones((2, 1), np.float32))
+    with pytest.raises(UsageError, match="an ensemble that takes files or texts"):
+        find_rows(find_subject(WHOLE, tmp_path / "models"), tmp_path / "samples.npz", METADATA)
+    with pytest.raises(UsageError, match="BYTES, which --samples cannot hold") as refused:
+        find_rows(find_subject(WHOLE, None), tmp_path / "samples.npz", METADATA)
+    assert "--repository" in refused.value.fix
