@@ -25,7 +25,7 @@ from deploy.convert.model import ARTIFACT_FILES, Artifact
 from deploy.errors import ExitCode, UsageError
 from deploy.evidence import BehaviourEvidence, Judgement, ParityEvidence, ServedEvidence, Verdict
 from deploy.files import disk_errors_explained, sha256_file
-from deploy.processes import Limits, Worker
+from deploy.processes import Limits, Worker, prepare
 from deploy.progress import Progress, Silent
 from deploy.report.child import Reporter
 from deploy.report.findings import BEHAVIOUR_FILE, PARITY_FILE, SERVED_FILE
@@ -98,6 +98,7 @@ class _Ran:
 def plan_as_is(request: PackageRequest, *, progress: Progress = Silent()) -> AsIsPlan:
     """Steps 1 and 2; nothing is written. Raises MissingError or UsageError."""
     engine = find_engine() if request.serve_check else None
+    prepare("deploy.convert.preload")
     with progress.stage("read the archive"), Worker("archive", log=Path(os.devnull)) as worker:
         checkpoint = worker.run(read_script, request.checkpoint).value
     name = check_name(request.name or checkpoint.name)

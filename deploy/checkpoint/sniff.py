@@ -107,11 +107,12 @@ def _recognise_folder(path: Path) -> Kind:
             fix=f"join them: python {path}/zero_to_fp32.py {path} joined, then package joined/pytorch_model.bin",
         )
     suffixes = {".pt", ".pth", ".ckpt", ".bin", ".safetensors"}
-    inside = sorted(entry.name for entry in path.iterdir() if entry.suffix in suffixes)[:5]
+    entries = (*path.iterdir(), *path.glob("*/*"))
+    inside = sorted(str(entry.relative_to(path)) for entry in entries if entry.suffix in suffixes)[:5]
     raise UsageError(
         f"{path} is a directory" + (f" that holds {', '.join(inside)}" if inside else ""),
         expected="one checkpoint file, or a folder of torch.distributed.checkpoint (.metadata and *.distcp)",
-        fix="name the file, not the folder it lies in",
+        fix="name the file itself, not a folder above it",
     )
 
 

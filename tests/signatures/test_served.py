@@ -1,5 +1,6 @@
 """From the file to answers of a real tritonserver, for signatures that are not one image in and one tensor out."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from deploy.checkpoint.load import read_checkpoint
+from deploy.checkpoint.model import CheckpointRequest
 from deploy.evidence import ParityEvidence, ServedEvidence
 from deploy.package import package
 from deploy.processes import prepare
@@ -86,6 +88,26 @@ def test_it_is_verified_again_from_its_own_evidence(tagged: PackageResult, engin
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> PackageResult:
     folder = tmp_path_factory.mktemp("mixed")
     return package(to_package(ask_mixed(folder / "mixed.pt"), folder, serve_check=False))
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.parametrize("make", [ask_tagger, ask_mixed], ids=["by keyword, one of them None", "of three dtypes"])
+def test_aoti_takes_several_inputs_and_is_served(
+    make: Callable[[Path], CheckpointRequest], engine: Engine, tmp_path: Path
+) -> None:
+    result = package(to_package(make(tmp_path / "net.pt"), tmp_path, formats=("aoti",), max_batch=3))
+    manifest, folder = published(result)
+    assert manifest.format == "aoti"
+    assert manifest.verdicts.parity.passed
+    served = ServedEvidence.read(folder / "evidence" / "served.json")
+    assert served.judgement.passed
+    assert served.executions < served.inferences
+    config = parse_config((folder / "config.pbtxt").read_text())
+    assert [entry.name for entry in config.input] == [f"INPUT__{index}" for index in range(len(manifest.spec.inputs))]
+    assert [entry.name for entry in config.output] == [
+        f"OUTPUT__{index}" for index in range(len(manifest.spec.outputs))
+    ]
 
 
 def test_images_of_any_size_beside_truth_values_and_integers(mixed: PackageResult) -> None:

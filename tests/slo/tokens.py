@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from deploy.serve.engines import Engine
+from deploy.serve.python_environment import find_python_environment, install_python_environment
 from deploy.serve.server import TritonServer
-from deploy.serve.vllm import find_vllm
 
 FIRST_SECONDS, GAP_SECONDS, TOKENS = 0.05, 0.02, 6
 
@@ -29,7 +29,7 @@ input [ {{ name: "text_input" data_type: TYPE_STRING dims: [ 1 ] }},
         {{ name: "return_num_output_tokens" data_type: TYPE_BOOL dims: [ 1 ] optional: true }} ]
 output [ {{ name: "num_output_tokens" data_type: TYPE_UINT32 dims: [ -1 ] }} ]
 instance_group [ {{ kind: KIND_CPU count: 1 }} ]
-parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{stub}" }} }}
+parameters {{ key: "EXECUTION_ENV_PATH" value {{ string_value: "{environment}" }} }}
 """
 _MODEL = """
 import threading, time
@@ -93,10 +93,11 @@ def clock() -> Iterator[str]:
 
 @contextmanager
 def served_clock(folder: Path, engine: Engine) -> Iterator[str]:
-    """The same as a decoupled python model in a real tritonserver; its text needs the stub's own environment."""
+    """The same as a decoupled python model in a real tritonserver, whose texts need the engine's older numpy."""
+    install_python_environment()
     version = folder / "clock" / "1"
     version.mkdir(parents=True)
-    (folder / "clock" / "config.pbtxt").write_text(_CONFIG.format(stub=find_vllm().stub))
+    (folder / "clock" / "config.pbtxt").write_text(_CONFIG.format(environment=find_python_environment()))
     (version / "model.py").write_text(_MODEL.format(tokens=TOKENS, first=FIRST_SECONDS, gap=GAP_SECONDS))
     with TritonServer(folder, engine=engine) as server:
         yield server.http_address
