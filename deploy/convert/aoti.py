@@ -31,7 +31,7 @@ from deploy.convert.flex import (
     attention_detail,
     count_flex_attention,
     for_a_kernel,
-    kernel_for_any_threads,
+    mended_kernel,
     plain_attention,
 )
 from deploy.convert.kept_program import weights_without_graph
@@ -258,7 +258,7 @@ def _compile(exported: ExportedProgram, settings: dict[str, Any]) -> tuple[list[
     why = ""
     if count_flex_attention(exported):
         try:
-            with nullcontext() if attends_on_gpu(exported) else kernel_for_any_threads():
+            with nullcontext() if attends_on_gpu(exported) else mended_kernel():
                 return _compile_exported(for_a_kernel(exported), settings), FUSED
         except UnfinishedError as error:
             why = f" ({error.found})"

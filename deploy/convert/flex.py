@@ -29,6 +29,8 @@ DECOMPOSED = "decomposed to plain attention"
 
 _COMPILED_THREADS = "int64_t num_thread = {{num_thread}};"
 _ANY_THREADS = "int64_t num_thread = std::max<int64_t>({{num_thread}}, at::get_num_threads());"
+_WHOLE_VECTORS = "N % Vectorized::size() == 0 && 24 * BLOCK_M > K"
+_WHOLE_BLOCK = "N == BLOCK_N && 24 * BLOCK_M > K"
 
 # Which of a score's four indices a nesting of vmap maps: the key's first, the batch's last.
 _INDEX_MAPS = ((None, None, None, 0), (None, None, 0, None), (None, 0, None, None), (0, None, None, None))
@@ -86,25 +88,29 @@ def for_a_kernel(exported: ExportedProgram) -> ExportedProgram:
 
 
 @contextmanager
-def kernel_for_any_threads() -> Iterator[None]:
-    """While this lasts, AOTInductor writes a CPU kernel with room for as many threads as it will run with.
+def mended_kernel() -> Iterator[None]:
+    """While this lasts, AOTInductor writes a CPU kernel that is right for any number of keys and threads.
 
-    torch's own has room for the threads of the machine that compiles it, and writes beyond that on one with more.
+    torch's own has room for the threads of the machine that compiles it, and writes beyond that on one with more. And
+    where the keys end with a whole vector inside a block (8 keys on AVX2), it multiplies the whole block: it reads
+    behind the keys and writes behind the scores.
     Raises UnfinishedError if this release of torch writes the kernel in another way.
     """
     importlib.import_module("torch._inductor.lowering")  # first: the next one imports it, and it the next one
-    from torch._inductor.codegen import cpp_flex_attention_template as template
+    from torch._inductor.codegen import cpp_flex_attention_template, cpp_micro_gemm
 
-    before = getattr(template, "INIT_PARAMS", "")  # absent before torch 2.12
-    if before.count(_COMPILED_THREADS) != 1:
+    kernel, product = cpp_flex_attention_template, cpp_micro_gemm.CppMicroGemmFP32Vec
+    before = getattr(kernel, "INIT_PARAMS", ""), product.TEMPLATE_KERNEL  # the first is absent before torch 2.12
+    if before[0].count(_COMPILED_THREADS) != 1 or before[1].count(_WHOLE_VECTORS) != 1:
         raise UnfinishedError(
             "the FlexAttention kernel of this torch is unknown here, so whether it fits other machines' threads is too"
         )
-    template.INIT_PARAMS = before.replace(_COMPILED_THREADS, _ANY_THREADS)
+    kernel.INIT_PARAMS = before[0].replace(_COMPILED_THREADS, _ANY_THREADS)
+    product.TEMPLATE_KERNEL = before[1].replace(_WHOLE_VECTORS, _WHOLE_BLOCK)
     try:
         yield
     finally:
-        template.INIT_PARAMS = before
+        kernel.INIT_PARAMS, product.TEMPLATE_KERNEL = before
 
 
 def _copied(node: Node, *, like: Tensor | None = None) -> Node:

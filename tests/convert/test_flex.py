@@ -9,7 +9,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from deploy.convert.export import export_program
-from deploy.convert.flex import count_flex_attention, for_a_kernel, kernel_for_any_threads, plain_attention
+from deploy.convert.flex import count_flex_attention, for_a_kernel, mended_kernel, plain_attention
 from deploy.convert.run import Conversion, convert
 from deploy.errors import UnfinishedError
 from deploy.processes import run_alone
@@ -77,12 +77,17 @@ def test_score_mod_that_makes_a_table_is_refused_with_the_way_out() -> None:
         plain_attention(exported_program(lively(MakesATable)))
 
 
-def test_kernel_of_a_torch_that_writes_it_otherwise_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changed", ["threads", "product"])
+def test_kernel_of_a_torch_that_writes_it_otherwise_is_not_used(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     importlib.import_module("torch._inductor.lowering")
     from torch._inductor.codegen import cpp_flex_attention_template as template
+    from torch._inductor.codegen.cpp_micro_gemm import CppMicroGemmFP32Vec
 
-    monkeypatch.setattr(template, "INIT_PARAMS", "int64_t threads = {{num_thread}};")
-    with pytest.raises(UnfinishedError, match="other machines' threads"), kernel_for_any_threads():
+    if changed == "threads":
+        monkeypatch.setattr(template, "INIT_PARAMS", "int64_t threads = {{num_thread}};")
+    else:
+        monkeypatch.setattr(CppMicroGemmFP32Vec, "TEMPLATE_KERNEL", "if (N > 0) {")
+    with pytest.raises(UnfinishedError, match="other machines' threads"), mended_kernel():
         pass
 
 
