@@ -18,7 +18,7 @@ from typing import Any
 
 from deploy.errors import UsageError
 from deploy.progress import Progress
-from deploy.release.stores.bundle import Bundle, Part, is_attested_path, records_last
+from deploy.release.stores.bundle import Bundle, Part, is_attested_path, signatures_last
 from deploy.release.stores.clients import (
     PART_SIZE,
     ConflictError,
@@ -93,7 +93,7 @@ class ObjectStore:
                 with errors_explained(self.location):
                     kept = kept_digest(self.client, self.location, self._path(name, path))
                 parts.append(Part(path=path, size=size, sha256=kept or None))
-        return records_last(parts)
+        return signatures_last(parts)
 
     def fetch(self, name: str, part: Part, destination: Path) -> None:
         """The object's bytes, in chunks, with as many as were there when it was asked for."""

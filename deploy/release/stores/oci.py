@@ -17,7 +17,7 @@ from typing import Any
 from deploy.errors import UnfinishedError, UsageError
 from deploy.files import sha256_bytes
 from deploy.progress import Progress
-from deploy.release.stores.bundle import Bundle, Part, is_attested_path, records_last
+from deploy.release.stores.bundle import Bundle, Part, is_attested_path, signatures_last
 from deploy.release.stores.locations import OCI_PART, Location
 from deploy.release.stores.parallel import as_size, each
 from deploy.release.stores.registry import MANIFEST_TYPE, Registry, open_registry, require_library
@@ -84,7 +84,7 @@ class OciStore:
         """The layers of the artifact beside it."""
         found = self._registry(name).manifest(_attestations_tag(number))
         parts = _parts(found, name) if found else ()
-        return records_last([part for part in parts if is_attested_path(part.path, digest)])
+        return signatures_last([part for part in parts if is_attested_path(part.path, digest)])
 
     def fetch(self, name: str, part: Part, destination: Path) -> None:
         """The blob of a part's digest."""
@@ -148,7 +148,7 @@ class OciStore:
             if not registry.blob_exists(f"sha256:{part.sha256}"):
                 _upload(registry, bundle, part)
         subject = {"mediaType": MANIFEST_TYPE, "digest": f"sha256:{sha256_bytes(document)}", "size": len(document)}
-        layers = _layers(records_last([*there, *absent]), name)
+        layers = _layers(signatures_last([*there, *absent]), name)
         beside = _document(ATTESTATIONS_TYPE, layers, {_TITLE: name, _VERSION: str(number)}, subject=subject)
         registry.put_manifest(_attestations_tag(number), beside)
         return absent

@@ -58,7 +58,7 @@ class Store(Protocol):
         """The digest of the version that holds a number, published or on its way; None if it is free."""
 
     def attested(self, name: str, number: int, digest: str) -> tuple[Part, ...]:
-        """What is attested of a version there, records last."""
+        """What is attested of a version there, signatures last."""
 
     def fetch(self, name: str, part: Part, destination: Path) -> None:
         """Write one file of a model to `destination`, whose folder exists. Checks nothing."""
