@@ -28,6 +28,7 @@ from deploy.release.stores.clients import (
     sending_options,
 )
 from deploy.release.stores.locations import Location
+from deploy.release.stores.multipart import LEAST_SIZE, send_in_parts
 from deploy.release.stores.parallel import as_size, each
 from deploy.release.stores.store import Sent, Taken
 from deploy.repository.layout import ATTESTATIONS_FOLDER, CONFIG_FILE, WARMUP_FOLDER, is_version_number
@@ -184,10 +185,12 @@ class ObjectStore:
         return kept == part.sha256
 
     def _put(self, bundle: Bundle, part: Part, *, mode: str = "overwrite") -> None:
-        options = sending_options(self.location, part.sha256 or "")
+        path, source, sha256 = self._path(bundle.version.name, part.path), bundle.source(part), part.sha256 or ""
         with errors_explained(self.location):
-            path = self._path(bundle.version.name, part.path)
-            self.client.put_file(str(bundle.source(part)), path, mode=mode, **options)
+            if self.location.scheme == "s3" and mode == "overwrite" and part.size >= LEAST_SIZE:
+                send_in_parts(self.client, source, path, sha256=sha256)
+            else:
+                self.client.put_file(str(source), path, mode=mode, **sending_options(self.location, sha256))
 
     def _create_marker(self, bundle: Bundle) -> None:
         name, number = bundle.version.name, bundle.version.number
