@@ -129,7 +129,8 @@ class ObjectStore:
             except FileExistsError:
                 owner = self.owner(name, number)
         if owner not in (None, digest):
-            raise Taken(number, digest=owner, published=self.marker(name, number) is not None)
+            published, claim = self.marker(name, number) is not None, f"{self.location}/{name}/{_CLAIMS}/{number}"
+            raise Taken(number, digest=owner, published=published, claim=claim)
 
     def _require_conditions(self, path: str, data: bytes) -> None:
         """Raises UsageError if the store overwrites where it was asked to create: claims would protect nobody."""

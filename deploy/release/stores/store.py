@@ -30,12 +30,16 @@ class Sent:
 
 
 class Taken(Exception):  # noqa: N818 - a fact that publish decides about, no error of the user's
-    """A number belongs to another version: `digest` where it is known, `published` where that one is whole."""
+    """A number belongs to another version: `digest` where it is known, `published` where that one is whole.
 
-    def __init__(self, number: int, *, digest: str | None, published: bool) -> None:
+    `claim` says what keeps it for one that is not, in words that follow "remove".
+    """
+
+    def __init__(self, number: int, *, digest: str | None, published: bool, claim: str = "") -> None:
         self.number = number
         self.digest = digest
         self.published = published
+        self.claim = claim
         super().__init__(number)
 
 
