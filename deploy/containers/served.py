@@ -16,6 +16,7 @@ from deploy.monitoring.slo_queries import Measure
 from deploy.repository.integrity import require_compiled, require_intact
 from deploy.repository.layout import CONFIG_FILE, EVIDENCE_FOLDER, WARMUP_FOLDER, Version
 from deploy.repository.manifest import MANIFEST_FILE, Manifest, version_digest
+from deploy.repository.preflight import config_misfits
 from deploy.repository.protobuf import parse_config
 from deploy.targets import Target
 
@@ -109,7 +110,7 @@ def _check_release(version: Version, manifest: Manifest) -> None:
 
 
 def _check_target(version: Version, manifest: Manifest, target: Target) -> None:
-    """An archive holds code for one build of torch; a graph runs wherever its opset is known."""
+    """An archive holds code for one torch; a graph runs wherever its opset is known and its config can be served."""
     if manifest.format == "aoti":
         if manifest.target.name != target.name:
             raise UsageError(
@@ -126,3 +127,10 @@ def _check_target(version: Version, manifest: Manifest, target: Target) -> None:
                 expected="a graph for this target",
                 fix=f"package it with --target {target.name}",
             )
+    # Python runs wherever the server does, round a network on a GPU too.
+    if manifest.format == "onnx" and (wrong := list(config_misfits(parse_config(version.config.read_text()), target))):
+        raise UsageError(
+            f"{version} was packaged for {manifest.target.name}: {'; '.join(wrong)}",
+            expected=f"a version whose config {target.name} serves",
+            fix=f"package it with --target {target.name}, or name another target",
+        )

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from deploy.convert.model import ARTIFACT_FILES
+from deploy.convert.model import ARTIFACT_FILES, Device
 from deploy.errors import DeployError
 from deploy.processes import Limits, Worker
 from deploy.repository.layout import Version
 from deploy.repository.manifest import Manifest
 from deploy.spec import Spec
 from deploy.validate.compare import as_rows
+from deploy.validate.contenders import artifact_entrant
 from deploy.validate.difference_records import SampleSource
-from deploy.validate.executables import AotiModel, Arrays, OnnxModel
+from deploy.validate.executables import Arrays
 from deploy.validate.families import REAL
 from deploy.validate.samples import digest_arrays, load_samples
 from deploy.validate.script import ScriptModel
@@ -31,6 +32,16 @@ class Side:
 
     version: Version
     manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """How the versions are run: where, on how many threads, within which limits, and which folder takes the logs."""
+
+    device: Device
+    threads: int
+    logs: Path
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +90,7 @@ def gather_rows(sides: Sequence[Side], samples: Path | None) -> tuple[Asked, ...
     return tuple(replace(asked, counted=_first_seen(asked, seen)) for asked in fitting)
 
 
-def answers(side: Side, asked: Sequence[Asked], *, threads: int, logs: Path, limits: Limits) -> list[Arrays]:
+def answers(side: Side, asked: Sequence[Asked], *, run: Run) -> list[Arrays]:
     """The version's outputs for every row of each source, rows first, from a child of its own.
 
     Raises ChildFailed if it crashes, hangs past the limit, or cannot load the artifact.
@@ -87,9 +98,14 @@ def answers(side: Side, asked: Sequence[Asked], *, threads: int, logs: Path, lim
     manifest = side.manifest
     path = side.version.folder / ARTIFACT_FILES[manifest.compiled]
     name = f"answers of version {side.version.number}"
-    with Worker(name, log=logs / f"{name.replace(' ', '-')}.log", limits=limits) as worker:
-        kinds: dict[str, Any] = {"aoti": AotiModel, "torchscript": ScriptModel}
-        worker.make(kinds.get(manifest.format, OnnxModel), path, threads=threads)
+    with Worker(name, log=run.logs / f"{name.replace(' ', '-')}.log", limits=run.limits) as worker:
+        if manifest.format == "torchscript":
+            worker.make(ScriptModel, path, threads=run.threads)
+        else:
+            entrant = artifact_entrant(
+                name, path, format=manifest.compiled, threads=run.threads, device=run.device, details=manifest.artifact
+            )
+            worker.make(entrant.factory)
         return [_run(worker, manifest.spec, one) for one in asked]
 
 

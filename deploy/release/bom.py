@@ -16,7 +16,8 @@ from deploy.convert.model import ARTIFACT_FILES
 from deploy.evidence import LatencyEvidence
 from deploy.release.provenance import package_url, packages
 from deploy.report.findings import Packaged, read_packaged
-from deploy.repository.layout import Version
+from deploy.repository.config import LABELS_FILE
+from deploy.repository.layout import CONFIG_FILE, EVIDENCE_FOLDER, Version
 from deploy.repository.manifest import Manifest, created_now, version_digest
 from deploy.spec import TensorSpec
 
@@ -70,7 +71,7 @@ def _bom(version: Version, manifest: Manifest) -> "Bom":
         bom_ref=str(version),
         hashes=[_sha256(one) for one in artifact.values()] if len(artifact) == 1 else [],
     )
-    parts = [*_files(manifest, artifact), *_libraries(manifest), *_containers(manifest)]
+    parts = [*_files(manifest, artifact), *_steps(manifest), *_libraries(manifest), *_containers(manifest)]
     tools = [
         Component(name=name, version=known, type=ComponentType.APPLICATION, bom_ref=f"tool:{name}")
         for name, known in {
@@ -105,8 +106,23 @@ def _files(manifest: Manifest, artifact: dict[str, str]) -> "Iterator[Component]
             name=path,
             type=ComponentType.FILE,
             bom_ref=f"file:{path}",
-            description=f"the {manifest.format} artifact, with the weights",
+            description=f"{'a file of ' if len(artifact) > 1 else ''}the {manifest.format} artifact, with the weights",
             hashes=[_sha256(digest)],
+        )
+
+
+def _steps(manifest: Manifest) -> "Iterator[Component]":
+    """The versions that an ensemble runs, each with the digest of its manifest, which holds those of its files."""
+    from cyclonedx.model.component import Component, ComponentType
+
+    for step in manifest.steps:
+        yield Component(
+            name=step.model,
+            version=str(step.version),
+            type=ComponentType.MACHINE_LEARNING_MODEL,
+            bom_ref=f"step:{step}",
+            description="a step of the ensemble, by the digest of its manifest",
+            hashes=[_sha256(step.digest)],
         )
 
 
@@ -144,6 +160,9 @@ def _sha256(digest: str) -> Any:
 
 
 def _is_artifact(path: str, manifest: Manifest) -> bool:
+    if manifest.format == "vllm":
+        # Its weights lie beside the file that names them.
+        return path not in (CONFIG_FILE, LABELS_FILE) and not path.startswith(f"{EVIDENCE_FOLDER}/")
     main = "model.py" if manifest.format in ("python", "ensemble") else ARTIFACT_FILES[manifest.compiled]
     return path == main or path.startswith(f"{main}/")
 

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from deploy.bench import BenchRequest, bench
+from deploy.bench import BenchRequest, bench, gpu_for
+from deploy.convert.model import Device
 from deploy.errors import MissingError, UsageError
 from deploy.evidence import LatencyEvidence
 from deploy.processes import Limits as ChildLimits
 from deploy.processes import prepare
 from deploy.progress import Progress, Silent
-from deploy.release.asked import Asked, Side, answers, gather_rows
+from deploy.release.asked import Asked, Run, Side, answers, gather_rows
 from deploy.release.difference import Answered, compare_answers
 from deploy.release.facts import changes, size_difference
 from deploy.release.gates import Limits, judge_gates, overall
@@ -37,7 +38,6 @@ from deploy.validate.machine import default_threads
 
 KIND = "diff"
 PROMOTED = "promoted"
-_DEVICE = "cpu"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +82,12 @@ class DiffResult:
 def diff(request: DiffRequest, *, progress: Progress = Silent()) -> DiffResult:
     """What differs between two published versions, judged by the limits that were asked for.
 
-    Raises UsageError if a version does not exist or has changed, MissingError if one is built for another device, and
-    UnfinishedError if one of them cannot be run.
+    Raises UsageError if a version does not exist or has changed, MissingError if one of them can run on no device that
+    is here, and UnfinishedError if one of them cannot be run.
     """
     before, after = (_find(request, asked) for asked in (request.old, request.new))  # 1
     _check(request, before, after)  # 2
+    device, elsewhere = _device(before, after, request.limits)
     left_out: dict[str, str] = {}
     facts = changes(before, after)  # 3
     size = size_difference(before.manifest, after.manifest)
@@ -95,10 +96,13 @@ def diff(request: DiffRequest, *, progress: Progress = Silent()) -> DiffResult:
         left_out |= {"answers": reason, "latency": reason}
     else:
         with progress.stage(f"ask {before.version} and {after.version} the same"):
-            found = _answers(request, (before, after))  # 4
+            found = _answers(request, (before, after), device)  # 4
         if found is None:
             left_out["answers"] = "neither version's evidence holds rows that both take: give some with --samples"
-        latency = _race(request, before, after, progress)  # 5
+        if elsewhere:
+            left_out |= {"answers on the GPU": elsewhere, "latency": elsewhere}
+        else:
+            latency = _race(request, before, after, progress)  # 5
     if latency is None:
         left_out.setdefault("latency", "not asked for")
     gates = judge_gates(  # 6
@@ -148,14 +152,6 @@ def _check(request: DiffRequest, before: Side, after: Side) -> None:
             expected="two versions of one model",
             fix="name another version as OLD",
         )
-    for side in (before, after):
-        target = side.manifest.target
-        if target.device != _DEVICE:
-            raise MissingError(
-                f"{side.version} is built for {target.device} (target {target.name}), and diff runs it on {_DEVICE}",
-                expected=f"a version for {_DEVICE}",
-                fix="compare it where it will run",
-            )
     if request.attest and not os.access(after.version.model_folder, os.W_OK):
         raise UsageError(
             f"{after.version.model_folder} may not be written, and the result is kept there",
@@ -164,13 +160,33 @@ def _check(request: DiffRequest, before: Side, after: Side) -> None:
         )
 
 
+def _device(before: Side, after: Side, limits: Limits) -> tuple[Device, str]:
+    """Where both are run, and why that is not the GPU they are built for; empty where it is what they are built for.
+
+    A graph for a GPU that is not here computes on the CPU, where it was proven too; machine code does not. Raises
+    MissingError for that, and where a slowdown is limited that could not be shown.
+    """
+    try:
+        return "cpu" if gpu_for([before.manifest, after.manifest]) is None else "cuda", ""
+    except MissingError as error:
+        if any(one.manifest.format == "aoti" and one.manifest.target.device == "cuda" for one in (before, after)):
+            raise
+        if limits.max_slowdown is not None:
+            raise MissingError(
+                f"{error.found}, so that no slowdown can be shown",
+                expected=error.expected,
+                fix="compare them where they will run, or leave out --max-slowdown",
+            ) from error
+        return "cpu", error.found
+
+
 def _no_common_rows(before: Side, after: Side) -> str:
     """Why nothing can be asked of both; empty if something can."""
     wanted, found = ([(one.dtype, *one.shape) for one in side.manifest.spec.inputs] for side in (before, after))
     return "" if wanted == found else f"{before.version} takes {wanted}, {after.version} takes {found}"
 
 
-def _answers(request: DiffRequest, sides: tuple[Side, Side]) -> AnswerDifference | None:
+def _answers(request: DiffRequest, sides: tuple[Side, Side], device: Device) -> AnswerDifference | None:
     if any(side.manifest.format == "aoti" for side in sides):
         prepare("deploy.convert.preload")
     asked = gather_rows(sides, request.samples)
@@ -178,7 +194,10 @@ def _answers(request: DiffRequest, sides: tuple[Side, Side]) -> AnswerDifference
         return None
     limits = ChildLimits(seconds=request.timeout)
     with TemporaryDirectory(prefix="deployctl-diff-") as logs:
-        given = [answers(side, asked, threads=request.threads, logs=Path(logs), limits=limits) for side in sides]
+        given = [
+            answers(side, asked, run=Run(device=device, threads=request.threads, logs=Path(logs), limits=limits))
+            for side in sides
+        ]
     return compare_answers(sides, _paired(asked, *given))
 
 

@@ -4,10 +4,12 @@ Owns one rule per demand; changes nothing and loads nothing. Called by promotion
 
 Every demand is looked at, so that one answer names everything that is missing. Of several attestations of a kind the
 newest counts that says something about the demand: a later "no" outweighs an earlier "yes".
+Where a signature is demanded, a "yes" counts only if somebody trusted signed it too. An ensemble is compared by its
+network, which holds the weights: a diff or bench of that is what is asked for.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from deploy.errors import DeployError
 from deploy.evidence import BenchEvidence, Judgement, ServedEvidence, Verdict
 from deploy.files import sha256_file
 from deploy.release.policy_file import PromotionPolicy, Required
+from deploy.release.signatures import Signatures
 from deploy.report.findings import SERVED_FILE, Learnt, read_attestation
 from deploy.repository.attest import attestations
+from deploy.repository.find import read_manifest
 from deploy.repository.history import Relied
 from deploy.repository.layout import ATTESTATIONS_FOLDER, Version, promoted_version
 from deploy.repository.manifest import MANIFEST_FILE, Manifest, version_digest
@@ -28,8 +32,8 @@ _DIFF_LIMITS = ("max_flips", "max_flipped_rows", "max_accuracy_drop", "max_error
 # Clocks of two machines differ; a file from the future beyond that proves no age.
 _CLOCK_SKEW = timedelta(minutes=5)
 
-SignatureCheck = Callable[[Version], Judgement]
-"""Whether somebody who is trusted signed exactly this version."""
+SignatureCheck = Callable[[Version], Signatures]
+"""Whether somebody who is trusted signed exactly this version, and what was attested of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,7 @@ class Candidate:
     promoted: int | None
     promoted_digest: str | None
     check_signature: SignatureCheck | None = None
+    signatures: Signatures | None = None
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @classmethod
@@ -68,6 +73,26 @@ class Candidate:
             promoted=number,
             promoted_digest=digest,
             check_signature=check_signature,
+            signatures=check_signature(version) if check_signature else None,
+        )
+
+    def compared(self) -> "Candidate":
+        """Whose comparison with what is promoted counts: its own, but of an ensemble that of its network.
+
+        That is held against the network which the promoted ensemble runs.
+        """
+        network = self.manifest.network
+        if network is None:
+            return self
+        before = None
+        if self.promoted is not None and self.promoted_digest is not None:
+            before = read_manifest(replace(self.version, number=self.promoted)).network
+        version = Version(repository=self.version.repository, name=network.model, number=network.version)
+        return replace(
+            Candidate.of(version, read_manifest(version), check_signature=self.check_signature),
+            promoted=before.version if before else None,
+            promoted_digest=before.digest if before else None,
+            now=self.now,
         )
 
     def command(self, name: str, *arguments: str) -> str:
@@ -105,9 +130,11 @@ def _demands(policy: PromotionPolicy, candidate: Candidate) -> Iterator[Demand]:
         yield Demand(name="target", judgement=_no(said), command=f"{again} --target {policy.targets[0]}")
     if policy.max_evidence_age_days is not None:
         yield _evidence_age(candidate, policy.max_evidence_age_days, again)
-    learnt = _learnt(candidate.version)
     for kind in policy.require:
-        yield _signature(candidate) if kind == "signature" else _attested(policy, candidate, kind, learnt)
+        if kind == "signature":
+            yield _signature(candidate)
+        else:
+            yield _attested(policy, candidate if kind == "slo" else candidate.compared(), kind)
 
 
 def _simple(name: str, wrong: Sequence[str], good: str, command: str) -> Demand:
@@ -135,8 +162,8 @@ def _evidence_age(candidate: Candidate, days: float, command: str) -> Demand:
 
 def _signature(candidate: Candidate) -> Demand:
     command = candidate.command("sign", str(candidate.version), "--key FILE")
-    assert candidate.check_signature is not None, "a policy that demands a signature says whose"
-    return Demand(name="signature", judgement=candidate.check_signature(candidate.version), command=command)
+    assert candidate.signatures is not None, "a policy that demands a signature says whose"
+    return Demand(name="signature", judgement=candidate.signatures.judgement, command=command)
 
 
 def _learnt(version: Version) -> list[tuple[Learnt, Path]]:
@@ -145,15 +172,13 @@ def _learnt(version: Version) -> list[tuple[Learnt, Path]]:
     return [(read_attestation(one, digest), one.path) for one in reversed(attestations(version))]
 
 
-def _attested(
-    policy: PromotionPolicy, candidate: Candidate, kind: Required, learnt: Sequence[tuple[Learnt, Path]]
-) -> Demand:
+def _attested(policy: PromotionPolicy, candidate: Candidate, kind: Required) -> Demand:
     """The newest attestation of a kind that says something about what is demanded."""
     command = _command(policy, candidate, kind)
     if kind != "slo" and (reason := _nothing_to_compare(candidate)):
         return Demand(name=kind, judgement=_yes(reason))
     reasons = []
-    for one, path in learnt:
+    for one, path in _learnt(candidate.version):
         if one.kind != kind:
             continue
         if beside := _beside_the_point(policy, candidate, one):
@@ -164,11 +189,21 @@ def _attested(
             wrong += _too_old(one.file, _time(one), candidate.now, policy.max_age_days)
         if wrong:
             return Demand(name=kind, judgement=_no("; ".join(wrong)), command=command)
+        if "signature" in policy.require and not _covered(candidate, one):
+            # A "no" counts whoever wrote it; a "yes" could be anybody's.
+            reasons.append(f"{one.file} is covered by no signature that counts")
+            command = candidate.command("sign", str(candidate.version), "--key FILE")
+            continue
         file = path.relative_to(candidate.version.model_folder / ATTESTATIONS_FOLDER).as_posix()
         relied = Relied(kind=kind, file=file, sha256=sha256_file(path))
         return Demand(name=kind, judgement=_yes(f"{one.file}: {_reason(one)}"), relied=relied)
     said = "; ".join(dict.fromkeys(reasons)) or f"there is no attestation of kind {kind}"
     return Demand(name=kind, judgement=_no(said), command=command)
+
+
+def _covered(candidate: Candidate, one: Learnt) -> bool:
+    """Whether somebody trusted signed the attestation as it lies there."""
+    return candidate.signatures is not None and one.file in candidate.signatures.attested
 
 
 def _nothing_to_compare(candidate: Candidate) -> str:
@@ -245,7 +280,9 @@ def _command(policy: PromotionPolicy, candidate: Candidate, kind: Required) -> s
     asked = {name: getattr(policy, name) for name in _DIFF_LIMITS}
     limits = [f"--{name.replace('_', '-')} {limit:g}" for name, limit in asked.items() if limit is not None]
     wanted = limits or ["--max-flips SHARE"]
-    return candidate.command("diff", version.name, "promoted", str(version.number), *wanted)
+    # The network of an ensemble may have been promoted by its own name meanwhile.
+    old = "promoted" if promoted_version(version.model_folder) == candidate.promoted else str(candidate.promoted)
+    return candidate.command("diff", version.name, old, str(version.number), *wanted)
 
 
 def _time(one: Learnt) -> datetime:

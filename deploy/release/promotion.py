@@ -18,7 +18,7 @@ from deploy.evidence import Judgement
 from deploy.release.policy import Candidate, Demand, demands, overall
 from deploy.release.policy_file import Environment, PromotionPolicy, read_environment
 from deploy.release.rollout import Rollout, ServerAddress, connected, roll_out
-from deploy.release.signatures import check_signature
+from deploy.release.signatures import check_signatures
 from deploy.repository.find import find_version
 from deploy.repository.history import Approval
 from deploy.repository.integrity import require_intact
@@ -94,7 +94,7 @@ def promote_under(
     environment: Environment | None = None,
 ) -> PromotionResult:
     """Promote a version if it meets every demand of the policy; say which it does not meet otherwise."""
-    check = partial(check_signature, trust=policy.trust) if policy.trust else None
+    check = partial(check_signatures, trust=policy.trust) if policy.trust else None
     candidate = Candidate.of(version, require_intact(version), check_signature=check)
     found = demands(policy, candidate)  # 2
     name = environment.name if environment else None

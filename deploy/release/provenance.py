@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from deploy.errors import UnfinishedError
+from deploy.files import shown
 from deploy.repository.layout import Version
 from deploy.repository.manifest import MANIFEST_FILE, Environment, Manifest
 from deploy.repository.signed import BOM_FILE
@@ -30,12 +31,17 @@ class ProvenanceRefused(UnfinishedError):  # noqa: N818 - named for what happene
     """A provenance statement is not what it should be."""
 
 
-def make_statement(
-    version: Version, manifest: Manifest, *, files: Mapping[str, str], bom: str, builder: str
-) -> dict[str, Any]:
-    """The statement on a version with these `files` (digests by path), whose bill of materials has the digest `bom`.
+class AttestationRefused(ProvenanceRefused):
+    """What was attested of a version is no longer what somebody signed."""
 
-    `builder` is a URI for who ran the build.
+
+def make_statement(
+    version: Version, manifest: Manifest, *, files: Mapping[str, str], beside: Mapping[str, str], builder: str
+) -> dict[str, Any]:
+    """The statement on a version with these `files` (digests by path).
+
+    `beside` are the digests of what is said of it, by name: the bill of materials, and attestations. `builder` is a URI
+    for who ran the build.
     """
     digest = files[MANIFEST_FILE]
     named = {str(version): digest, **files}
@@ -57,7 +63,7 @@ def make_statement(
                     "invocationId": f"{version}@sha256:{digest}",
                     "finishedOn": manifest.created,
                 },
-                "byproducts": [{"name": BOM_FILE, "digest": {"sha256": bom}}],
+                "byproducts": [{"name": name, "digest": {"sha256": digest}} for name, digest in beside.items()],
             },
         },
     }
@@ -92,8 +98,14 @@ def opened_envelope(data: bytes, key: "PublicKeyTypes") -> Any:
     return json.loads(envelope.payload)
 
 
-def check_statement(statement: Any, version: Version, *, files: Mapping[str, str], bom: str) -> None:
-    """Raises ProvenanceRefused unless the statement speaks of exactly these files, this version and this `bom`."""
+def check_statement(
+    statement: Any, version: Version, *, files: Mapping[str, str], beside: Mapping[str, str]
+) -> frozenset[str]:
+    """The names of the attestations that the statement covers.
+
+    Raises ProvenanceRefused unless it speaks of exactly these files, this version and the bill of materials in
+    `beside`; AttestationRefused if an attestation that it names is not in `beside` with the same digest.
+    """
     kinds = (statement["_type"], statement["predicateType"])
     if kinds != (STATEMENT_TYPE, PREDICATE_TYPE):
         raise ProvenanceRefused(f"the provenance says it is {kinds[1]!r}, not {PREDICATE_TYPE}")
@@ -102,8 +114,13 @@ def check_statement(statement: Any, version: Version, *, files: Mapping[str, str
     if len(subjects) != len(expected) or set(subjects) != expected:
         raise ProvenanceRefused(f"the provenance is of other files than those of {version}")
     byproducts = {one["name"]: one["digest"]["sha256"] for one in statement["predicate"]["runDetails"]["byproducts"]}
-    if byproducts.get(BOM_FILE) != bom:
+    if byproducts.pop(BOM_FILE, None) != beside[BOM_FILE]:
         raise ProvenanceRefused(f"{BOM_FILE} is not the one that the provenance names")
+    for name, digest in byproducts.items():
+        if beside.get(name) != digest:
+            what = "has changed since" if name in beside else "is missing"
+            raise AttestationRefused(f"the attestation {shown(str(name))}, which was signed, {what}")
+    return frozenset(byproducts)
 
 
 def packages(environment: Environment) -> dict[str, str]:

@@ -31,7 +31,7 @@ from deploy.release.keys import (
     require_signing,
 )
 from deploy.release.provenance import UNKNOWN_BUILDER, make_statement, sealed_envelope
-from deploy.release.signatures import check_payload, hashing, parse_bundle, signed_files
+from deploy.release.signatures import attested_files, check_payload, hashing, parse_bundle, signed_files
 from deploy.repository.attest import attest, attestation_folder
 from deploy.repository.find import find_version
 from deploy.repository.integrity import require_intact
@@ -101,7 +101,8 @@ def _fill(
 ) -> None:
     files = signed_files(version, manifest)
     bom = make_bom(version, manifest)
-    statement = make_statement(version, manifest, files=files, bom=sha256_bytes(bom), builder=builder)
+    beside = {BOM_FILE: sha256_bytes(bom), **attested_files(version)}
+    statement = make_statement(version, manifest, files=files, beside=beside, builder=builder)
     (folder / BOM_FILE).write_bytes(bom)
     (folder / PROVENANCE_FILE).write_bytes(sealed_envelope(statement, key))
     _sign_files(version, signing, folder / SIGNATURE_FILE)

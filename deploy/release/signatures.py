@@ -7,10 +7,11 @@ Everything happens offline, and nothing of a version is loaded.
     2. Each signature that lies with it: the signed list must name every file, and no other; a signer could have left
        some out.
     3. OpenSSF model-signing verifies who signed that list, and compares it with the files once more.
-    4. The provenance statement must be signed by the same key, for the same files; it names the bill of materials.
+    4. The provenance statement must be signed by the same key, for the same files; it names the bill of materials and
+       what was attested of the version when it was signed, each as it lies there.
 
-One signature for which all holds is enough. What was signed says which version it is: the name and the number are in
-the manifest.
+One signature for which all holds is enough, unless an attestation that somebody trusted signed has changed: then none
+is. What was signed says which version it is: the name and the number are in the manifest.
 """
 
 import contextlib
@@ -26,10 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.errors import DeployError, UsageError
 from deploy.evidence import Judgement, Verdict
-from deploy.files import sha256_bytes, shown
+from deploy.files import sha256_bytes, sha256_file, shown
 from deploy.release.keys import fingerprint, load_certificates, load_public_key, require_signing
-from deploy.release.provenance import check_statement, opened_envelope
-from deploy.repository.attest import attestation_folder
+from deploy.release.provenance import AttestationRefused, check_statement, opened_envelope
+from deploy.repository.attest import attestation_folder, attestations
 from deploy.repository.find import read_manifest
 from deploy.repository.integrity import changes, config_strays
 from deploy.repository.layout import Version
@@ -74,6 +75,17 @@ class Trust:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signatures:
+    """What the signatures of a version come to. `attested` are the attestations, by file name, that they cover.
+
+    Only a signature counts for which all holds; where none does the judgement is a fail, and nothing is covered.
+    """
+
+    judgement: Judgement
+    attested: frozenset[str] = frozenset()
+
+
 class SignatureRefused(DeployError):  # noqa: N818 - named for what happened
     """One signature does not hold. A verdict is made of it before a user sees it."""
 
@@ -92,26 +104,43 @@ def check_signature(version: Version, trust: Trust) -> Judgement:
 
     Raises MissingError without the extra, UsageError if a file that is trusted cannot be read; all else is a verdict.
     """
+    return check_signatures(version, trust).judgement
+
+
+def check_signatures(version: Version, trust: Trust) -> Signatures:
+    """The same verdict, with the attestations that signatures by somebody trusted cover."""
     check_trust(trust)
     try:
         manifest = read_manifest(version)
         found = (*changes(version, manifest), *config_strays(version))
         folders = tuple(_signature_folders(version))
     except DeployError as error:
-        return _no(error.found)
+        return Signatures(judgement=_no(error.found))
     if found:
-        return _no("; ".join(found))
+        return Signatures(judgement=_no("; ".join(found)))
     if not folders:
-        return _no(_unsigned(version))
-    refused = []
+        return Signatures(judgement=_no(_unsigned(version)))
+    refused, signers, covered = [], [], frozenset[str]()
     for folder in folders:
         try:
-            signer = _verify(version, manifest, folder, trust)
+            signer, attested = _verify(version, manifest, folder, trust)
+        except AttestationRefused as error:
+            return Signatures(judgement=_no(error.found))
         except SignatureRefused as error:
             refused.append(f"{folder.name}: {error.found}")
         else:
-            return Judgement(verdict=Verdict.PASS, reason=f"signed by {signer}, all {len(manifest.files) + 1} files")
-    return _no("; ".join(refused))
+            signers.append(signer)
+            covered |= attested
+    if not signers:
+        return Signatures(judgement=_no("; ".join(refused)))
+    more = f" and {len(covered)} attestations" if covered else ""
+    said = f"signed by {' and '.join(dict.fromkeys(signers))}, all {len(manifest.files) + 1} files{more}"
+    return Signatures(judgement=Judgement(verdict=Verdict.PASS, reason=said), attested=covered)
+
+
+def attested_files(version: Version) -> dict[str, str]:
+    """The digest of every attestation that a signature of the version covers, by file name: all but signatures."""
+    return {one.path.name: sha256_file(one.path) for one in attestations(version) if one.kind != KIND}
 
 
 def hashing() -> "Config":
@@ -161,8 +190,12 @@ def _unsigned(version: Version) -> str:
     return f"{version} is not signed"
 
 
-def _verify(version: Version, manifest: Manifest, folder: Path, trust: Trust) -> str:
-    """Who signed. Raises SignatureRefused if anything does not hold."""
+def _verify(version: Version, manifest: Manifest, folder: Path, trust: Trust) -> tuple[str, frozenset[str]]:
+    """Who signed, and which attestations too.
+
+    Raises AttestationRefused if one of those is not as somebody trusted signed it, SignatureRefused if anything else
+    does not hold.
+    """
     signature, provenance, bom = (_read(folder / name) for name in (SIGNATURE_FILE, PROVENANCE_FILE, BOM_FILE))
     try:
         bundle = parse_bundle(signature)
@@ -171,13 +204,15 @@ def _verify(version: Version, manifest: Manifest, folder: Path, trust: Trust) ->
         _verify_with_library(version, signature, trust)
         key, signer = _signer(bundle, trust)
         statement = opened_envelope(provenance, key)
-        check_statement(statement, version, files=signed_files(version, manifest), bom=sha256_bytes(bom))
+        beside = {**attested_files(version), BOM_FILE: sha256_bytes(bom)}
+        return signer, check_statement(statement, version, files=signed_files(version, manifest), beside=beside)
+    except AttestationRefused:
+        raise
     except DeployError as error:
         raise SignatureRefused(error.found) from error
     except Exception as error:
         # Foreign parsers on anybody's bytes: whatever they raise, the signature does not hold.
         raise SignatureRefused(_said(error)) from error
-    return signer
 
 
 def _verify_with_library(version: Version, signature: bytes, trust: Trust) -> None:

@@ -154,12 +154,16 @@ class Manifest(Record):
     files: tuple[FileEntry, ...] = ()
 
     @property
+    def network(self) -> StepVersion | None:
+        """Of an ensemble the version with the weights, after which the other steps are called; else None."""
+        return min(self.steps, key=lambda step: len(step.model), default=None)
+
+    @property
     def compiled(self) -> Format:
         """The format of the model that the version itself holds. Raises UsageError for a version that holds none."""
         if self.format == "python" or self.format == "ensemble":  # noqa: PLR1714 - so that mypy follows
             what = "an ensemble" if self.steps else "a step of an ensemble, in Python"
-            # What goes in round a network is called after it.
-            network = min(self.steps, key=lambda step: len(step.model), default="the version that its ensemble runs")
+            network = self.network or "the version that its ensemble runs"
             raise UsageError(
                 f"{self.name}:{self.version} is {what}, which holds no model of its own",
                 expected="a version with a model.onnx or a model.pt2",

@@ -96,7 +96,7 @@ def _distance(target: Target, other: Target) -> tuple[bool, int]:
 def _misfits(subject: Subject, target: Target) -> Iterator[str]:
     if subject.format != "torchscript":  # nothing of it is compiled for one target
         yield from _onnx_misfits(subject.header, target) if subject.header else _archive_misfits(subject, target)
-    yield from _config_misfits(subject, target)
+    yield from config_misfits(subject.config, target)
 
 
 def _onnx_misfits(header: OnnxHeader, target: Target) -> Iterator[str]:
@@ -149,8 +149,9 @@ def _cpu_misfits(subject: Subject, target: Target) -> Iterator[str]:
         yield f"its machine code is for {what}, and {target.name} is only sure to have AVX2"
 
 
-def _config_misfits(subject: Subject, target: Target) -> Iterator[str]:
-    config, kinds = subject.config, schema().ModelInstanceGroup
+def config_misfits(config: Any, target: Target) -> Iterator[str]:
+    """Why a target would not serve a ModelConfig message as it should, one sentence each."""
+    kinds = schema().ModelInstanceGroup
     aoti = config.platform == "torch_aoti"
     if aoti and config.max_batch_size > 0 and not target.aoti.batches:
         yield f"its max_batch_size is {config.max_batch_size}, and {target.name} merges archives' requests wrongly"

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from deploy.containers.dockerfiles import image_name
 from deploy.errors import DeployError
 from deploy.evidence import Verdict
 from deploy.repository.attest import attest
+from deploy.repository.config import ConfigPlan
 from deploy.repository.find import find_version
 from deploy.repository.publish import PublishOptions, publish
 from deploy.repository.stage import open_stage
@@ -24,6 +26,17 @@ from tests.repository.samples import PETS, Sample, put
 from tests.test_structure import HEAVY, PROBE
 
 DIGEST = "sha256:" + "a" * 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packaged(Sample):
+    """A sample whose config is one for another target."""
+
+    target: str
+
+    def plan(self, version: int = 1) -> ConfigPlan:
+        """Its plan for that target."""
+        return replace(Sample.plan(self, version), target=find_target(self.target))
 
 
 def publish_sample(repository: Path, sample: Sample, **changes: Any) -> None:
@@ -61,7 +74,7 @@ def read(folder: Path, name: str) -> str:
 
 
 def test_a_gpu_target_reserves_a_gpu_and_shows_it(tmp_path: Path) -> None:
-    publish_sample(tmp_path / "models", PETS, **onnx())
+    publish_sample(tmp_path / "models", Packaged(target="26.08-cuda-sm90"), **onnx())
     result = docker(tmp_path, "pets", "--target", "26.08-cuda-sm90", "--p99-ms", "15", "--json")
     assert result.exit_code == 0, result.output
     compose = yaml.safe_load(read(tmp_path, "compose.yaml"))
@@ -145,6 +158,27 @@ def test_an_archive_for_another_target_is_refused(tmp_path: Path) -> None:
 def test_an_opset_that_the_target_does_not_load_is_refused(tmp_path: Path) -> None:
     publish_sample(tmp_path / "models", PETS, **onnx(opset=26))
     assert "opset 26, and 24.10-cpu loads at most 21" in refused(tmp_path, "--target", "24.10-cpu")
+
+
+@pytest.mark.parametrize(
+    ("packaged", "target", "words"),
+    [
+        (
+            "26.08-cpu",
+            "26.08-cuda-sm90",
+            "its instances are KIND_CPU, so that 26.08-cuda-sm90 would leave the GPU idle",
+        ),
+        ("26.08-cuda-sm90", "26.08-cpu", "its instances are KIND_GPU, and 26.08-cpu has no GPU"),
+        ("26.08-cpu", "24.10-cpu", "its config has model_metrics, which 24.10-cpu has not"),
+    ],
+)
+def test_a_config_that_the_target_does_not_serve_is_refused(
+    packaged: str, target: str, words: str, tmp_path: Path
+) -> None:
+    publish_sample(tmp_path / "models", Packaged(target=packaged), target=find_target(packaged), **onnx())
+    said = refused(tmp_path, "--target", target)
+    assert f"pets:1 was packaged for {packaged}: {words}" in said
+    assert f"package it with --target {target}" in said
 
 
 def test_this_machine_has_no_image(tmp_path: Path) -> None:

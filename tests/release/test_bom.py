@@ -11,7 +11,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from deploy.files import sha256_file
 from deploy.release.bom import make_bom
 from deploy.repository.layout import Version
-from deploy.repository.manifest import Manifest
+from deploy.repository.manifest import FileEntry, Manifest, StepVersion
 from deploy.targets import find_target
 from tests.report.samples import tell, unsafe_story
 
@@ -115,3 +115,20 @@ def test_equal_versions_give_equal_bytes_under_source_date_epoch(
 
 def test_nothing_of_this_machine_s_folders_is_in_it(version: Version) -> None:
     assert str(version.repository) not in make_bom(version, Manifest.read(version.manifest)).decode()
+
+
+def test_an_ensemble_names_the_versions_that_it_runs(version: Version) -> None:
+    step = StepVersion(model="pets", version=3, digest="a" * 64)
+    bom = bom_of(version, format="ensemble", steps=(step,))
+    (part,) = [one for one in bom["components"] if one["type"] == "machine-learning-model"]
+    assert (part["name"], part["version"], part["hashes"][0]["content"]) == ("pets", "3", "a" * 64)
+
+
+def test_a_language_model_names_every_file_of_its_weights(version: Version) -> None:
+    weights = ("weights/model-1.safetensors", "weights/model-2.safetensors", "weights/tokenizer.json", "model.json")
+    others = ("config.pbtxt", "evidence/parity.json")
+    files = tuple(FileEntry(path=path, sha256=f"{number}" * 64, size=1) for number, path in enumerate(weights + others))
+    parts = {one["name"]: one for one in bom_of(version, format="vllm", files=files)["components"]}
+    assert set(weights) <= parts.keys()
+    assert not set(others) & parts.keys()
+    assert parts["weights/model-2.safetensors"]["hashes"][0]["content"] == "1" * 64

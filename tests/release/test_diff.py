@@ -18,8 +18,10 @@ from deploy.release.diff import DiffRequest, DiffResult, Race, diff
 from deploy.release.gates import Limits, judge_gates, overall
 from deploy.repository.attest import attestations
 from deploy.repository.find import find_version
+from deploy.repository.layout import Version
 from deploy.repository.manifest import Manifest
 from deploy.slo.decision import interval
+from deploy.targets import find_target
 from deploy.validate.difference_records import DiffEvidence
 from tests.release.versions import put_linear, save_samples
 from tests.repository.samples import CLASSES, Sample, classifier
@@ -239,12 +241,28 @@ def test_what_cannot_be_asked_is_refused(folder: Path) -> None:
         compare(folder, 1, 2, limits=Limits(max_flips=0.0))
 
 
-def test_a_version_for_a_device_that_is_not_here_is_refused(tmp_path: Path) -> None:
+def for_gpu(version: Version) -> None:
+    """Make a version say that it is built for a GPU."""
+    manifest = Manifest.read(version.manifest)
+    manifest.model_copy(update={"target": find_target("26.08-cuda-sm90")}).write(version.manifest)
+
+
+def test_a_graph_for_a_gpu_that_is_not_here_is_asked_on_the_cpu_and_that_is_said(tmp_path: Path) -> None:
     for linear in (OLD, NEW):
-        put_linear(tmp_path / "models", linear)
-    path = tmp_path / "models/pets/2/manifest.json"
-    manifest = Manifest.read(path)
-    manifest.model_copy(update={"target": manifest.target.model_copy(update={"device": "cuda"})}).write(path)
+        for_gpu(put_linear(tmp_path / "models", linear))
+    evidence = compare(tmp_path, 1, 2, race=Race(sizes=(1,), seconds_per_cell=0.02)).evidence
+    assert evidence.answers is not None
+    assert evidence.answers.flipped_rows > 0
+    assert evidence.latency is None
+    said = "pets:1 is built for cuda (target 26.08-cuda-sm90), and this run is on the CPU"
+    assert evidence.left_out == {"answers on the GPU": said, "latency": said}
+    with pytest.raises(MissingError, match="so that no slowdown can be shown"):
+        compare(tmp_path, 1, 2, race=Race(), limits=Limits(max_slowdown=1.1))
+
+
+def test_machine_code_for_a_device_that_is_not_here_is_refused(tmp_path: Path) -> None:
+    put_linear(tmp_path / "models", OLD)
+    for_gpu(put_linear(tmp_path / "models", NEW, sample=Sample(format="aoti"), new_contract=True))
     with pytest.raises(MissingError, match="pets:2 is built for cuda"):
         compare(tmp_path, 1, 2)
 

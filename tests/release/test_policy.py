@@ -18,6 +18,7 @@ from deploy.files import sha256_file
 from deploy.release.policy import Candidate, Demand, demands
 from deploy.release.policy_file import PromotionPolicy, read_environment
 from deploy.release.promotion import promote_under
+from deploy.release.signatures import Signatures
 from deploy.repository.attest import attest
 from deploy.repository.find import find_version
 from deploy.repository.history import Approval, PromotionHistory, read_history
@@ -28,6 +29,7 @@ from deploy.slo.records import Bound, BoundResult, ClientSide, SloEvidence
 from deploy.validate.difference_records import DiffEvidence, Gate, SizeDifference
 from tests.markdown import ROOT
 from tests.release.conftest import SignedModel
+from tests.repository.ensembles import WHOLE, put_ensemble
 from tests.repository.samples import FAIL, PASS, UNDECIDED, Sample, put
 
 
@@ -101,8 +103,8 @@ def loose(version: Version) -> DiffEvidence:
     return difference(version, gates={"max_flips": 0.5})
 
 
-def unsigned(version: Version) -> Judgement:
-    return Judgement(verdict=Verdict.FAIL, reason=f"{version} is not signed")
+def unsigned(version: Version) -> Signatures:
+    return Signatures(judgement=Judgement(verdict=Verdict.FAIL, reason=f"{version} is not signed"))
 
 
 def demanded(version: Version, *, later: timedelta = timedelta(0), **policy: object) -> dict[str, Demand]:
@@ -232,9 +234,9 @@ def test_a_signature_is_asked_of_whoever_can_check_it(second: Version) -> None:
     for judgement in (PASS, FAIL):
         asked: list[Version] = []
 
-        def check(version: Version, said: Judgement = judgement, asked: list[Version] = asked) -> Judgement:
+        def check(version: Version, said: Judgement = judgement, asked: list[Version] = asked) -> Signatures:
             asked.append(version)
-            return said
+            return Signatures(judgement=said)
 
         found = demands(policy, Candidate.of(second, manifest, check_signature=check))
         assert ([one.judgement for one in found if one.name == "signature"], asked) == ([judgement], [second])
@@ -262,6 +264,28 @@ def test_only_what_somebody_trusted_signed_is_promoted(signed: SignedModel, keys
 def test_the_promoted_version_needs_no_comparison_with_itself(repository: Path) -> None:
     first = find_version(repository, "pets:1")
     assert unmet(demanded(first, require=("diff", "bench"))) == {}
+
+
+def test_an_ensemble_is_compared_by_its_network(tmp_path: Path) -> None:
+    """No diff of an ensemble can be made: its network's, against the one that the promoted ensemble runs, is asked."""
+    for _ in range(2):
+        put_ensemble(tmp_path)
+    whole, network = (find_version(tmp_path, f"{name}:2") for name in (WHOLE, "pets"))
+    found = demanded(whole, require=("diff", "bench"), max_flips=0.02)
+    assert set(unmet(found)) == {"diff", "bench"}
+    assert found["diff"].command == f"deployctl diff {tmp_path} pets promoted 2 --max-flips 0.02"
+    attest(network, "diff", difference(network, judgement=FAIL))
+    attest(network, "bench", bench(network))
+    assert unmet(demanded(whole, require=("diff", "bench"), max_flips=0.02)) == {"diff": f"fail, {FAIL.reason}"}
+    kept = attest(network, "diff", difference(network))
+    found = demanded(whole, require=("diff", "bench"), max_flips=0.02)
+    assert unmet(found) == {}
+    assert found["diff"].relied is not None
+    assert kept.as_posix().endswith(f"pets/attestations/{found['diff'].relied.file}")
+    # Another version of the network is promoted by its own name; the promoted ensemble runs the first all the same.
+    put(tmp_path)
+    promote(tmp_path, "pets", 3)
+    assert demanded(whole, require=("diff",), max_flips=0.01)["diff"].command.endswith("pets 1 2 --max-flips 0.01")
 
 
 def run(repository: Path, *arguments: object) -> Result:

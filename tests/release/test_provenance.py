@@ -13,13 +13,14 @@ from in_toto_attestation.v1.statement_pb2 import Statement as StatementMessage
 
 from deploy.errors import DeployError
 from deploy.files import sha256_file
-from deploy.release.provenance import ProvenanceRefused, check_statement, make_statement
+from deploy.release.provenance import AttestationRefused, ProvenanceRefused, check_statement, make_statement
 from deploy.release.signatures import signed_files
 from deploy.repository.manifest import Manifest
 from tests.markdown import ROOT
 from tests.release.conftest import SignedModel
 
-BOM = "b" * 64
+ATTESTED = "slo-20261101T000000Z.json"
+BESIDE = {"bom.cdx.json": "b" * 64, ATTESTED: "c" * 64}
 
 
 def statement_of(folder: Path) -> dict[str, Any]:
@@ -32,14 +33,14 @@ def statement_of(folder: Path) -> dict[str, Any]:
 def made(signed: SignedModel, builder: str = "urn:deployctl:builder:unknown") -> dict[str, Any]:
     version = signed.version()
     manifest = Manifest.read(version.manifest)
-    return make_statement(version, manifest, files=signed_files(version, manifest), bom=BOM, builder=builder)
+    return make_statement(version, manifest, files=signed_files(version, manifest), beside=BESIDE, builder=builder)
 
 
 def refused(signed: SignedModel, statement: dict[str, Any]) -> DeployError:
     version = signed.version()
     files = signed_files(version, Manifest.read(version.manifest))
     with pytest.raises(ProvenanceRefused) as caught:
-        check_statement(statement, version, files=files, bom=BOM)
+        check_statement(statement, version, files=files, beside=BESIDE)
     return caught.value
 
 
@@ -77,7 +78,7 @@ def test_a_local_version_is_escaped_and_what_is_absent_is_left_out(signed: Signe
     manifest = Manifest.read(version.manifest)
     environment = manifest.environment.model_copy(update={"torch": "2.13.0+cpu", "torchvision": None})
     changed = manifest.model_copy(update={"environment": environment})
-    statement = make_statement(version, changed, files=signed_files(version, manifest), bom=BOM, builder="urn:b")
+    statement = make_statement(version, changed, files=signed_files(version, manifest), beside=BESIDE, builder="urn:b")
     listed = {one["name"]: one for one in statement["predicate"]["buildDefinition"]["resolvedDependencies"]}
     assert listed["torch"]["uri"] == "pkg:pypi/torch@2.13.0%2Bcpu"
     assert "torchvision" not in listed
@@ -120,3 +121,21 @@ def test_the_build_type_is_documented() -> None:
     page = (ROOT / "docs" / "supply-chain.md").read_text()
     assert "urn:deployctl:package:v1" in page
     assert "urn:deployctl:builder:unknown" in page
+
+
+def test_the_attestations_that_it_names_are_said_to_be_covered(signed: SignedModel) -> None:
+    version = signed.version()
+    files = signed_files(version, Manifest.read(version.manifest))
+    beside = {**BESIDE, "slo-20261102T000000Z.json": "d" * 64}
+    assert check_statement(made(signed), version, files=files, beside=beside) == {ATTESTED}
+
+
+@pytest.mark.parametrize(("digest", "words"), [("d" * 64, "has changed since"), (None, "is missing")])
+def test_an_attestation_that_is_not_as_it_was_signed_is_refused(
+    signed: SignedModel, digest: str | None, words: str
+) -> None:
+    version = signed.version()
+    files = signed_files(version, Manifest.read(version.manifest))
+    there = {name: kept for name, kept in {**BESIDE, ATTESTED: digest}.items() if kept is not None}
+    with pytest.raises(AttestationRefused, match=f"the attestation {ATTESTED}, which was signed, {words}"):
+        check_statement(made(signed), version, files=files, beside=there)

@@ -14,6 +14,7 @@ from deploy.repository.layout import ATTESTATIONS_FOLDER, CONFIG_FILE, WARMUP_FO
 from deploy.repository.lint import require_clean
 from deploy.repository.manifest import Manifest, file_entry, verify_files
 from deploy.repository.protobuf import parse_config
+from deploy.repository.signed import KIND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,7 @@ class Part:
 class Bundle:
     """A version on this machine, ready to be sent: its files were found as its manifest says.
 
-    `parts` are its files but for the manifest, samples first; `attested` what lies beside it, records last.
+    `parts` are its files but for the manifest, samples first; `attested` what lies beside it, signatures last.
     """
 
     version: Version
@@ -120,9 +121,14 @@ def is_attested_path(path: str, digest: str) -> bool:
     return inside and str(PurePosixPath(path)) == path and not any(part.startswith(".") for part in parts)
 
 
-def records_last(parts: Sequence[Part]) -> tuple[Part, ...]:
-    """What lies in folders first: a record at the top may name one, and must not come before it."""
-    return tuple(sorted(parts, key=lambda part: (part.path.count("/") == 2, part.path)))
+def signatures_last(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """What nothing refers to is the last: records, folders with signatures of them, and the records of those."""
+
+    def key(part: Part) -> tuple[int, str]:
+        record, signature = part.path.count("/") == 2, PurePosixPath(part.path).parts[2].startswith(f"{KIND}-")
+        return (1 if not record else 2 if signature else 0, part.path)
+
+    return tuple(sorted(parts, key=key))
 
 
 def _samples(version: Version) -> Iterator[Part]:
@@ -147,4 +153,4 @@ def _attested(version: Version, digest: str) -> tuple[Part, ...]:
         if is_attested_path(whole, digest):
             file = folder / path
             found.append(Part(path=whole, size=file.stat().st_size, sha256=sha256_file(file)))
-    return records_last(found)
+    return signatures_last(found)

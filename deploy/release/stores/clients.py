@@ -5,6 +5,7 @@ through here: each SDK finds its own. Called by objects. Messages never repeat w
 """
 
 import errno
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -59,6 +60,8 @@ def open_client(location: Location) -> Any:
             expected=f"the extra {extra!r}",
             fix=f'pip install "deployctl[{extra}]"',
         ) from error
+    # What an SDK says beside its errors would go to stderr, in its own words and once for each call.
+    logging.getLogger(_MODULES[extra]).setLevel(logging.CRITICAL)
     with errors_explained(location):
         client = fsspec.filesystem(
             location.scheme, use_listings_cache=False, skip_instance_cache=True, **_options(extra)

@@ -24,8 +24,8 @@ from deploy.release.stores.bundle import (
     Part,
     is_attested_path,
     make_bundle,
-    records_last,
     sample_names,
+    signatures_last,
     version_parts,
 )
 from deploy.release.stores.parallel import each
@@ -78,7 +78,7 @@ class FolderStore:
         """The files below the digest's folder."""
         folder = self.folder / name / ATTESTATIONS_FOLDER / digest
         paths = [f"{ATTESTATIONS_FOLDER}/{digest}/{path}" for path in relative_files(folder)] if folder.is_dir() else []
-        return records_last(
+        return signatures_last(
             [
                 Part(path=path, size=(self.folder / name / path).stat().st_size, sha256=None)
                 for path in paths

@@ -18,7 +18,7 @@ from typing import Any
 
 from deploy.errors import UsageError
 from deploy.progress import Progress
-from deploy.release.stores.bundle import Bundle, Part, is_attested_path, records_last
+from deploy.release.stores.bundle import Bundle, Part, is_attested_path, signatures_last
 from deploy.release.stores.clients import (
     PART_SIZE,
     ConflictError,
@@ -28,6 +28,7 @@ from deploy.release.stores.clients import (
     sending_options,
 )
 from deploy.release.stores.locations import Location
+from deploy.release.stores.multipart import LEAST_SIZE, send_in_parts
 from deploy.release.stores.parallel import as_size, each
 from deploy.release.stores.store import Sent, Taken
 from deploy.repository.layout import ATTESTATIONS_FOLDER, CONFIG_FILE, WARMUP_FOLDER, is_version_number
@@ -93,7 +94,7 @@ class ObjectStore:
                 with errors_explained(self.location):
                     kept = kept_digest(self.client, self.location, self._path(name, path))
                 parts.append(Part(path=path, size=size, sha256=kept or None))
-        return records_last(parts)
+        return signatures_last(parts)
 
     def fetch(self, name: str, part: Part, destination: Path) -> None:
         """The object's bytes, in chunks, with as many as were there when it was asked for."""
@@ -128,7 +129,8 @@ class ObjectStore:
             except FileExistsError:
                 owner = self.owner(name, number)
         if owner not in (None, digest):
-            raise Taken(number, digest=owner, published=self.marker(name, number) is not None)
+            published, claim = self.marker(name, number) is not None, f"{self.location}/{name}/{_CLAIMS}/{number}"
+            raise Taken(number, digest=owner, published=published, claim=claim)
 
     def _require_conditions(self, path: str, data: bytes) -> None:
         """Raises UsageError if the store overwrites where it was asked to create: claims would protect nobody."""
@@ -184,10 +186,12 @@ class ObjectStore:
         return kept == part.sha256
 
     def _put(self, bundle: Bundle, part: Part, *, mode: str = "overwrite") -> None:
-        options = sending_options(self.location, part.sha256 or "")
+        path, source, sha256 = self._path(bundle.version.name, part.path), bundle.source(part), part.sha256 or ""
         with errors_explained(self.location):
-            path = self._path(bundle.version.name, part.path)
-            self.client.put_file(str(bundle.source(part)), path, mode=mode, **options)
+            if self.location.scheme == "s3" and mode == "overwrite" and part.size >= LEAST_SIZE:
+                send_in_parts(self.client, source, path, sha256=sha256)
+            else:
+                self.client.put_file(str(source), path, mode=mode, **sending_options(self.location, sha256))
 
     def _create_marker(self, bundle: Bundle) -> None:
         name, number = bundle.version.name, bundle.version.number

@@ -3,8 +3,8 @@
 Owns the artifact's form, which plain ORAS reads: `oras pull HOST/PATH/NAME:N` writes NAME/N/ as in a folder. Called by
 publish and pull.
 
-Blobs go first, then the manifest under its digest, then the tag, which makes the version visible. A registry has no
-conditional write of a tag: its number is asked for just before, and read back after.
+The number is claimed first, see `claims`. Then come the blobs, the manifest under its digest, and the tag, which makes
+the version visible. Others than us may write that tag too: it is asked for just before, and read back after.
 """
 
 import base64
@@ -17,7 +17,8 @@ from typing import Any
 from deploy.errors import UnfinishedError, UsageError
 from deploy.files import sha256_bytes
 from deploy.progress import Progress
-from deploy.release.stores.bundle import Bundle, Part, is_attested_path, records_last
+from deploy.release.stores.bundle import Bundle, Part, is_attested_path, signatures_last
+from deploy.release.stores.claims import claim
 from deploy.release.stores.locations import OCI_PART, Location
 from deploy.release.stores.parallel import as_size, each
 from deploy.release.stores.registry import MANIFEST_TYPE, Registry, open_registry, require_library
@@ -27,11 +28,12 @@ from deploy.repository.manifest import MANIFEST_FILE
 
 ARTIFACT_TYPE = "application/vnd.deployctl.version.v1+json"
 ATTESTATIONS_TYPE = "application/vnd.deployctl.attestations.v1+json"
+CLAIM_TYPE = "application/vnd.deployctl.claim.v1+json"
 PROMOTED_TAG = "promoted"
 
 _TITLE = "org.opencontainers.image.title"
 _VERSION = "org.opencontainers.image.version"
-_EMPTY = b"{}"
+_EMPTY, _EMPTY_TYPE = b"{}", "application/vnd.oci.empty.v1+json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,17 +86,21 @@ class OciStore:
         """The layers of the artifact beside it."""
         found = self._registry(name).manifest(_attestations_tag(number))
         parts = _parts(found, name) if found else ()
-        return records_last([part for part in parts if is_attested_path(part.path, digest)])
+        return signatures_last([part for part in parts if is_attested_path(part.path, digest)])
 
     def fetch(self, name: str, part: Part, destination: Path) -> None:
         """The blob of a part's digest."""
         self._registry(name).download(f"sha256:{part.sha256}", destination)
 
     def send(self, bundle: Bundle, *, promote: bool, progress: Progress) -> Sent:
-        """Blobs, manifest, tag. Raises Taken if the tag is another's, UnfinishedError if it is moved meanwhile."""
+        """Claim, blobs, manifest, tag. Raises Taken if the number is another's, UnfinishedError if its tag is moved."""
         name, number = bundle.version.name, bundle.version.number
         registry = self._registry(name)
-        self._require_free(bundle)
+        if not self._require_free(bundle) and (held := _claim(registry, bundle)):
+            # Who kept it may have ended meanwhile.
+            self._require_free(bundle)
+            digest = held.split("-")[2]
+            raise Taken(number, digest=f"{digest}...", published=False, claim=f"the tag {held} of {name}")
         absent = [part for part in bundle.parts if not registry.blob_exists(f"sha256:{part.sha256}")]
         size = sum(part.size for part in absent)
         progress.note(f"{len(absent)} of {len(bundle.parts)} files to send, {as_size(size)}")
@@ -122,7 +128,7 @@ class OciStore:
         """The artifact's manifest, which the version's number now marks."""
         version = bundle.version
         registry.upload_bytes(bundle.marker(), f"sha256:{bundle.digest}")
-        registry.upload_bytes(_EMPTY, f"sha256:{sha256_bytes(_EMPTY)}")
+        _send_config(registry)
         marker = Part(path=f"{version.number}/{MANIFEST_FILE}", size=len(bundle.marker()), sha256=bundle.digest)
         annotations = {_TITLE: version.name, _VERSION: str(version.number)}
         document = _document(ARTIFACT_TYPE, _layers([*bundle.parts, marker], version.name), annotations)
@@ -148,7 +154,7 @@ class OciStore:
             if not registry.blob_exists(f"sha256:{part.sha256}"):
                 _upload(registry, bundle, part)
         subject = {"mediaType": MANIFEST_TYPE, "digest": f"sha256:{sha256_bytes(document)}", "size": len(document)}
-        layers = _layers(records_last([*there, *absent]), name)
+        layers = _layers(signatures_last([*there, *absent]), name)
         beside = _document(ATTESTATIONS_TYPE, layers, {_TITLE: name, _VERSION: str(number)}, subject=subject)
         registry.put_manifest(_attestations_tag(number), beside)
         return absent
@@ -167,6 +173,19 @@ def _attestations_tag(number: int) -> str:
     return f"{number}-attestations"
 
 
+def _claim(registry: Registry, bundle: Bundle) -> str | None:
+    """None if the number is this version's to write, else the tag that keeps it for another one."""
+    name, number = bundle.version.name, bundle.version.number
+    _send_config(registry)
+    nothing = {"mediaType": _EMPTY_TYPE, "digest": f"sha256:{sha256_bytes(_EMPTY)}", "size": len(_EMPTY)}
+    document = _document(CLAIM_TYPE, [nothing], {_TITLE: name, _VERSION: str(number)})
+    return claim(registry, number, bundle.digest, document)
+
+
+def _send_config(registry: Registry) -> None:
+    registry.upload_bytes(_EMPTY, f"sha256:{sha256_bytes(_EMPTY)}")
+
+
 def _upload(registry: Registry, bundle: Bundle, part: Part) -> None:
     registry.upload(bundle.source(part), f"sha256:{part.sha256}")
 
@@ -174,7 +193,7 @@ def _upload(registry: Registry, bundle: Bundle, part: Part) -> None:
 def _document(kind: str, layers: list[dict[str, Any]], annotations: dict[str, str], **more: Any) -> bytes:
     """An OCI 1.1 artifact's manifest; equal input gives equal bytes."""
     config = {
-        "mediaType": "application/vnd.oci.empty.v1+json",
+        "mediaType": _EMPTY_TYPE,
         "digest": f"sha256:{sha256_bytes(_EMPTY)}",
         "size": len(_EMPTY),
         "data": base64.b64encode(_EMPTY).decode(),

@@ -135,7 +135,7 @@ def _refused(taken: Taken, bundle: Bundle, store: Store) -> UsageError:
         f"{name} in {store} is claimed by another version, {taken.digest}, which is not whole yet",
         expected="a number that is free",
         fix="publish with --renumber; or, if that publisher is gone for good, let it run again, or remove "
-        f"{bundle.version.name}/attestations/claims/{taken.number} there",
+        f"{taken.claim}",
     )
 
 

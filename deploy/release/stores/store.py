@@ -30,12 +30,16 @@ class Sent:
 
 
 class Taken(Exception):  # noqa: N818 - a fact that publish decides about, no error of the user's
-    """A number belongs to another version: `digest` where it is known, `published` where that one is whole."""
+    """A number belongs to another version: `digest` where it is known, `published` where that one is whole.
 
-    def __init__(self, number: int, *, digest: str | None, published: bool) -> None:
+    `claim` says what keeps it for one that is not, in words that follow "remove".
+    """
+
+    def __init__(self, number: int, *, digest: str | None, published: bool, claim: str = "") -> None:
         self.number = number
         self.digest = digest
         self.published = published
+        self.claim = claim
         super().__init__(number)
 
 
@@ -58,7 +62,7 @@ class Store(Protocol):
         """The digest of the version that holds a number, published or on its way; None if it is free."""
 
     def attested(self, name: str, number: int, digest: str) -> tuple[Part, ...]:
-        """What is attested of a version there, records last."""
+        """What is attested of a version there, signatures last."""
 
     def fetch(self, name: str, part: Part, destination: Path) -> None:
         """Write one file of a model to `destination`, whose folder exists. Checks nothing."""

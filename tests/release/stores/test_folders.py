@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import UsageError
-from deploy.release.stores.bundle import make_bundle, renumber, renumbered_digest
+from deploy.release.stores.bundle import Part, make_bundle, renumber, renumbered_digest, signatures_last
 from deploy.release.stores.publish import PublishRequest, run_publish
 from deploy.release.stores.pull import PullRequest, run_pull
 from deploy.repository.find import find_version
@@ -179,3 +179,23 @@ def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
     put(tmp_path / "from")
     with pytest.raises(UsageError, match=r"no whole version pets:4[\s\S]*one of pets:1"):
         run_pull(PullRequest(source=str(tmp_path / "from"), reference="pets:4", repository=tmp_path / "to"))
+
+
+def test_what_is_signed_comes_before_the_signature_and_that_before_its_record() -> None:
+    """A reader between two of them finds no signature of what is not there yet."""
+    names = (
+        "signature-1.json",
+        "signature-a/provenance.intoto.json",
+        "slo-1.json",
+        "diff-1.json",
+        "signature-a/model.sig",
+    )
+    parts = [Part(path=f"attestations/digest/{name}", size=1, sha256=None) for name in names]
+    found = [part.path.removeprefix("attestations/digest/") for part in signatures_last(parts)]
+    assert found == [
+        "diff-1.json",
+        "slo-1.json",
+        "signature-a/model.sig",
+        "signature-a/provenance.intoto.json",
+        "signature-1.json",
+    ]

@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from deploy.release.stores.locations import parse_location
 from deploy.release.stores.oci import ARTIFACT_TYPE, OciStore
 from deploy.release.stores.publish import Published, PublishRequest, run_publish
 from deploy.release.stores.pull import Pulled, PullRequest, run_pull
+from deploy.release.stores.registry import open_registry
 from deploy.repository.find import find_version
 from deploy.repository.integrity import require_intact
 from deploy.repository.manifest import verify_files, version_digest
@@ -111,29 +112,54 @@ def test_a_taken_number_is_refused_and_renumbering_is_the_way_out(tmp_path: Path
     assert (tmp_path / "to/pets/2/model.onnx").read_bytes() == b"ours"
 
 
-def test_a_number_taken_while_sending_is_left_to_whoever_took_it(tmp_path: Path, place: str) -> None:
+class Meanwhile:
+    """A progress that does something else once, when the first big file is sent."""
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        self.do, self.done = do, False
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        yield
+
+    def note(self, text: str) -> None:
+        if text.startswith("sent ") and not self.done:
+            self.done = True
+            self.do()
+
+
+@pytest.mark.slow
+def test_a_number_that_is_being_sent_is_left_to_whoever_claimed_it(tmp_path: Path, place: str) -> None:
     put(tmp_path / "theirs", Sample(weights=b"theirs"))
     put_big(tmp_path / "ours", b"ours")
 
-    class Overtaken:
-        """Lets the other one publish once the first big file is sent."""
+    def publish_theirs() -> None:
+        with pytest.raises(UsageError, match=r"pets:1 in .* is claimed by another version[\s\S]*the tag 1-claim-"):
+            publish(tmp_path / "theirs", place)
+        assert publish(tmp_path / "theirs", place, renumber=True).number == 2
 
-        done = False
+    request = PublishRequest(repository=tmp_path / "ours", reference="pets:1", destination=place)
+    assert run_publish(request, progress=Meanwhile(publish_theirs)).number == 1
+    for number, weights in ((1, b"oursours"), (2, b"theirs")):
+        pull(place, tmp_path / "to", f"pets:{number}")
+        assert (tmp_path / f"to/pets/{number}/model.onnx").read_bytes()[:8] == weights
 
-        @contextmanager
-        def stage(self, name: str) -> Iterator[None]:
-            yield
 
-        def note(self, text: str) -> None:
-            if text.startswith("sent ") and not self.done:
-                self.done = True
-                publish(tmp_path / "theirs", place)
+def test_a_tag_that_somebody_writes_without_a_claim_is_not_moved(tmp_path: Path, place: str) -> None:
+    for weights in (b"one", b"two"):
+        put(tmp_path / "theirs", Sample(weights=weights))
+    put_big(tmp_path / "ours", b"ours")
+    publish(tmp_path / "theirs", place, "pets:2")
+    registry = open_registry(parse_location(place), "pets")
+
+    def tag_theirs() -> None:
+        registry.put_manifest("1", json.dumps(registry.manifest("2")).encode())
 
     request = PublishRequest(repository=tmp_path / "ours", reference="pets:1", destination=place)
     with pytest.raises(UsageError, match="has another pets:1"):
-        run_publish(request, progress=Overtaken())
-    pull(place, tmp_path / "to")
-    assert (tmp_path / "to/pets/1/model.onnx").read_bytes() == b"theirs"
+        run_publish(request, progress=Meanwhile(tag_theirs))
+    pull(place, tmp_path / "to", "pets:2")
+    assert (tmp_path / "to/pets/2/model.onnx").read_bytes() == b"two"
 
 
 def test_what_is_attested_later_joins_what_was(tmp_path: Path, place: str) -> None:
