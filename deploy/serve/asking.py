@@ -13,7 +13,7 @@ import numpy as np
 from deploy.errors import UsageError
 from deploy.evidence import Judgement, ServedCheck, Verdict
 from deploy.repository.layout import Version
-from deploy.serve.client import Client, ModelAddress, RequestFailed, Statistics
+from deploy.serve.client import PROTOCOLS, Client, ModelAddress, RequestFailed, Statistics
 from deploy.validate.baseline import Baseline
 from deploy.validate.cases import Case
 from deploy.validate.parity import Answer, judge
@@ -86,8 +86,11 @@ class Asking:
             yield self.labels
 
     def one_by_one(self) -> ServedCheck:
-        """The evidence's own calls, each row alone and in batches, one request after the other."""
-        cases = self.baseline.question.cases
+        """The evidence's own calls, each row alone and in batches, one request after the other.
+
+        Over a further protocol those of one family, in every batch size: behind the endpoints it is the same model.
+        """
+        cases = tuple(case for case in self.baseline.question.cases if case.family in self._families)
         return self._judged("one request at a time", (self._answer(case) for case in cases), cases)
 
     def at_once(self) -> tuple[ServedCheck, Statistics]:
@@ -105,7 +108,7 @@ class Asking:
     def groups_at_once(self) -> ServedCheck:
         """Requests of one, two and three rows at once: merged, each must get its own rows back."""
         largest = self.model.config.max_batch_size
-        groups = [_grouped(self.baseline, family, largest) for family in self.baseline.rows]
+        groups = [_grouped(self.baseline, family, largest) for family in self._families]
         cases = _interleaved(groups)[:_BURST_REQUESTS]
         return self._judged("concurrent requests of several rows", self._burst(cases), cases)
 
@@ -122,6 +125,12 @@ class Asking:
             rows=len(cases),
             judgement=Judgement(verdict=Verdict.FAIL if problems else Verdict.PASS, reason=reason),
         )
+
+    @property
+    def _families(self) -> list[str]:
+        """Whose rows are asked about one way and the other: of all families over the first protocol."""
+        families = [pool.family for pool in self.baseline.question.pools]
+        return families if self.client.protocol == PROTOCOLS[0] else families[:1]
 
     def _label_problems(self, case: Case) -> Iterator[str]:
         classes, index, address = self.model.classes, self.model.labelled, self.model.address
