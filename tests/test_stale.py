@@ -124,10 +124,10 @@ def make_stale(store: Store, format_: Format) -> None:
         recipe.model_copy(update={"graph": len(graph), "weights": learnt}).write(recipe_path)
     else:
         path = entry.folder / aoti_weights.RECIPE_FILE
-        recipe = aoti_weights.Recipe.read(path)
+        order = aoti_weights.Recipe.read(path)
         names = {"features.1.weight": "features.1.running_var", "features.1.running_var": "features.1.weight"}
-        swapped = [one.model_copy(update={"weight": names.get(one.weight, one.weight)}) for one in recipe.constants]
-        recipe.model_copy(update={"constants": tuple(swapped)}).write(path)
+        swapped = [one.model_copy(update={"weight": names.get(one.weight, one.weight)}) for one in order.constants]
+        order.model_copy(update={"constants": tuple(swapped)}).write(path)
     facts = json.loads((entry.folder / "entry.json").read_text())
     facts["files"] = {name: sha256_file(entry.folder / name) for name in facts["files"]}
     (entry.folder / "entry.json").write_text(json.dumps(facts))

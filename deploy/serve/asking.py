@@ -13,7 +13,7 @@ import numpy as np
 from deploy.errors import UsageError
 from deploy.evidence import Judgement, ServedCheck, Verdict
 from deploy.repository.layout import Version
-from deploy.serve.client import PROTOCOLS, Client, ModelAddress, RequestFailed, Statistics
+from deploy.serve.client import Client, ModelAddress, RequestFailed, Statistics
 from deploy.validate.baseline import Baseline
 from deploy.validate.cases import Case
 from deploy.validate.parity import Answer, judge
@@ -86,10 +86,7 @@ class Asking:
             yield self.labels
 
     def one_by_one(self) -> ServedCheck:
-        """The evidence's own calls, each row alone and in batches, one request after the other.
-
-        Over a further protocol those of one family, in every batch size: behind the endpoints it is the same model.
-        """
+        """The evidence's own calls, each row alone and in every batch size, one after the other."""
         cases = tuple(case for case in self.baseline.question.cases if case.family in self._families)
         return self._judged("one request at a time", (self._answer(case) for case in cases), cases)
 
@@ -128,9 +125,14 @@ class Asking:
 
     @property
     def _families(self) -> list[str]:
-        """Whose rows are asked about one way and the other: of all families over the first protocol."""
-        families = [pool.family for pool in self.baseline.question.pools]
-        return families if self.client.protocol == PROTOCOLS[0] else families[:1]
+        """The first family of each shape of rows: shapes are the server's matter, values were the artifact's parity's.
+
+        The values of all families are asked about at once.
+        """
+        found: dict[tuple[tuple[int, ...], ...], str] = {}
+        for pool in self.baseline.question.pools:
+            found.setdefault(tuple(array.shape[1:] for array in pool.inputs), pool.family)
+        return list(found.values())
 
     def _label_problems(self, case: Case) -> Iterator[str]:
         classes, index, address = self.model.classes, self.model.labelled, self.model.address
