@@ -265,11 +265,30 @@ class LostContender(Record):
         return f"{self.contender} was lost at {self.doing}: {self.reason}"
 
 
+class CarriedLatency(Record):
+    """Where figures come from that were not measured in this run: the same compiled code, with other weights.
+
+    `measured` is when, in UTC; `name` and `checkpoint` (its digest) are what ran; `key` is the digest of all that was
+    the same: code, inputs, versions, machine.
+    """
+
+    measured: str
+    name: str
+    checkpoint: str
+    key: str
+
+    def __str__(self) -> str:
+        return (
+            f"carried over, not measured in this run: measured {self.measured} with the weights of {self.name} "
+            f"(sha256 {self.checkpoint[:12]}), the same compiled code on this machine"
+        )
+
+
 class LatencyEvidence(Record):
     """Artifacts and eager measured interleaved in one run on one device.
 
     The control is eager against itself (A/A): its ratio shows what this machine's noise alone produces. What a
-    contender in `lost` measured before it fell out is kept; it wins nothing.
+    contender in `lost` measured before it fell out is kept; it wins nothing. With `carried` that run was not this one.
     """
 
     judgement: Judgement
@@ -286,6 +305,7 @@ class LatencyEvidence(Record):
     winner_rule: str
     slo_p99_ms: float | None = None
     lost: tuple[LostContender, ...] = ()
+    carried: CarriedLatency | None = None
 
 
 class PrecisionTrial(Record):

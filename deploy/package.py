@@ -143,7 +143,8 @@ def _plan_ensemble(request: PackageRequest, checkpoint: Checkpoint, name: str) -
 
 def _check_machine(request: PackageRequest) -> Engine | None:
     """The engine to serve with, None without a served check. Raises MissingError before any work is done."""
-    prepare("deploy.convert.preload")
+    # What children are called with is of modules that this one imports: each would import them anew.
+    prepare(__name__, "deploy.convert.preload")
     blocked = obstacles(request)
     if blocked and (request.by_name or not formats_of(request)):
         raise next(iter(blocked.values()))

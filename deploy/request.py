@@ -39,7 +39,7 @@ class Resources:
     """What the work may use. `jobs`: conversions side by side; `seconds`: per child call; `memory`: bytes per child.
 
     `seconds_per_cell` is how long latency is measured per contender and batch size. `cache`: compiled code of before
-    may be taken, and is kept.
+    may be taken, and is kept. `measure_again`: latency is measured even where it was before, for the same code here.
     """
 
     jobs: int | None = None
@@ -48,6 +48,7 @@ class Resources:
     threads: int = field(default_factory=default_threads)
     seconds_per_cell: float = 2.5
     cache: bool = True
+    measure_again: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

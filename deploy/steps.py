@@ -32,9 +32,11 @@ from deploy.repository.publish import PublishedVersion, PublishOptions
 from deploy.repository.stage import Stage
 from deploy.request import Inputs, Outcome, PackageRequest
 from deploy.serve.engines import Engine
+from deploy.validate.carried import Memory, Subject, latency_key, measure_and_keep, recall
 from deploy.validate.contenders import Surroundings, inputs_by_batch, open_contenders
 from deploy.validate.fastest import FastestPlan, find_fastest
-from deploy.validate.latency import LatencyPlan, measure
+from deploy.validate.latency import LatencyPlan
+from deploy.validate.machine import identity
 from deploy.validate.precision import prove_in
 from deploy.validate.run import Plan, Proof
 from deploy.versions import StagedVersion, VersionPlan, publish_staged, staged_version
@@ -212,15 +214,32 @@ class Run:
             limits=self.limits,
             device=self.request.device,
         )
+        subject = Subject(
+            checkpoint=self.inputs.checkpoint, program=conversion.program, artifacts=good, inputs=surroundings.inputs
+        )
+        memory = self._latency_memory(subject, plan)
+        if memory and not self.request.resources.measure_again:
+            known = recall(memory, plan, [one.format for one in good])
+            if known is not None:
+                self.progress.note(f"latency is {known.carried}; --measure-again measures this one")
+                self.work.step("measured")
+                return known
         with (
             self.progress.stage("measure latency"),
             open_contenders(self.inputs.checkpoint, good, surroundings) as contenders,
         ):
-            latency = measure(contenders, plan)
+            latency = measure_and_keep(contenders, plan, memory)
         for gone in latency.lost:
             self.progress.note(str(gone))
         self.work.step("measured")
         return latency
+
+    def _latency_memory(self, subject: Subject, plan: LatencyPlan) -> Memory | None:
+        """Where the figures of these artifacts are kept; None where they are neither kept nor carried over."""
+        key = latency_key(subject, plan, machine=identity()) if self.request.resources.cache else None
+        if key is None:
+            return None
+        return Memory(store=artifact_store(), key=key, checkpoint=subject.checkpoint, work=self.work.work)
 
     def choose(self, conversion: Conversion, proof: Proof, latency: LatencyEvidence | None) -> Choice:
         """Step 6."""

@@ -12,11 +12,11 @@ import torch
 from deploy.cache import Store, artifact_store
 from deploy.checkpoint.load import build_module, read_checkpoint
 from deploy.checkpoint.model import CheckpointRequest
-from deploy.convert.aoti_weights import RECIPE_FILE, Recipe
+from deploy.convert import aoti_weights, onnx_weights
 from deploy.convert.flatten import positional
 from deploy.convert.hollow import save_hollow
 from deploy.convert.model import Format
-from deploy.convert.onnx_weights import GRAPH_FILE
+from deploy.convert.onnx_wire import Skeleton
 from deploy.errors import ExitCode
 from deploy.files import sha256_file
 from deploy.request import PackageRequest
@@ -112,18 +112,22 @@ def make_stale(store: Store, format_: Format) -> None:
     """Let the one entry give a wrong weight, its digests in order: what a leak in our own code would come to."""
     (entry,) = store.entries()
     if format_ == "onnx":
-        path = entry.folder / GRAPH_FILE
+        path, recipe_path = (entry.folder / name for name in (onnx_weights.GRAPH_FILE, onnx_weights.RECIPE_FILE))
+        recipe = onnx_weights.Recipe.read(recipe_path)
         model = onnx.load(path)
-        (stale,) = (value for value in model.graph.input if value.name == "head.bias")
-        model.graph.input.remove(stale)
         model.graph.initializer.append(onnx.helper.make_tensor("head.bias", onnx.TensorProto.FLOAT, [5], [0.5] * 5))
-        onnx.save(model, path)
+        graph = model.graph.SerializeToString()
+        model.ClearField("graph")
+        path.write_bytes(Skeleton(model=model.SerializeToString(), graph=graph).whole())
+        learnt = tuple(one for one in recipe.weights if one.name != "head.bias")
+        assert len(learnt) == len(recipe.weights) - 1
+        recipe.model_copy(update={"graph": len(graph), "weights": learnt}).write(recipe_path)
     else:
-        path = entry.folder / RECIPE_FILE
-        recipe = Recipe.read(path)
+        path = entry.folder / aoti_weights.RECIPE_FILE
+        order = aoti_weights.Recipe.read(path)
         names = {"features.1.weight": "features.1.running_var", "features.1.running_var": "features.1.weight"}
-        swapped = [one.model_copy(update={"weight": names.get(one.weight, one.weight)}) for one in recipe.constants]
-        recipe.model_copy(update={"constants": tuple(swapped)}).write(path)
+        swapped = [one.model_copy(update={"weight": names.get(one.weight, one.weight)}) for one in order.constants]
+        order.model_copy(update={"constants": tuple(swapped)}).write(path)
     facts = json.loads((entry.folder / "entry.json").read_text())
-    facts["files"][path.name] = sha256_file(path)
+    facts["files"] = {name: sha256_file(entry.folder / name) for name in facts["files"]}
     (entry.folder / "entry.json").write_text(json.dumps(facts))

@@ -151,6 +151,10 @@ class _Formats(Written):
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Take and keep compiled code of the same graph."
 )
+@click.option(
+    "--measure-again/--no-measure-again",
+    help="Measure latency even where the same compiled code was measured here before.",
+)
 @click.option("--promote", is_flag=True, help="Serve the new version at once; a model's first version always is.")
 @click.option("--new-contract", is_flag=True, help="Let the name change its format, tensors or labels.")
 @click.option(
@@ -219,6 +223,7 @@ def _request(ctx: click.Context, checkpoint: CheckpointRequest, given: dict[str,
             memory=int(memory * _GB) if memory else None,
             seconds_per_cell=given.pop("seconds_per_cell"),
             cache=given.pop("cache"),
+            measure_again=given.pop("measure_again"),
         ),
         command=own_command(ctx, sys.argv[1:]),
         **given,

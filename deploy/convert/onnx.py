@@ -6,6 +6,7 @@ Owns names, ceilings and what may lie in the graph; onnx_file writes it. Called 
 from __future__ import annotations
 
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from deploy.convert.kept_program import weights_without_graph
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
 from deploy.convert.onnx_file import write_model
 from deploy.convert.onnx_rewrites import rewrite, translations
-from deploy.convert.onnx_weights import read_graph, weights_as_inputs, write_graph
+from deploy.convert.onnx_weights import put_together, take_apart, weights_as_inputs
 from deploy.convert.reuse import weights_of, work_key
 from deploy.convert.tactics import Tactic, described
 from deploy.errors import UnfinishedError
@@ -50,18 +51,20 @@ def export_onnx(
     rewritten = tactic is not None and "graph" in tactic.options
     settings = _versions() | ({"graph": "rewritten"} if rewritten else {})
     key = work_key(program, weights, format="onnx", settings=settings, target=target) if store else ""
+    path = folder / ARTIFACT_FILES["onnx"]
     with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
         entry = Path(work) / "entry"
         reused = store is not None and store.take(key, entry)
-        if reused:
-            model = read_graph(entry, weights)
+        model = None if reused else _make(exported or load_program(program), program.spec, target, rewritten=rewritten)
+        apart = model is None or take_apart(model, weights, _details(model), into=entry)
+        if model is not None and not apart:
+            files, details = write_model(model, path, inline_limit=inline_limit), _details(model)
         else:
-            model = _make(exported or load_program(program), program.spec, target, rewritten=rewritten)
-        kept = key if store and not reused and write_graph(model, weights, into=entry) else None
+            files, details = put_together(entry, weights, path, inline_limit=inline_limit)
+        kept = key if store and apart and not reused else None
         if store and kept:
             store.keep(key, entry, about=f"ONNX graph of {len(weights.used)} weights for {target.name}")
-    files = write_model(model, folder / ARTIFACT_FILES["onnx"], inline_limit=inline_limit)
-    details = _details(model) | attention_detail(program, DECOMPOSED) | device_details(program.device)
+    details = details | attention_detail(program, DECOMPOSED) | device_details(program.device)
     details |= described(tactic)
     return Artifact(
         format="onnx", folder=folder, files=files, seconds=0.0, peak_memory=0, details=details,
@@ -174,8 +177,7 @@ def _details(model: ir.Model) -> dict[str, str]:
 
 
 def _versions() -> dict[str, str]:
-    import onnx
-    import onnxscript
+    """What makes the graph; asked of the installed packages, since importing them takes longer than all the rest."""
     import torch
 
-    return {"torch": torch.__version__, "onnx": onnx.__version__, "onnxscript": onnxscript.__version__}
+    return {"torch": torch.__version__, "onnx": version("onnx"), "onnxscript": version("onnxscript")}

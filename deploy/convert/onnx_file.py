@@ -1,16 +1,16 @@
-"""How an ONNX model comes to lie on disk: checked, in one file, without a second copy of its weights in memory.
+"""An ONNX model as a checked skeleton and the weights that are written apart from it.
 
-Owns the file's bytes; changes nothing in the graph. Called by onnx.
-
-Protobuf's own serializer, and the checker given a path, each hold several copies of all weights at once: 1.6 GB for the
-350 MB of a ViT. A message is its fields one after the other, so large tensors are written straight into the file.
+Owns what is written apart, and that ONNX's checker has seen the rest; the encoding is in onnx_wire. Called by onnx and
+onnx_weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy.convert.onnx_wire import Initializer, Skeleton, write_beside, write_inside
 from deploy.errors import UnfinishedError
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _LARGE = 65_536  # bytes of a tensor that is written by itself
-_LENGTH_DELIMITED = 2  # protobuf's wire type of bytes and messages
-# Field numbers of onnx.proto, which never change.
-_MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
 
 
 def write_model(model: ir.Model, path: Path, *, inline_limit: int) -> tuple[str, ...]:
@@ -32,83 +29,55 @@ def write_model(model: ir.Model, path: Path, *, inline_limit: int) -> tuple[str,
     """
     import onnx_ir as ir
 
-    name = path.name
-    weights = [value.const_value for value in model.graph.initializers.values()]
-    if sum(tensor.nbytes for tensor in weights if tensor is not None) > inline_limit:
-        path.mkdir()
-        ir.save(model, path / name, external_data=f"{name}.data")
-        _check(str(path / name))
-        return (f"{name}/{name}", f"{name}/{name}.data")
-    large = _take_large(model)
-    rest = ir.to_proto(model)
-    _check(_with_inputs(rest, large))
-    _write(rest, large, path)
-    return (name,)
+    weights = {name: value.const_value for name, value in model.graph.initializers.items()}
+    beside = sum(tensor.nbytes for tensor in weights.values() if tensor is not None) > inline_limit
+    apart = {
+        name: tensor
+        for name, tensor in weights.items()
+        if tensor is not None and tensor.dtype != ir.DataType.STRING and (beside or tensor.nbytes >= _LARGE)
+    }
+    for name in apart:
+        del model.graph.initializers[name]
+    held = [initializer(name, tensor) for name, tensor in apart.items()]
+    skeleton = checked_skeleton(model, held)
+    if beside:
+        return write_beside(path, skeleton, held, lambda name: apart[name].tobytes())
+    write_inside(path, skeleton, held, lambda name: apart[name].tobytes())
+    return (path.name,)
 
 
-def _take_large(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+def initializer(name: str, tensor: ir.TensorProtocol) -> Initializer:
+    """What a file says of a weight beside its bytes."""
+    dims = tuple(int(size) for size in tensor.shape.numpy())
+    return Initializer(name=name, data_type=int(tensor.dtype), dims=dims, size=tensor.nbytes)
+
+
+def checked_skeleton(model: ir.Model, held: Sequence[Initializer]) -> Skeleton:
+    """The model, which lacks the weights `held`. Raises UnfinishedError if with them it breaks ONNX's rules."""
     import onnx_ir as ir
 
-    taken = {}
-    for name, value in list(model.graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is not None and tensor.nbytes >= _LARGE and tensor.dtype != ir.DataType.STRING:
-            taken[name] = tensor
-            del model.graph.initializers[name]
-    return taken
+    rest = ir.to_proto(model)
+    _check(_with_inputs(rest, held))
+    graph = rest.graph.SerializeToString()
+    rest.ClearField("graph")
+    return Skeleton(model=rest.SerializeToString(), graph=graph)
 
 
-def _with_inputs(rest: onnx.ModelProto, large: dict[str, ir.TensorProtocol]) -> onnx.ModelProto:
-    """A copy whose large weights are inputs: the checker sees every node, and no weights."""
+def _with_inputs(rest: onnx.ModelProto, held: Sequence[Initializer]) -> onnx.ModelProto:
+    """A copy whose weights written apart are inputs: the checker sees every node, and none of their values."""
     import onnx
 
     copy = onnx.ModelProto()
     copy.CopyFrom(rest)
-    for name, tensor in large.items():
-        shape = [int(size) for size in tensor.shape.numpy()]
-        copy.graph.input.append(onnx.helper.make_tensor_value_info(name, int(tensor.dtype), shape))
+    for one in held:
+        copy.graph.input.append(onnx.helper.make_tensor_value_info(one.name, one.data_type, one.dims))
     return copy
 
 
-def _check(model: onnx.ModelProto | str) -> None:
+def _check(model: onnx.ModelProto) -> None:
     import onnx
 
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         raise UnfinishedError(f"the ONNX model is not valid: {str(error).strip().splitlines()[0]}") from error
-
-
-def _write(rest: onnx.ModelProto, large: dict[str, ir.TensorProtocol], path: Path) -> None:
-    graph = rest.graph.SerializeToString()
-    rest.ClearField("graph")
-    heads = [_initializer_head(name, tensor) for name, tensor in large.items()]
-    length = len(graph) + sum(map(len, heads)) + sum(tensor.nbytes for tensor in large.values())
-    with path.open("wb") as stream:
-        stream.write(rest.SerializeToString())
-        stream.write(_field(_MODEL_GRAPH, length))
-        stream.write(graph)
-        for head, tensor in zip(heads, large.values(), strict=True):
-            stream.write(head)
-            stream.write(tensor.tobytes())
-
-
-def _initializer_head(name: str, tensor: ir.TensorProtocol) -> bytes:
-    """All of a graph's initializer but the tensor's bytes, which come last."""
-    import onnx
-
-    facts = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape.numpy()).SerializeToString()
-    inner = facts + _field(_TENSOR_RAW_DATA, tensor.nbytes)
-    return _field(_GRAPH_INITIALIZER, len(inner) + tensor.nbytes) + inner
-
-
-def _field(number: int, length: int) -> bytes:
-    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(length)
-
-
-def _varint(value: int) -> bytes:
-    groups = []
-    while value > 0x7F:
-        groups.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*groups, value])

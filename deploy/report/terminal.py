@@ -109,6 +109,7 @@ def latency_table(evidence: LatencyEvidence) -> "RenderableType":
     notes = (
         f"{evidence.device}, threads: {evidence.threads}{versions}",
         f"brackets: {evidence.confidence:.0%} intervals; -: none at that n; (A/A): the machine's noise",
+        *([str(evidence.carried)] if evidence.carried else []),
         *([f"winner: {evidence.winner or 'none'} ({evidence.winner_rule})"] if evidence.winner_rule else []),
         *(f"LOST: {one}" for one in evidence.lost),
     )

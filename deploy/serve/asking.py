@@ -86,8 +86,8 @@ class Asking:
             yield self.labels
 
     def one_by_one(self) -> ServedCheck:
-        """The evidence's own calls, each row alone and in batches, one request after the other."""
-        cases = self.baseline.question.cases
+        """The evidence's own calls, each row alone and in every batch size, one after the other."""
+        cases = tuple(case for case in self.baseline.question.cases if case.family in self._families)
         return self._judged("one request at a time", (self._answer(case) for case in cases), cases)
 
     def at_once(self) -> tuple[ServedCheck, Statistics]:
@@ -105,7 +105,7 @@ class Asking:
     def groups_at_once(self) -> ServedCheck:
         """Requests of one, two and three rows at once: merged, each must get its own rows back."""
         largest = self.model.config.max_batch_size
-        groups = [_grouped(self.baseline, family, largest) for family in self.baseline.rows]
+        groups = [_grouped(self.baseline, family, largest) for family in self._families]
         cases = _interleaved(groups)[:_BURST_REQUESTS]
         return self._judged("concurrent requests of several rows", self._burst(cases), cases)
 
@@ -122,6 +122,17 @@ class Asking:
             rows=len(cases),
             judgement=Judgement(verdict=Verdict.FAIL if problems else Verdict.PASS, reason=reason),
         )
+
+    @property
+    def _families(self) -> list[str]:
+        """The first family of each shape of rows: shapes are the server's matter, values were the artifact's parity's.
+
+        The values of all families are asked about at once.
+        """
+        found: dict[tuple[tuple[int, ...], ...], str] = {}
+        for pool in self.baseline.question.pools:
+            found.setdefault(tuple(array.shape[1:] for array in pool.inputs), pool.family)
+        return list(found.values())
 
     def _label_problems(self, case: Case) -> Iterator[str]:
         classes, index, address = self.model.classes, self.model.labelled, self.model.address

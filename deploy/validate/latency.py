@@ -24,11 +24,11 @@ from deploy.evidence import (
 )
 from deploy.validate.contenders import Contender
 from deploy.validate.machine import describe_cpus, installed_versions
-from deploy.validate.race import LatencyPlan, Rounds, Timings, run_race
+from deploy.validate.race import Finished, LatencyPlan, Rounds, Timings, run_race
 from deploy.validate.statistics import paired_ratio, percentile
 from deploy.validate.winner import Outcome, find_winner
 
-__all__ = ["Figures", "LatencyPlan", "evidence_of", "measure", "take_figures"]
+__all__ = ["Figures", "LatencyPlan", "evidence_of", "figures_of", "judged", "measure", "take_figures"]
 
 _DISTRIBUTION = np.linspace(0.0, 1.0, 21)
 
@@ -51,7 +51,11 @@ def measure(contenders: Sequence[Contender], plan: LatencyPlan) -> LatencyEviden
     """
     if plan.device != plan.target_device:
         return _not_measured(plan)
-    figures = take_figures(contenders, plan)
+    return judged(take_figures(contenders, plan), plan)
+
+
+def judged(figures: Figures, plan: LatencyPlan) -> LatencyEvidence:
+    """The record of a race of eager, its control and the formats, with a winner among them and a judgement."""
     outcome = find_winner(
         figures.cells,
         figures.ratios,
@@ -67,7 +71,11 @@ def take_figures(contenders: Sequence[Contender], plan: LatencyPlan) -> Figures:
 
     Raises the UnfinishedError of the last contender that is neither eager nor a control, once all of those are lost.
     """
-    finished = run_race(contenders, plan)
+    return figures_of(run_race(contenders, plan), plan)
+
+
+def figures_of(finished: Finished, plan: LatencyPlan) -> Figures:
+    """The percentiles, ratios and costs of starting of a race that was run."""
     timings = finished.timings
     return Figures(
         cells=tuple(_cell(name, batch, rounds, plan) for batch in timings for name, rounds in timings[batch].items()),

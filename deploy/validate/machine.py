@@ -42,6 +42,16 @@ def describe_cpus(root: Path = Path("/")) -> str:
     return f"{cpu_model(root)}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} CPUs"
 
 
+def identity(root: Path = Path("/")) -> tuple[str, ...]:
+    """What tells this machine from others, and from itself after a change that reaches how fast it computes.
+
+    Its processor and the part of it that this process may use, its name and id, and its kernel.
+    """
+    read = (_read(root / path).strip() for path in ("etc/machine-id", "sys/fs/cgroup/cpu.max"))
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    return (describe_cpus(root), platform.node(), system, *read)
+
+
 def installed_versions(distributions: Sequence[str]) -> dict[str, str]:
     """The installed version of each distribution, those that are absent left out; imports none of them.
 

@@ -161,9 +161,10 @@ def _race(field_: _Field, batch: int, plan: LatencyPlan, order: random.Random) -
 
 def _warm_up(contender: Contender, batch: int, plan: LatencyPlan) -> int:
     """Call until kernels, caches and allocators have settled; gives the calls that fill one block of a round."""
-    once = _block(contender, batch, 1)[0]
-    # At least two calls, and the fastest counts: the first one after a stop says little about the rest.
-    fastest = min(_block(contender, batch, max(2, _calls_in(min(_WARM_UP_SECONDS, plan.seconds_per_cell), once))))
+    once, enough = _block(contender, batch, 1)[0], min(_WARM_UP_SECONDS, plan.seconds_per_cell)
+    # At least two calls, and the fastest counts: the first one after a stop says little about the rest. One that took
+    # as long as all of the warm-up is to take was that warm-up; then one more call says how long the rest are.
+    fastest = min(_block(contender, batch, max(1 if once >= enough else 2, _calls_in(enough, once))))
     calls = _calls_in(plan.block_seconds, fastest)
     return calls if calls == 1 else calls + 1
 

@@ -13,11 +13,11 @@ import torch
 from deploy.cache import Store
 from deploy.checkpoint.load import read_checkpoint
 from deploy.checkpoint.model import CheckpointRequest
+from deploy.convert import onnx_weights
 from deploy.convert.aoti import compile_aoti
 from deploy.convert.aoti_weights import take_apart
 from deploy.convert.export import load_program
 from deploy.convert.model import FORMATS, Format
-from deploy.convert.onnx_weights import write_graph
 from deploy.convert.reuse import Weights, weights_of, work_key
 from deploy.convert.run import Conversion, convert
 from deploy.convert.tactics import Tactic
@@ -181,7 +181,7 @@ def test_a_graph_that_holds_a_weight_is_not_kept(tuned: dict[str, Conversion], l
 
     weights = weights_of(load_program(tuned["second"].program))
     model = onnx_ir.load(tuned["second"].artifacts["onnx"].path)
-    assert write_graph(model, weights, into=tmp_path / "whole")
+    assert onnx_weights.take_apart(model, weights, {}, into=tmp_path / "whole")
     learnt = dict(weights.learnt)
     match leak:
         case "a weight in the graph":
@@ -191,7 +191,7 @@ def test_a_graph_that_holds_a_weight_is_not_kept(tuned: dict[str, Conversion], l
         case "another shape":
             learnt["gamma"] = learnt["gamma"][:4]
 
-    assert not write_graph(model, replace(weights, learnt=learnt), into=tmp_path / "entry")
+    assert not onnx_weights.take_apart(model, replace(weights, learnt=learnt), {}, into=tmp_path / "entry")
 
 
 def test_a_damaged_entry_is_compiled_again(tuned: dict[str, Conversion], tmp_path: Path) -> None:
