@@ -6,7 +6,6 @@ Owns where rows come from and who answers them; what the answers mean is in `dif
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
