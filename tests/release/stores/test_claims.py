@@ -39,7 +39,7 @@ def test_who_sees_nobody_has_the_number_and_may_come_again(registry_: Registry) 
     assert yielded(registry_) == set()
 
 
-@pytest.mark.parametrize(("first", "second"), [(SMALL, LARGE), (LARGE, SMALL)])
+@pytest.mark.parametrize(("first", "second"), [(SMALL, LARGE), pytest.param(LARGE, SMALL, marks=pytest.mark.slow)])
 def test_who_comes_later_yields_whoever_is_smaller(registry_: Registry, first: str, second: str) -> None:
     assert claim(registry_, 1, first, DOCUMENT) is None
     assert str(claim(registry_, 1, second, DOCUMENT)).startswith(f"1-claim-{first[:32]}-")
@@ -55,6 +55,7 @@ def test_of_two_that_see_each_other_the_smaller_has_it(registry_: Registry) -> N
     assert len(Claims.read(registry_, 1).wanted) == 1
 
 
+@pytest.mark.slow
 def test_a_blob_that_is_there_a_moment_later_is_waited_for(place: str, registry_: Registry) -> None:
     """docker-registry does not know a blob for the moment in which another publisher sends the same one."""
     data = place.encode()
