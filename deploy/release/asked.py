@@ -3,7 +3,7 @@
 Owns where rows come from and who answers them; what the answers mean is in `difference`. Called by diff.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -93,15 +93,24 @@ def answers(side: Side, asked: Sequence[Asked], *, run: Run) -> list[Arrays]:
 
     Raises ChildFailed if it crashes, hangs past the limit, or cannot load the artifact.
     """
+    name = f"answers of version {side.version.number}"
+    with Worker(name, log=run.logs / f"{name.replace(' ', '-')}.log", limits=run.limits) as worker:
+        worker.make(_factory(side, run))
+        return [_run(worker, side.manifest.spec, one) for one in asked]
+
+
+def _factory(side: Side, run: Run) -> Callable[[], object]:
+    """What makes the version's model in a child, run as its manifest says."""
     manifest = side.manifest
     path = side.version.folder / ARTIFACT_FILES[manifest.compiled]
-    name = f"answers of version {side.version.number}"
-    entrant = artifact_entrant(
-        name, path, format=manifest.compiled, threads=run.threads, device=run.device, details=manifest.artifact
-    )
-    with Worker(name, log=run.logs / f"{name.replace(' ', '-')}.log", limits=run.limits) as worker:
-        worker.make(entrant.factory)
-        return [_run(worker, manifest.spec, one) for one in asked]
+    return artifact_entrant(
+        str(side.version),
+        path,
+        format=manifest.compiled,
+        threads=run.threads,
+        device=run.device,
+        details=manifest.artifact,
+    ).factory
 
 
 def _given(path: Path, spec: Spec) -> Iterator[Asked]:
