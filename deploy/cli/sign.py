@@ -31,8 +31,8 @@ _FILE = click.Path(path_type=Path)
 def command(*, repository: Path, reference: str, builder_id: str | None, as_json: bool, **given: Any) -> None:
     """Sign NAME (its promoted version) or NAME:N of REPOSITORY, offline, with OpenSSF model-signing.
 
-    The signature lies beside the version, with SLSA provenance and a CycloneDX bill of materials. `deployctl verify
-    --signature` checks all three.
+    The signature lies beside the version, with SLSA provenance and a CycloneDX bill of materials, and covers what
+    `slo`, `diff` and `bench` have attested of it until then. `deployctl verify --signature` checks all of it.
     """
     from deploy.release.keys import SigningKey
     from deploy.release.provenance import UNKNOWN_BUILDER

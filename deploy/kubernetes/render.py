@@ -181,6 +181,11 @@ def _kserve(plan: Plan) -> dict[str, Folder]:
 def _notes(plan: Plan) -> Iterator[str]:
     if not plan.objectives:
         yield "no objective is known: no alert watches latency; give --p99-ms or --slo, or run `deployctl slo`"
+    if plan.line.latency == "summaries":
+        yield (
+            f"{plan.target.name} is not known to export latency histograms: summaries are used, which cost throughput "
+            "and prove no more than a lower bound of the share that is slow (docs/monitoring.md)"
+        )
     if plan.queue_microseconds is None:
         yield f"no autoscaling: {plan.queue_basis}"
     if reason := checking.missing(plan):

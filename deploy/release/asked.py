@@ -3,8 +3,9 @@
 Owns where rows come from and who answers them; what the answers mean is in `difference`. Called by diff.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,18 +95,26 @@ def answers(side: Side, asked: Sequence[Asked], *, run: Run) -> list[Arrays]:
 
     Raises ChildFailed if it crashes, hangs past the limit, or cannot load the artifact.
     """
-    manifest = side.manifest
-    path = side.version.folder / ARTIFACT_FILES[manifest.compiled]
     name = f"answers of version {side.version.number}"
     with Worker(name, log=run.logs / f"{name.replace(' ', '-')}.log", limits=run.limits) as worker:
-        if manifest.format == "torchscript":
-            worker.make(ScriptModel, path, threads=run.threads)
-        else:
-            entrant = artifact_entrant(
-                name, path, format=manifest.compiled, threads=run.threads, device=run.device, details=manifest.artifact
-            )
-            worker.make(entrant.factory)
-        return [_run(worker, manifest.spec, one) for one in asked]
+        worker.make(_factory(side, run))
+        return [_run(worker, side.manifest.spec, one) for one in asked]
+
+
+def _factory(side: Side, run: Run) -> Callable[[], object]:
+    """What makes the version's model in a child, run as its manifest says."""
+    manifest = side.manifest
+    path = side.version.folder / ARTIFACT_FILES[manifest.compiled]
+    if manifest.format == "torchscript":
+        return partial(ScriptModel, path, threads=run.threads)
+    return artifact_entrant(
+        str(side.version),
+        path,
+        format=manifest.compiled,
+        threads=run.threads,
+        device=run.device,
+        details=manifest.artifact,
+    ).factory
 
 
 def _given(path: Path, spec: Spec) -> Iterator[Asked]:

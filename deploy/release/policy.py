@@ -177,6 +177,9 @@ def _attested(policy: PromotionPolicy, candidate: Candidate, kind: Required) -> 
     command = _command(policy, candidate, kind)
     if kind != "slo" and (reason := _nothing_to_compare(candidate)):
         return Demand(name=kind, judgement=_yes(reason))
+    if kind != "slo" and candidate.manifest.format == "vllm":
+        said = f"{candidate.version} is a language model, which {kind} does not run"
+        return Demand(name=kind, judgement=_no(said), command=f"leave {kind} out of `require` for language models")
     reasons = []
     for one, path in _learnt(candidate.version):
         if one.kind != kind:

@@ -133,7 +133,7 @@ def check_signatures(version: Version, trust: Trust) -> Signatures:
             covered |= attested
     if not signers:
         return Signatures(judgement=_no("; ".join(refused)))
-    more = f" and {len(covered)} attestations" if covered else ""
+    more = f" and {len(covered)} attestation{'s' if len(covered) > 1 else ''}" if covered else ""
     said = f"signed by {' and '.join(dict.fromkeys(signers))}, all {len(manifest.files) + 1} files{more}"
     return Signatures(judgement=Judgement(verdict=Verdict.PASS, reason=said), attested=covered)
 

@@ -33,6 +33,13 @@ def test_the_command_says_what_to_do_next(tmp_path: Path) -> None:
     assert "named by its tag" in notes
 
 
+def test_a_release_without_histograms_is_said_to_prove_less(tmp_path: Path) -> None:
+    put(tmp_path / "models")
+    arguments = (tmp_path / "models", "pets", "--output", tmp_path / "out", "--image", IMAGE, "--p99-ms", "15")
+    assert "no more than a lower bound" in run(*arguments, "--target", "24.10-cpu").stderr
+    assert "no more than a lower bound" not in run(*arguments, "--target", "26.08-cpu").stderr
+
+
 def test_json_names_everything(tmp_path: Path) -> None:
     result = run(CPU, NAME, "--output", tmp_path / "out", "--models", "s3://b/m", "--tool-image", "tools:1", "--json")
     found = json.loads(result.stdout)

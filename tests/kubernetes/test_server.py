@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from deploy.kubernetes.render import render
-from deploy.kubernetes.request import KubernetesRequest
+from deploy.kubernetes.request import KubernetesRequest, Source
 from deploy.monitoring.objective import Objective
 from deploy.repository.layout import CONFIG_FILE
 from deploy.repository.protobuf import format_config, parse_config
@@ -46,10 +46,12 @@ def moved(arguments: list[str], repository: Path, ports: Ports) -> list[str]:
 def test_a_real_server_serves_with_the_rendered_line_and_config(target: str, engine: Engine, tmp_path: Path) -> None:
     """24.10 exports summaries and 26.08 histograms; the server here knows the flags of both."""
     version = publish(tmp_path / "models", Linear().onnx(), Sample())
-    request = KubernetesRequest(version=version, image="pets:1", target=target, objectives=(OBJECTIVE,))
+    claim = (Source.parse("pvc://models"),)
+    request = KubernetesRequest(version=version, image="pets:1", sources=claim, target=target, objectives=(OBJECTIVE,))
     rendered = render(request)
     server = yaml.safe_load(rendered.files["base/deployment.yaml"])["spec"]["template"]["spec"]["containers"][0]
-    assert {f"--{name}" for name in flags(server)} - known_flags(engine, tmp_path) == set()
+    by_kserve = yaml.safe_load(rendered.files["kserve/runtime.yaml"])["spec"]["containers"][0]
+    assert {f"--{name}" for name in flags(server) | flags(by_kserve)} - known_flags(engine, tmp_path) == set()
     # The config that the ConfigMap lays over the repository's, with the words that the local engine's backends need.
     data = yaml.safe_load(rendered.files["base/config.yaml"])["data"]
     view = tmp_path / "view"

@@ -266,6 +266,13 @@ def test_the_promoted_version_needs_no_comparison_with_itself(repository: Path) 
     assert unmet(demanded(first, require=("diff", "bench"))) == {}
 
 
+def test_a_comparison_that_no_language_model_has_is_named_as_such(second: Version) -> None:
+    edit_manifest(second, format="vllm")
+    found = demanded(second, require=("diff", "bench"))
+    assert unmet(found)["diff"] == "pets:2 is a language model, which diff does not run"
+    assert found["bench"].command == "leave bench out of `require` for language models"
+
+
 def test_an_ensemble_is_compared_by_its_network(tmp_path: Path) -> None:
     """No diff of an ensemble can be made: its network's, against the one that the promoted ensemble runs, is asked."""
     for _ in range(2):

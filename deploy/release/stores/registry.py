@@ -5,6 +5,7 @@ login` and `oras login` leave them. Called by oci. Messages never repeat what a 
 """
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
 _TIMEOUT = (10, 60)
 _RETRIES = 3
+_PAUSES_SECONDS = (0.2, 0.5, 1.0, None)
 _LOOPBACK = ("localhost", "127.0.0.1")
 
 
@@ -74,7 +76,13 @@ class Registry:
 
     def put_manifest(self, reference: str, data: bytes) -> None:
         """Write a manifest under its digest or a tag."""
-        self._ask("PUT", f"manifests/{reference}", fine=(201,), data=data, headers={"Content-Type": MANIFEST_TYPE})
+        for pause in _PAUSES_SECONDS:
+            # A registry may not know a blob for the moment in which another publisher sends the same one.
+            fine, kind = (201,) if pause is None else (201, 400), {"Content-Type": MANIFEST_TYPE}
+            response = self._ask("PUT", f"manifests/{reference}", fine=fine, data=data, headers=kind)
+            if pause is None or response.status_code == 201:
+                return
+            time.sleep(pause)
 
     def tags(self) -> tuple[str, ...]:
         """Every tag, over as many pages as there are; empty if there is no such repository."""

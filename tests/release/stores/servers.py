@@ -67,7 +67,12 @@ def started(command: list[str], port: int, log: Path, environment: Mapping[str, 
         yield
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            # Azurite waits for connections that a client in this process keeps open.
+            process.kill()
+            process.wait(timeout=20)
 
 
 def _listens(port: int) -> bool:

@@ -1,10 +1,13 @@
 """Of versions that want one number in a registry at most one gets it, whoever comes first and whoever dies."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
+from deploy.errors import UsageError
+from deploy.files import sha256_bytes
 from deploy.release.stores.claims import Claims, claim
 from deploy.release.stores.locations import parse_location
 from deploy.release.stores.oci import CLAIM_TYPE, OciStore, _document, _send_config
@@ -36,7 +39,7 @@ def test_who_sees_nobody_has_the_number_and_may_come_again(registry_: Registry) 
     assert yielded(registry_) == set()
 
 
-@pytest.mark.parametrize(("first", "second"), [(SMALL, LARGE), (LARGE, SMALL)])
+@pytest.mark.parametrize(("first", "second"), [(SMALL, LARGE), pytest.param(LARGE, SMALL, marks=pytest.mark.slow)])
 def test_who_comes_later_yields_whoever_is_smaller(registry_: Registry, first: str, second: str) -> None:
     assert claim(registry_, 1, first, DOCUMENT) is None
     assert str(claim(registry_, 1, second, DOCUMENT)).startswith(f"1-claim-{first[:32]}-")
@@ -50,6 +53,25 @@ def test_of_two_that_see_each_other_the_smaller_has_it(registry_: Registry) -> N
     registry_.put_manifest(f"1-yield-{LARGE[:32]}-00000000", DOCUMENT)
     assert claim(registry_, 1, SMALL, DOCUMENT) is None
     assert len(Claims.read(registry_, 1).wanted) == 1
+
+
+@pytest.mark.slow
+def test_a_blob_that_is_there_a_moment_later_is_waited_for(place: str, registry_: Registry) -> None:
+    """docker-registry does not know a blob for the moment in which another publisher sends the same one."""
+    data = place.encode()
+    layer = {"mediaType": "application/octet-stream", "digest": f"sha256:{sha256_bytes(data)}", "size": len(data)}
+    document = _document(CLAIM_TYPE, [layer], {})
+
+    def send() -> None:
+        open_registry(parse_location(place), "pets").upload_bytes(data, f"sha256:{sha256_bytes(data)}")
+
+    with pytest.raises(UsageError, match="status 400"):
+        registry_.put_manifest("late", document)
+    timer = threading.Timer(0.3, send)
+    timer.start()
+    registry_.put_manifest("late", document)
+    timer.join()
+    assert registry_.manifest("late") is not None
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from deploy.release.stores.pull import Pulled, PullRequest, run_pull
 from deploy.release.stores.registry import open_registry
 from deploy.repository.find import find_version
 from deploy.repository.integrity import require_intact
-from deploy.repository.manifest import verify_files, version_digest
+from deploy.repository.manifest import Manifest, verify_files, version_digest
 from tests.release.stores.children import die
 from tests.release.stores.packages import BIG, files_below, put_attested, put_big
 from tests.release.stores.servers import RegistryServer, registry_server
@@ -160,6 +161,39 @@ def test_a_tag_that_somebody_writes_without_a_claim_is_not_moved(tmp_path: Path,
         run_publish(request, progress=Meanwhile(tag_theirs))
     pull(place, tmp_path / "to", "pets:2")
     assert (tmp_path / "to/pets/2/model.onnx").read_bytes() == b"two"
+
+
+@pytest.mark.slow
+def test_readers_that_poll_see_whole_versions_only(tmp_path: Path, place: str) -> None:
+    """One asks the registry, one looks into the folder that versions are pulled into."""
+    for index in range(3):
+        put_big(tmp_path / "from", f"weights{index}".encode())
+    store, done, seen, looks = OciStore(location=parse_location(place)), threading.Event(), set(), 0
+
+    def writer() -> None:
+        try:
+            for number in (1, 2, 3):
+                publish(tmp_path / "from", place, f"pets:{number}")
+                pull(place, tmp_path / "to", f"pets:{number}")
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=writer)
+    thread.start()
+    while not done.is_set():
+        looks += 1
+        for number in store.numbers("pets"):
+            data = store.marker("pets", number)
+            assert data is not None
+            registry = open_registry(parse_location(place), "pets")
+            files = Manifest.model_validate_json(data).files
+            assert all(registry.blob_exists(f"sha256:{entry.sha256}") for entry in files)
+            seen.add(("registry", number))
+        for folder in sorted((tmp_path / "to/pets").glob("[0-9]*")):
+            seen.add(("folder", verify_files(folder).version))
+    thread.join()
+    assert looks > 5
+    assert seen >= {("registry", 1), ("registry", 2), ("folder", 1), ("folder", 2)}
 
 
 def test_what_is_attested_later_joins_what_was(tmp_path: Path, place: str) -> None:
