@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,44 @@ def test_every_line_that_depends_on_the_data_is_named_at_once(tmp_path: Path) ->
     first, second = re.findall(r"test_explained\.py:\d+, forward: (if x\S+ > \d)", str(error))
     assert (first, second) == ("if x.sum() > 0", "if x.mean() > 3")
     assert "torch.where" in error.fix
+
+
+class OfNumpy(Layer):
+    """A part that another library computes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = np.argsort((x * self.scale).numpy(), axis=1)
+        return x.gather(1, torch.from_numpy(order))
+
+
+class Checked(Layer):
+    """A check of values that training found useful."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert torch.isfinite(x).all(), "not finite"
+        return x * self.scale
+
+
+class Spectrum(Layer):
+    """Complex numbers out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft(x * self.scale)
+
+
+@pytest.mark.parametrize(
+    ("module", "found", "fix"),
+    [
+        (OfNumpy(), r"numpy\(\) is not supported(.|\n)*forward: order = np\.argsort", "with torch's operators"),
+        (Checked(), r"forward: assert torch\.isfinite\(x\)\.all\(\)", "leave that check out"),
+        (Spectrum(), "output 'output' is complex64", "view_as_real"),
+    ],
+    ids=["NumPy", "an assertion", "complex numbers"],
+)
+def test_what_no_graph_holds_is_told_from_control_flow(module: nn.Module, found: str, fix: str, tmp_path: Path) -> None:
+    error = failure(module, tmp_path, ("8",))
+    assert re.search(found, error.found), str(error)
+    assert fix in error.fix
 
 
 def failure(module: nn.Module, path: Path, inputs: tuple[str, ...], **words: tuple[str, ...]) -> DeployError:
