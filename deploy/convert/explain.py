@@ -26,11 +26,21 @@ _MOST_PLACES = 3
 _VIOLATED = "Constraints violated"
 _SUGGESTED = re.compile(r"^  (\w+) = (.+)$", re.MULTILINE)
 _REASON_LENGTH = 300
+_FRAME = re.compile(r'File "(.+)", line (\d+), in (\S+)\n(.*)')
 
 
 def user_line(error: BaseException) -> str:
     """` (in FILE:LINE, FUNCTION: CODE)` for the innermost line of the error's stack that is the user's, else empty."""
     return _place(traceback.extract_tb(error.__traceback__))
+
+
+def traced_line(stack: str) -> str:
+    """The same of the stack that torch keeps beside a traced operator, as text."""
+    frames = [
+        traceback.FrameSummary(file, int(line), function, line=code.strip())
+        for file, line, function, code in _FRAME.findall(stack)
+    ]
+    return _place(frames)
 
 
 def explain_export_error(

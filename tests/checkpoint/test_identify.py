@@ -190,7 +190,9 @@ def test_names_with_and_without_the_library() -> None:
 
 
 def test_several_networks_in_one_file_are_named() -> None:
-    both = {f"{part}.{name}": (3, 3) for part in ("teacher", "student") for name in ("conv.weight", "fc.weight")}
+    both: dict[str, tuple[int, ...]] = {
+        f"{part}.{name}": (3, 3) for part in ("teacher", "student") for name in ("conv.weight", "fc.weight")
+    }
     with pytest.raises(UsageError, match=r"begin with student\., teacher\.(.|\n)*no tensor agrees") as error:
         identify(both, ZOO)
     assert "torch.save(model.student.state_dict(), 'weights.pt')" in error.value.fix

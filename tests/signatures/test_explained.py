@@ -93,7 +93,28 @@ class Spectrum(Layer):
     """Complex numbers out."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.fft.rfft(x * self.scale)
+        found: Tensor = torch.fft.rfft(x * self.scale)
+        return found
+
+
+class Remembers(Layer):
+    """A running mean that it goes on with when it is served."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean.mul_(0.5).add_(x.mean(0) * self.scale)
+        return x - self.mean
+
+
+class Drops(Layer):
+    """Dropout that nobody turned off, beside one that eval mode does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.dropout(x, 0.5, training=self.training)
+        return nn.functional.dropout(x * self.scale, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +128,23 @@ class Spectrum(Layer):
 )
 def test_what_no_graph_holds_is_told_from_control_flow(module: nn.Module, found: str, fix: str, tmp_path: Path) -> None:
     error = failure(module, tmp_path, ("8",))
+    assert re.search(found, error.found), str(error)
+    assert fix in error.fix
+
+
+@pytest.mark.parametrize(
+    ("module", "found", "fix"),
+    [
+        (Remembers(), "differently in each call: it changes its own mean", "if self.training"),
+        (Drops(), r"aten\.dropout\.default is random \(in .*forward: .*x \* self.scale, 0\.5\)", "training="),
+    ],
+    ids=["a state", "randomness"],
+)
+def test_answers_that_change_from_call_to_call_are_refused(
+    module: nn.Module, found: str, fix: str, tmp_path: Path
+) -> None:
+    error = failure(module, tmp_path, ("8",))
+    assert isinstance(error, UsageError)
     assert re.search(found, error.found), str(error)
     assert fix in error.fix
 
