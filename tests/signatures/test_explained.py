@@ -100,6 +100,8 @@ class Spectrum(Layer):
 class Remembers(Layer):
     """A running mean that it goes on with when it is served."""
 
+    mean: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(8))
