@@ -59,10 +59,11 @@ lint: setup  ## Style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Two at a time, with OpenMP's idle threads asleep; tests that load a server then have both cores for themselves.
+# Three at a time, since many wait for a process to start or end, with OpenMP's idle threads asleep; tests that measure a
+# server under load then have the cores for themselves.
 test: lint engine browser prometheus registry kubectl  ## Lint, types, and every test that is not slow.
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow and not engine" --numprocesses 2
-	$(BIN)/python -m pytest -m "engine and not slow"
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 3
+	$(BIN)/python -m pytest -m "alone and not slow"
 
 test-all: lint engine browser prometheus registry kubectl  ## Lint, types, and every test.
 	$(BIN)/python -m pytest

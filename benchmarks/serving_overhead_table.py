@@ -160,7 +160,7 @@ def _explained(settings: dict[str, Any]) -> list[str]:
         "float32, when it has the answer to the last. The clients share the machine with the server; their CPU time",
         "is apart. In brackets: 95 % intervals; a dash where none exists at that n. The share is of in-process",
         "throughput at the batch that the server reached, by its own counters. Memory is the whole process tree's",
-        "(PSS); one server answers both gRPC and HTTP, another the tuned ones. An aim is met, or missed, where its whole",
+        "(PSS); one server answers gRPC and HTTP, another the tuned ones. An aim is met, or missed, where its whole",
         "interval is; in a comparison, the peer's better variant stands, batched or not.",
     ]
 

@@ -228,6 +228,7 @@ def release(folder: Path, *, first: bool) -> Release:
 
 
 @pytest.mark.engine
+@pytest.mark.alone
 def test_a_checkpoint_reaches_production_and_one_that_decides_otherwise_does_not(
     engine: Engine, tmp_path: Path
 ) -> None:

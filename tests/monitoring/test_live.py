@@ -30,7 +30,7 @@ from tests.repository.samples import Sample
 from tests.serve.production import started
 from tests.serve.tiny import publish
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.alone]
 
 MODEL = "pets"
 OPTIONS = RuleOptions(measure="summaries", scale=1 / 150)

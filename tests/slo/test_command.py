@@ -57,6 +57,7 @@ def asked(setting: Setting, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.engine
+@pytest.mark.alone
 def test_a_pass_is_printed_written_and_kept(setting: Setting, tmp_path: Path) -> None:
     before = len(attestations(setting.version))
     files = ("--junit", str(tmp_path / "slo.xml"), "--markdown", str(tmp_path / "slo.md"))
@@ -72,6 +73,7 @@ def test_a_pass_is_printed_written_and_kept(setting: Setting, tmp_path: Path) ->
 
 
 @pytest.mark.engine
+@pytest.mark.alone
 def test_over_http_the_servers_own_counters_explain_the_time(setting: Setting) -> None:
     found = asked(setting, "--p99-ms", "1500", "--protocol", "http", "--url", setting.server.http_address, "--json")
     assert found.returncode == 0, found.stderr
@@ -86,6 +88,7 @@ def test_over_http_the_servers_own_counters_explain_the_time(setting: Setting) -
 
 
 @pytest.mark.engine
+@pytest.mark.alone
 def test_a_fail_ends_in_1_and_says_so_in_junit(setting: Setting, tmp_path: Path) -> None:
     found = asked(setting, "--p50-ms", "0.01", "--junit", str(tmp_path / "slo.xml"))
     assert found.returncode == 1, found.stderr
@@ -94,6 +97,7 @@ def test_a_fail_ends_in_1_and_says_so_in_junit(setting: Setting, tmp_path: Path)
 
 
 @pytest.mark.engine
+@pytest.mark.alone
 def test_the_table_slo_of_a_toml_says_the_same(setting: Setting, tmp_path: Path) -> None:
     config = tmp_path / "deploy.toml"
     config.write_text(f'[slo]\nurl = "{setting.server.grpc_address}"\np99_ms = 1500.0\np50_ms = 1000\nseed = 5\n')
@@ -103,6 +107,7 @@ def test_the_table_slo_of_a_toml_says_the_same(setting: Setting, tmp_path: Path)
 
 
 @pytest.mark.engine
+@pytest.mark.alone
 def test_without_a_repository_the_server_says_what_it_takes(setting: Setting, tmp_path: Path) -> None:
     np.savez(tmp_path / "wire.npz", allow_pickle=False, INPUT__0=images(4))
     url = ("--url", setting.server.grpc_address, "--samples", str(tmp_path / "wire.npz"))
@@ -114,6 +119,7 @@ def test_without_a_repository_the_server_says_what_it_takes(setting: Setting, tm
 
 
 @pytest.mark.engine
+@pytest.mark.alone
 def test_the_port_of_the_other_protocol_is_recognised(setting: Setting) -> None:
     for url in (f"grpc://{setting.server.http_address}", f"http://{setting.server.grpc_address}"):
         found = asked(setting, "--url", url, "--p99-ms", "1500")
@@ -123,6 +129,7 @@ def test_the_port_of_the_other_protocol_is_recognised(setting: Setting) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.alone
 @pytest.mark.slow
 def test_the_highest_rate_is_found_confirmed_and_kept(setting: Setting) -> None:
     found = asked(setting, "--find-rate", "--p99-ms", "250", "--rate", "200", "--json")
@@ -134,6 +141,7 @@ def test_the_highest_rate_is_found_confirmed_and_kept(setting: Setting) -> None:
 
 
 @pytest.mark.engine
+@pytest.mark.alone
 def test_a_server_that_restarts_in_the_middle_is_a_verdict(setting: Setting, engine: Engine, tmp_path: Path) -> None:
     with serving([setting.version], engine=engine) as first:
         ports = WantedPorts(http=first.ports.http, grpc=first.ports.grpc, metrics=first.ports.metrics)
@@ -146,6 +154,7 @@ def test_a_server_that_restarts_in_the_middle_is_a_verdict(setting: Setting, eng
 
 
 @pytest.mark.engine
+@pytest.mark.alone
 def test_an_interrupt_ends_the_run_and_its_child(setting: Setting) -> None:
     process = start(setting, setting.server.grpc_address, "--duration", "60", "--min-duration", "60")
     time.sleep(4)

@@ -84,6 +84,7 @@ def test_tokens_of_known_timing_are_measured_as_they_come(request_: SloRequest) 
 
 @pytest.mark.slow
 @pytest.mark.engine
+@pytest.mark.alone
 def test_a_decoupled_model_in_a_real_triton_is_measured_alike(
     request_: SloRequest, engine: Engine, tmp_path: Path
 ) -> None:

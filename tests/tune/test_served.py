@@ -44,6 +44,7 @@ def tune(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.engine
+@pytest.mark.alone
 def test_settings_are_loaded_without_a_restart_and_a_dead_server_is_started_again(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +91,7 @@ def batches_of_a_burst(served: Bed, version: Version) -> set[int]:
 
 
 @pytest.mark.engine
+@pytest.mark.alone
 def test_a_tuned_version_is_served_from_the_stage_before_it_is_published(engine: Engine, tmp_path: Path) -> None:
     version = put_version(tmp_path / "models")
     config = parse_config(version.config.read_text())
@@ -137,6 +139,7 @@ def evidence_of(version: Version, chosen: Setting) -> TuneEvidence:
 
 
 @pytest.mark.engine
+@pytest.mark.alone
 def test_the_command_ends_with_a_verdict_and_imports_no_torch(engine: Engine, tmp_path: Path) -> None:
     version = put_version(tmp_path / "models")
     quick = ("--p99-ms", "40", "--trials", "1", "--seconds-per-probe", "0.4", "--storage", str(tmp_path / "t.journal"))
