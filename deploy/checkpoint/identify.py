@@ -14,6 +14,7 @@ from deploy.errors import UsageError
 
 _COUNTER = ".num_batches_tracked"
 _NEAREST = 3
+_MOST_NETWORKS = 4  # a teacher beside its student, a generator beside its discriminators
 _FACTORY = "give your own architecture, or a builder with a changed head, as --factory package.module:function"
 
 
@@ -76,7 +77,7 @@ def identify(found: Shapes, zoo: Mapping[str, Architecture]) -> Match:
     if len(first) > 1:
         raise _ambiguous(first)
     if not first:
-        raise _unknown(match_architecture(entry, found) for entry in zoo.values())
+        raise _unknown((match_architecture(entry, found) for entry in zoo.values()), names)
     return replace(first[0], also=tuple(match.architecture for match in exact if match is not first[0]))
 
 
@@ -174,7 +175,7 @@ def _ambiguous(exact: list[Match]) -> UsageError:
     )
 
 
-def _unknown(matches: Iterable[Match]) -> UnknownArchitectureError:
+def _unknown(matches: Iterable[Match], names: Iterable[str]) -> UnknownArchitectureError:
     nearest = sorted(matches, key=lambda match: match.likeness, reverse=True)[:_NEAREST]
     blocks = [
         f"{match.architecture.name}: {match.agreeing} of {match.total} tensors agree; "
@@ -182,6 +183,14 @@ def _unknown(matches: Iterable[Match]) -> UnknownArchitectureError:
         for match in nearest
         if match.agreeing
     ]
+    parts = sorted({name.partition(".")[0] for name in names})
+    if not blocks and 1 < len(parts) <= _MOST_NETWORKS:
+        return UnknownArchitectureError(
+            f"the weights fit no torchvision builder: their names begin with {', '.join(f'{part}.' for part in parts)}",
+            expected="the weights of one network; no tensor agrees with any",
+            fix="where these are several networks, save the one to deploy by itself: "
+            f"torch.save(model.{parts[0]}.state_dict(), 'weights.pt'); else {_FACTORY}",
+        )
     return UnknownArchitectureError(
         "the weights fit no torchvision builder",
         expected="nearest:\n    " + "\n    ".join(blocks) if blocks else "a torchvision model; no tensor agrees",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.errors import UsageError
-from deploy.spec import BATCH, Dim, Spec, TensorSpec, decision_axis_of
+from deploy.spec import BATCH, DTYPES, Dim, Spec, TensorSpec, decision_axis_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,10 +97,17 @@ def _output(name: str, value: Tensor, sizes: _Sizes, *, batched: bool, checkpoin
             expected=f"[{BATCH!r}, sizes ...]: the batch first, and nowhere else",
             fix="return one row per sample from the model's forward, or use --max-batch 1",
         )
+    dtype = str(value.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise UsageError(
+            f"output {name!r} is {dtype}, which Triton has no tensors of",
+            expected="floats, integers or truth values",
+            fix="return it as such: torch.view_as_real for complex numbers",
+        )
     axis = decision_axis_of(shape, floating=value.is_floating_point(), num_classes=checkpoint.num_classes)
     return TensorSpec(
         name=name,
-        dtype=str(value.dtype).removeprefix("torch."),
+        dtype=dtype,
         shape=shape,
         decision_axis=checkpoint.decisions.get(name, axis),
     )

@@ -26,11 +26,21 @@ _MOST_PLACES = 3
 _VIOLATED = "Constraints violated"
 _SUGGESTED = re.compile(r"^  (\w+) = (.+)$", re.MULTILINE)
 _REASON_LENGTH = 300
+_FRAME = re.compile(r'File "(.+)", line (\d+), in (\S+)\n(.*)')
 
 
 def user_line(error: BaseException) -> str:
     """` (in FILE:LINE, FUNCTION: CODE)` for the innermost line of the error's stack that is the user's, else empty."""
     return _place(traceback.extract_tb(error.__traceback__))
+
+
+def traced_line(stack: str) -> str:
+    """The same of the stack that torch keeps beside a traced operator, as text."""
+    frames = [
+        traceback.FrameSummary(file, int(line), function, line=code.strip())
+        for file, line, function, code in _FRAME.findall(stack)
+    ]
+    return _place(frames)
 
 
 def explain_export_error(
@@ -52,10 +62,33 @@ def explain_export_error(
         )
     if _VIOLATED in str(error):
         return _explain_sizes(error)
+    place = user_line(error)
+    expected, fix = _advice(error, place)
     return UnfinishedError(
-        f"the model cannot be exported: {_first_paragraph(error)}{user_line(error)}{_further_places(error, draft)}",
-        expected="a forward without data-dependent Python control flow",
-        fix="change that code (torch.where, torch.cond), or pass --factory with a module that exports",
+        f"the model cannot be exported: {_first_paragraph(error)}{place}{_further_places(error, draft)}",
+        expected=expected,
+        fix=f"{fix}, or pass --factory with a module that exports",
+    )
+
+
+def _advice(error: Exception, place: str) -> tuple[str, str]:
+    """What is expected of a forward, and what to change, by what the exporter could not follow."""
+    text, kind = str(error), type(error).__name__
+    if ".numpy()" in text:
+        return (
+            "a forward that computes with torch alone: NumPy is in no graph",
+            "write that part with torch's operators",
+        )
+    if kind == "UnsupportedOperatorException" or "fake impl" in text or "Meta implementation" in text:
+        return "operators that torch can trace without data", "compute it with others (dense ones for sparse)"
+    if kind == _DATA_DEPENDENT and ": assert " in place:
+        return (
+            "a forward without data-dependent Python control flow, checks of values among it",
+            "leave that check out, or guard it: if not torch.compiler.is_exporting()",
+        )
+    return (
+        "a forward without data-dependent Python control flow",
+        "change that code (choose by torch.where or torch.cond; keep numbers in tensors: no item(), int() or bool())",
     )
 
 

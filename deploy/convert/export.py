@@ -25,6 +25,7 @@ from deploy.convert.hollow import fill, holds_only, save_hollow
 from deploy.convert.kept_program import PROGRAM_FILE, keep_program, module_of, take_program
 from deploy.convert.model import Device, Precision, Program
 from deploy.convert.precision import HALVES, with_edges
+from deploy.convert.repeats import buffer_versions, changed_buffers, require_repeatable
 from deploy.convert.torchao_int8 import quantize_linear
 from deploy.errors import DeployError, UnfinishedError, UsageError
 from deploy.files import sha256_bytes
@@ -69,10 +70,13 @@ def export_program(
     scheme = quantize_linear(module) if precision == "int8" else ""
     parameters = [tensor.name for tensor in inputs]
     arrange = arguments_of(module, parameters, checkpoint.absent)
+    versions = buffer_versions(module)
     example, outputs = _first_call(module, arrange, inputs, dims, device=device)
     names, notes = output_names(outputs), _numbers(module, arrange, example, outputs=outputs, max_batch=max_batch)
     flat = with_edges(positional(module, parameters, checkpoint.absent), checkpoint, precision)
     exported = _export(flat, example, inputs=inputs, dims=dims)
+    again = _call(module, arrange, example)
+    require_repeatable(outputs, again, exported, changed=changed_buffers(versions, module))
     spec = read_spec(exported, inputs, names, dims=dims, checkpoint=checkpoint)
     path = folder / PROGRAM_FILE
     saved = plain_attention(exported)

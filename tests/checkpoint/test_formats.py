@@ -147,6 +147,13 @@ def test_a_directory_names_the_files_in_it(tmp_path: Path) -> None:
     assert "is a directory that holds model.safetensors" in message
 
 
+def test_a_directory_of_several_checkpoints_names_them(tmp_path: Path) -> None:
+    for step in (500, 1000):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "model.safetensors").touch()
+    assert "holds checkpoint-1000/model.safetensors, checkpoint-500/model.safetensors" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors", "weights.txt"])
 def test_the_content_decides_not_the_suffix(name: str, tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / name)

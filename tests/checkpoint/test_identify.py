@@ -189,6 +189,15 @@ def test_names_with_and_without_the_library() -> None:
     assert find_architecture("resnet18") is find_architecture("torchvision/resnet18")
 
 
+def test_several_networks_in_one_file_are_named() -> None:
+    both: dict[str, tuple[int, ...]] = {
+        f"{part}.{name}": (3, 3) for part in ("teacher", "student") for name in ("conv.weight", "fc.weight")
+    }
+    with pytest.raises(UsageError, match=r"begin with student\., teacher\.(.|\n)*no tensor agrees") as error:
+        identify(both, ZOO)
+    assert "torch.save(model.student.state_dict(), 'weights.pt')" in error.value.fix
+
+
 def test_an_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"no architecture 'ResNet-18'[\s\S]*nearest: resnet18"):
         find_architecture("ResNet-18")

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,84 @@ def test_every_line_that_depends_on_the_data_is_named_at_once(tmp_path: Path) ->
     first, second = re.findall(r"test_explained\.py:\d+, forward: (if x\S+ > \d)", str(error))
     assert (first, second) == ("if x.sum() > 0", "if x.mean() > 3")
     assert "torch.where" in error.fix
+
+
+class OfNumpy(Layer):
+    """A part that another library computes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = np.argsort((x * self.scale).numpy(), axis=1)
+        return x.gather(1, torch.from_numpy(order))
+
+
+class Checked(Layer):
+    """A check of values that training found useful."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert torch.isfinite(x).all(), "not finite"
+        return x * self.scale
+
+
+class Spectrum(Layer):
+    """Complex numbers out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = torch.fft.rfft(x * self.scale)
+        return found
+
+
+class Remembers(Layer):
+    """A running mean that it goes on with when it is served."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean.mul_(0.5).add_(x.mean(0) * self.scale)
+        return x - self.mean
+
+
+class Drops(Layer):
+    """Dropout that nobody turned off, beside one that eval mode does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.dropout(x, 0.5, training=self.training)
+        return nn.functional.dropout(x * self.scale, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("module", "found", "fix"),
+    [
+        (OfNumpy(), r"numpy\(\) is not supported(.|\n)*forward: order = np\.argsort", "with torch's operators"),
+        (Checked(), r"forward: assert torch\.isfinite\(x\)\.all\(\)", "leave that check out"),
+        (Spectrum(), "output 'output' is complex64", "view_as_real"),
+    ],
+    ids=["NumPy", "an assertion", "complex numbers"],
+)
+def test_what_no_graph_holds_is_told_from_control_flow(module: nn.Module, found: str, fix: str, tmp_path: Path) -> None:
+    error = failure(module, tmp_path, ("8",))
+    assert re.search(found, error.found), str(error)
+    assert fix in error.fix
+
+
+@pytest.mark.parametrize(
+    ("module", "found", "fix"),
+    [
+        (Remembers(), "differently in each call: it changes its own mean", "if self.training"),
+        (Drops(), r"aten\.dropout\.default is random \(in .*forward: .*x \* self.scale, 0\.5\)", "training="),
+    ],
+    ids=["a state", "randomness"],
+)
+def test_answers_that_change_from_call_to_call_are_refused(
+    module: nn.Module, found: str, fix: str, tmp_path: Path
+) -> None:
+    error = failure(module, tmp_path, ("8",))
+    assert isinstance(error, UsageError)
+    assert re.search(found, error.found), str(error)
+    assert fix in error.fix
 
 
 def failure(module: nn.Module, path: Path, inputs: tuple[str, ...], **words: tuple[str, ...]) -> DeployError:

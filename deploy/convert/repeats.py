@@ -1,0 +1,73 @@
+"""Whether a module answers the same inputs alike in every call, as each proof and each client takes for granted.
+
+Owns the comparison and what is said of a module that does not. Called by export, with two answers of eager.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from deploy.convert.explain import traced_line
+from deploy.convert.flatten import leaves
+from deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+# Of the largest value: far above what sums in another order come to, and far below what dropout or a state does.
+_ALIKE = 1e-3
+_DROPOUT = "dropout"
+
+
+def buffer_versions(module: nn.Module) -> dict[str, int]:
+    """How many times each buffer was changed in place so far."""
+    return {name: 0 if one.is_inference() else one._version for name, one in module.named_buffers()}
+
+
+def require_repeatable(first: Any, second: Any, exported: ExportedProgram, *, changed: Sequence[str]) -> None:
+    """Raises UsageError if two answers to the same inputs differ, naming the buffers `changed`, or what is random."""
+    one, other = ([tensor for _, tensor in leaves(answer)] for answer in (first, second))
+    if len(one) == len(other) and all(map(_alike, one, other)):
+        return
+    found = "the model answers the same inputs differently in each call"
+    if changed:
+        raise UsageError(
+            f"{found}: it changes its own {', '.join(changed[:5])}",
+            expected="a forward that keeps nothing: requests come from anybody and in any order",
+            fix="leave that state alone outside of training (if self.training), or make it an input and an output",
+        )
+    raise UsageError(
+        f"{found}{_random(exported)}",
+        expected="answers that follow from the inputs alone",
+        fix="leave what is random to training (training=self.training), or make the noise an input",
+    )
+
+
+def changed_buffers(before: Mapping[str, int], module: nn.Module) -> list[str]:
+    """The buffers that were changed since their versions were those of `before`."""
+    return [name for name, version in buffer_versions(module).items() if version != before.get(name)]
+
+
+def _alike(first: Tensor, second: Tensor) -> bool:
+    import torch
+
+    if first.shape != second.shape:
+        return False
+    if not first.is_floating_point():
+        return torch.equal(first, second)
+    first, second = (torch.nan_to_num(one.double()) for one in (first, second))
+    return not first.numel() or bool((first - second).abs().max() <= _ALIKE * first.abs().max())
+
+
+def _random(exported: ExportedProgram) -> str:
+    """`: torch's OPERATOR is random (in FILE:LINE, ...)` for the first such in the graph, empty without one."""
+    import torch
+
+    for node in exported.graph.nodes:
+        tags = getattr(node.target, "tags", ())
+        idle = _DROPOUT in str(node.target) and node.args[-1] is False
+        if torch.Tag.nondeterministic_seeded in tags and not idle:
+            return f": torch's {node.target} is random{traced_line(node.meta.get('stack_trace') or '')}"
+    return ""
