@@ -293,7 +293,7 @@ def _race(
 ) -> Figures:
     entrants = _entrants(ours, other, checkpoint, plan.threads)
     if checkpoint or any(side and side.manifest.format == "aoti" for side in (ours, other)):
-        prepare("deploy.convert.preload")
+        prepare(__name__, "deploy.convert.preload")
     spec = ours.manifest.spec
     rows = list(load_baseline(ours.version.evidence, spec).question.pools[0].inputs)
     with TemporaryDirectory(prefix="deployctl-bench-") as logs:

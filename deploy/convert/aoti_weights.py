@@ -11,6 +11,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -99,10 +100,13 @@ def put_together(folder: Path, weights: Weights, archive: Path) -> Recipe:
         for name in names[: recipe.position]:
             _copy(code, name, packed)
         digest = sha256()
-        with packed.open(zipfile.ZipInfo(recipe.blob, _BORN), "w", force_zip64=True) as stream:
+        entry = zipfile.ZipInfo(recipe.blob, _BORN)
+        # Beside the zip's own checksum, which takes as long.
+        with ThreadPoolExecutor(1) as beside, packed.open(entry, "w", force_zip64=True) as stream:
             for part in _parts(recipe, weights):
+                hashed = beside.submit(digest.update, part)
                 stream.write(part)
-                digest.update(part)
+                hashed.result()
         for name in names[recipe.position :]:
             if name.endswith(_IDENTITY):
                 packed.writestr(zipfile.ZipInfo(name, _BORN), _identity(code.read(name), digest.digest()))

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from deploy.evidence import (
     CONTROL,
     EAGER,
+    CarriedLatency,
     ContenderStart,
     FaultPlace,
     Judgement,
@@ -146,6 +147,14 @@ def test_latency_shows_every_figure_and_a_dash_where_there_is_none() -> None:
     assert "Wide Core 9000, 2 of 2 CPUs, threads: 2, torch 2.13.0" in shown
     assert "95% intervals" in shown
     assert "winner: onnx (the lowest p50 at batch 1)" in shown
+    assert "carried over" not in shown
+
+
+def test_latency_of_before_is_said_to_be_that() -> None:
+    before = CarriedLatency(measured="2026-11-26T12:00:00+00:00", name="flowers", checkpoint="ab" * 32, key="cd" * 32)
+    shown = " ".join(text(latency_table(latency().model_copy(update={"carried": before}))).split())
+    assert "carried over, not measured in this run: measured 2026-11-26T12:00:00+00:00" in shown
+    assert "with the weights of flowers (sha256 abababababab)" in shown
 
 
 def test_starts_are_shown_apart() -> None:
