@@ -6,6 +6,7 @@ Owns names, ceilings and what may lie in the graph; onnx_file writes it. Called 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from deploy.convert.export import load_program
 from deploy.convert.flex import DECOMPOSED, attention_detail, plain_attention
 from deploy.convert.kept_program import weights_without_graph
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
+from deploy.convert.onnx_attention import fuse_attention
 from deploy.convert.onnx_file import write_model
 from deploy.convert.onnx_rewrites import rewrite, translations
 from deploy.convert.onnx_weights import read_graph, weights_as_inputs, write_graph
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 # above 25 leaves the graph as it is.
 _BEST_TESTED_OPSET = 20
 _INLINE_LIMIT = 1_900_000_000  # bytes of weights; a protobuf message ends at 2 GiB
+_REWRITES: dict[str, Callable[[ir.Model], int]] = {"rewritten": rewrite, "attention": fuse_attention}
 
 
 def export_onnx(
@@ -47,8 +50,8 @@ def export_onnx(
     if weights is None:
         exported = plain_attention(load_program(program))
         weights = weights_of(exported)
-    rewritten = tactic is not None and "graph" in tactic.options
-    settings = _versions() | ({"graph": "rewritten"} if rewritten else {})
+    graph = tactic.options.get("graph", "") if tactic else ""
+    settings = _versions() | ({"graph": graph} if graph else {})
     key = work_key(program, weights, format="onnx", settings=settings, target=target) if store else ""
     with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
         entry = Path(work) / "entry"
@@ -56,7 +59,7 @@ def export_onnx(
         if reused:
             model = read_graph(entry, weights)
         else:
-            model = _make(exported or load_program(program), program.spec, target, rewritten=rewritten)
+            model = _make(exported or load_program(program), program.spec, target, graph=graph)
         kept = key if store and not reused and write_graph(model, weights, into=entry) else None
         if store and kept:
             store.keep(key, entry, about=f"ONNX graph of {len(weights.used)} weights for {target.name}")
@@ -69,9 +72,9 @@ def export_onnx(
     )  # fmt: skip
 
 
-def _make(exported: ExportedProgram, spec: Spec, target: Target, *, rewritten: bool) -> ir.Model:
-    """The whole model, with its weights. Raises UnfinishedError if it was to be `rewritten`, and no rewrite applies."""
-    model = _translate(exported, opset=min(target.opset, _BEST_TESTED_OPSET), rewritten=rewritten)
+def _make(exported: ExportedProgram, spec: Spec, target: Target, *, graph: str) -> ir.Model:
+    """The whole model, with its weights. Raises UnfinishedError if `graph` names rewrites, and none of them applies."""
+    model = _translate(exported, opset=min(target.opset, _BEST_TESTED_OPSET), graph=graph)
     model.ir_version = min(model.ir_version, target.ir_version)
     _rename(model, spec)
     _strip(model)
@@ -79,7 +82,7 @@ def _make(exported: ExportedProgram, spec: Spec, target: Target, *, rewritten: b
     return model
 
 
-def _translate(exported: ExportedProgram, *, opset: int, rewritten: bool = False) -> ir.Model:
+def _translate(exported: ExportedProgram, *, opset: int, graph: str = "") -> ir.Model:
     import torch
     from onnxscript.optimizer import optimize
     from torch.onnx.errors import OnnxExporterError
@@ -98,7 +101,7 @@ def _translate(exported: ExportedProgram, *, opset: int, rewritten: bool = False
     model: ir.Model = made.model
     with weights_as_inputs(model, exported.state_dict):
         optimize(model)
-        if rewritten and not rewrite(model):
+        if graph and not _REWRITES[graph](model):
             raise UnfinishedError("no rewrite applies to the graph")
     return model
 
