@@ -12,7 +12,13 @@ import platform
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from deploy.convert.prepack_graph import Operators, fold_batch_norms, has_weights_to_pack, pack_weights
+from deploy.convert.prepack_graph import (
+    Operators,
+    fold_batch_norms,
+    has_weights_to_pack,
+    pack_weights,
+    sum_single_pixels,
+)
 from deploy.errors import UnfinishedError
 
 if TYPE_CHECKING:
@@ -83,6 +89,7 @@ def prepack(module: fx.GraphModule, *, known: Collection[str]) -> dict[str, Any]
         raise UnfinishedError(f"this release of torch does not know the setting {missing[0]}")
     if not has_weights_to_pack(module):
         raise UnfinishedError("the program has no weights of convolutions or linear layers to pack")
+    sum_single_pixels(module)
     fold_batch_norms(module)
     return settings
 

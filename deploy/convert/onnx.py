@@ -16,7 +16,7 @@ from deploy.convert.export import load_program
 from deploy.convert.flex import DECOMPOSED, attention_detail, plain_attention
 from deploy.convert.kept_program import weights_without_graph
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
-from deploy.convert.onnx_attention import fuse_attention
+from deploy.convert.onnx_attention import rewrite_with_attention
 from deploy.convert.onnx_file import write_model
 from deploy.convert.onnx_rewrites import rewrite, translations
 from deploy.convert.onnx_weights import read_graph, weights_as_inputs, write_graph
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # above 25 leaves the graph as it is.
 _BEST_TESTED_OPSET = 20
 _INLINE_LIMIT = 1_900_000_000  # bytes of weights; a protobuf message ends at 2 GiB
-_REWRITES: dict[str, Callable[[ir.Model], int]] = {"rewritten": rewrite, "attention": fuse_attention}
+_REWRITES: dict[str, Callable[[ir.Model], int]] = {"rewritten": rewrite, "attention": rewrite_with_attention}
 
 
 def export_onnx(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deploy.convert.onnx_rewrites import rewrite
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -21,13 +23,25 @@ _SPLIT_KEYS = (0, 2, 3, 1)  # to rows, heads, width, positions
 _HEADS = 4
 
 
+def rewrite_with_attention(model: ir.Model) -> int:
+    """Write each attention as one operator, and the rest as `rewrite` does, in place; gives how many nodes.
+
+    None, and the rest is left, where no attention is found.
+    """
+    count = fuse_attention(model)
+    return count and count + rewrite(model)
+
+
 def fuse_attention(model: ir.Model) -> int:
     """Write each attention as one operator, in place; gives how many."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
     found = [attention for node in model.graph if (attention := _match(node))]
     for attention in found:
         _replace(model, attention)
     if found:
         model.opset_imports[DOMAIN] = 1
+        RemoveUnusedNodesPass()(model)
     return len(found)
 
 

@@ -8,6 +8,7 @@ looks at a weight's value. Called by aoti_prepack, in a child process.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _IMAGE = 4  # dimensions of a batch of images: rows, channels, height, width
 _MATRIX = 2
+_FEW = 262_144  # weights, 1 MB: as many as a core's own cache holds
 _ROWS = 1  # of the batch for which oneDNN is asked for a layout; other batches take the same one
 
 
@@ -75,6 +77,60 @@ def _fold(graph: fx.Graph, node: fx.Node, convolution: fx.Node, statistics: tupl
         shift = call(aten.neg.default, call(aten.mul.Tensor, centre, scale))
         shift = shift if beta is None else call(aten.add.Tensor, beta, shift)
         made = call(aten.conv2d.default, image, folded, shift, *rest)
+    made.meta.update(node.meta)
+    node.replace_all_uses_with(made)
+    graph.erase_node(node)
+
+
+def sum_single_pixels(module: fx.GraphModule) -> int:
+    """Write each small convolution of images of one pixel as a product and a sum; gives how many.
+
+    Such are the two in a squeeze-and-excitation block. The compiler makes a loop of each, with what follows in it; a
+    call of oneDNN would take longer to set up than to run.
+    """
+    import torch
+
+    found = [node for node in module.graph.nodes if node.target is torch.ops.aten.conv2d.default]
+    shapes = {node: shape for node in found if (shape := _few_weights(module, *node.args))}
+    for node, (outputs, inputs) in shapes.items():
+        _sum(module.graph, node, outputs, inputs)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return len(shapes)
+
+
+def _few_weights(
+    module: fx.GraphModule, image: fx.Node, weight: fx.Node, _bias: Any = None, _stride: Any = 1, padding: Any = 0,
+    *rest: Any,
+) -> tuple[int, int] | None:  # fmt: skip
+    """The outputs and inputs of a convolution of one pixel that has few weights; None for any other.
+
+    `rest` is dilation and groups.
+    """
+    if weight.op != "get_attr" or "val" not in image.meta:
+        return None
+    pixels, sizes = image.meta["val"].shape[2:], attrgetter(str(weight.target))(module).shape
+    fixed = all(isinstance(size, int) for size in pixels)
+    if len(sizes) != _IMAGE or not fixed or [*pixels, *sizes[2:]] != [1, 1, 1, 1]:
+        return None
+    if padding not in (0, [0, 0]) or rest[1:] not in ((), (1,)) or sizes[0] * sizes[1] > _FEW:
+        return None
+    return int(sizes[0]), int(sizes[1])
+
+
+def _sum(graph: fx.Graph, node: fx.Node, outputs: int, inputs: int) -> None:
+    import torch
+
+    image, weight, bias, *_ = (*node.args, None)
+    aten = torch.ops.aten
+    with graph.inserting_before(node):
+        rows = graph.call_function(aten.reshape.default, (image, [-1, 1, inputs]))
+        columns = graph.call_function(aten.reshape.default, (weight, [1, outputs, inputs]))
+        products = graph.call_function(aten.mul.Tensor, (rows, columns))
+        made = graph.call_function(aten.sum.dim_IntList, (products, [-1]))
+        if bias is not None:
+            made = graph.call_function(aten.add.Tensor, (made, bias))
+        made = graph.call_function(aten.reshape.default, (made, [-1, outputs, 1, 1]))
     made.meta.update(node.meta)
     node.replace_all_uses_with(made)
     graph.erase_node(node)

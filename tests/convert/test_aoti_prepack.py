@@ -17,7 +17,7 @@ from deploy.convert.aoti import compile_aoti
 from deploy.convert.aoti_prepack import PREPACK, prepack
 from deploy.convert.export import export_program
 from deploy.convert.model import Artifact, Program
-from deploy.convert.prepack_graph import fold_batch_norms
+from deploy.convert.prepack_graph import fold_batch_norms, sum_single_pixels
 from deploy.convert.tactics import Tactic, alternatives
 from deploy.errors import UnfinishedError
 from deploy.processes import Worker, run_alone
@@ -76,6 +76,44 @@ def test_a_normalization_by_stored_statistics_becomes_the_convolutions_own() -> 
     for how, (_, answer) in found.items():
         with torch.no_grad():
             torch.testing.assert_close(answer, block(how)(image), rtol=1e-5, atol=1e-5)
+
+
+class Excitation(nn.Module):
+    """Channels weighed by what is in them, and beside it convolutions that are no such block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.squeeze, self.excite = nn.Conv2d(4, 2, 1), nn.Conv2d(2, 4, 1, bias=False)
+        self.grouped, self.padded, self.many = (
+            nn.Conv2d(4, 4, 1, groups=2),
+            nn.Conv2d(4, 4, 1, padding=1),
+            nn.Conv2d(4, 70_000, 1),
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        pixel = image.mean((2, 3), keepdim=True)
+        weights = self.excite(self.squeeze(pixel).relu()).sigmoid()
+        return image * weights, self.grouped(pixel), self.padded(pixel), self.many(pixel), self.squeeze(image)
+
+
+def summed(image: Tensor) -> tuple[int, tuple[Tensor, ...]]:
+    batch = torch.export.Dim("batch", min=1, max=4)
+    exported = torch.export.export(Excitation().eval(), (image,), dynamic_shapes=({0: batch},), strict=False)
+    module = exported.module(check_guards=False)
+    with torch.no_grad():
+        return sum_single_pixels(module), module(image[:1])
+
+
+def test_small_convolutions_of_one_pixel_become_sums() -> None:
+    image = torch.randn(3, 4, 5, 5)
+
+    count, found = run_alone("sum", summed, image).value
+
+    assert count == 2
+    with torch.no_grad():
+        for answer, wanted in zip(found, Excitation()(image[:1]), strict=True):
+            torch.testing.assert_close(answer, wanted, rtol=1e-5, atol=1e-5)
 
 
 def refusals() -> list[str]:
