@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.cache import Store
+from deploy.convert.aoti_prepack import PREPACK, prepack
 from deploy.convert.aoti_weights import put_together, take_apart, weights_file
 from deploy.convert.archive import MODEL_NAME, read_metadata
 from deploy.convert.cuda import device_details, exact_float32, local_toolkit
@@ -271,12 +272,16 @@ def _compile_exported(exported: ExportedProgram, settings: dict[str, Any]) -> li
     from torch._inductor import aot_compile, config
     from torch._inductor.exc import InductorError
 
+    module, settings = exported.module(check_guards=False), dict(settings)
+    prepacked = settings.pop(PREPACK, False)
+    if prepacked:
+        settings |= prepack(module, known=config.get_config_copy())
     options = known_settings(settings, config.get_config_copy())
     arguments, keywords = exported.example_inputs
     try:
-        # Weights that could get a gradient are silently not frozen.
-        with torch.set_grad_enabled(not settings.get("freezing", False)):
-            files = aot_compile(exported.module(check_guards=False), arguments, keywords, options=options)
+        # Weights that could get a gradient are silently not frozen, and packed ones cannot have any.
+        with torch.set_grad_enabled(not (prepacked or settings.get("freezing", False))):
+            files = aot_compile(module, arguments, keywords, options=options)
     except InductorError as error:
         raise UnfinishedError(
             f"AOTInductor cannot compile the program: {str(error).strip().splitlines()[0]}",

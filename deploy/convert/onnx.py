@@ -6,6 +6,7 @@ Owns names, ceilings and what may lie in the graph; onnx_file writes it. Called 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from deploy.convert.export import load_program
 from deploy.convert.flex import DECOMPOSED, attention_detail, plain_attention
 from deploy.convert.kept_program import weights_without_graph
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
+from deploy.convert.onnx_attention import rewrite_with_attention
 from deploy.convert.onnx_file import write_model
 from deploy.convert.onnx_rewrites import rewrite, translations
 from deploy.convert.onnx_weights import put_together, take_apart, weights_as_inputs
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 # above 25 leaves the graph as it is.
 _BEST_TESTED_OPSET = 20
 _INLINE_LIMIT = 1_900_000_000  # bytes of weights; a protobuf message ends at 2 GiB
+_REWRITES: dict[str, Callable[[ir.Model], int]] = {"rewritten": rewrite, "attention": rewrite_with_attention}
 
 
 def export_onnx(
@@ -48,14 +51,14 @@ def export_onnx(
     if weights is None:
         exported = plain_attention(load_program(program))
         weights = weights_of(exported)
-    rewritten = tactic is not None and "graph" in tactic.options
-    settings = _versions() | ({"graph": "rewritten"} if rewritten else {})
+    graph = tactic.options.get("graph", "") if tactic else ""
+    settings = _versions() | ({"graph": graph} if graph else {})
     key = work_key(program, weights, format="onnx", settings=settings, target=target) if store else ""
     path = folder / ARTIFACT_FILES["onnx"]
     with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
         entry = Path(work) / "entry"
         reused = store is not None and store.take(key, entry)
-        model = None if reused else _make(exported or load_program(program), program.spec, target, rewritten=rewritten)
+        model = None if reused else _make(exported or load_program(program), program.spec, target, graph=graph)
         apart = model is None or take_apart(model, weights, _details(model), into=entry)
         if model is not None and not apart:
             files, details = write_model(model, path, inline_limit=inline_limit), _details(model)
@@ -72,9 +75,9 @@ def export_onnx(
     )  # fmt: skip
 
 
-def _make(exported: ExportedProgram, spec: Spec, target: Target, *, rewritten: bool) -> ir.Model:
-    """The whole model, with its weights. Raises UnfinishedError if it was to be `rewritten`, and no rewrite applies."""
-    model = _translate(exported, opset=min(target.opset, _BEST_TESTED_OPSET), rewritten=rewritten)
+def _make(exported: ExportedProgram, spec: Spec, target: Target, *, graph: str) -> ir.Model:
+    """The whole model, with its weights. Raises UnfinishedError if `graph` names rewrites, and none of them applies."""
+    model = _translate(exported, opset=min(target.opset, _BEST_TESTED_OPSET), graph=graph)
     model.ir_version = min(model.ir_version, target.ir_version)
     _rename(model, spec)
     _strip(model)
@@ -82,7 +85,7 @@ def _make(exported: ExportedProgram, spec: Spec, target: Target, *, rewritten: b
     return model
 
 
-def _translate(exported: ExportedProgram, *, opset: int, rewritten: bool = False) -> ir.Model:
+def _translate(exported: ExportedProgram, *, opset: int, graph: str = "") -> ir.Model:
     import torch
     from onnxscript.optimizer import optimize
     from torch.onnx.errors import OnnxExporterError
@@ -101,7 +104,7 @@ def _translate(exported: ExportedProgram, *, opset: int, rewritten: bool = False
     model: ir.Model = made.model
     with weights_as_inputs(model, exported.state_dict):
         optimize(model)
-        if rewritten and not rewrite(model):
+        if graph and not _REWRITES[graph](model):
             raise UnfinishedError("no rewrite applies to the graph")
     return model
 

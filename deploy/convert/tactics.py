@@ -23,7 +23,7 @@ class Tactic(Record):
     """How an artifact of one format is made and run. The default one has no options.
 
     Options of ONNX are those of the session, by their names in Triton's config, and `graph`; options of AOTInductor
-    are `freezing` and `max_autotune`, each "1".
+    are `prepack`, `freezing` and `max_autotune`, each "1".
     """
 
     format: Format
@@ -40,6 +40,7 @@ _ONNX: dict[Effort, tuple[Tactic, ...]] = {
     "normal": (
         Tactic(format="onnx", name="rewritten", options={"graph": "rewritten"}),
         Tactic(format="onnx", name="rewritten, no arena", options={"graph": "rewritten", "enable_mem_arena": "0"}),
+        Tactic(format="onnx", name="fused attention", options={"graph": "attention"}),
         Tactic(format="onnx", name="no arena", options={"enable_mem_arena": "0"}),
         Tactic(format="onnx", name="one thread", options={"intra_op_thread_count": "1"}),
     ),
@@ -49,7 +50,10 @@ _ONNX: dict[Effort, tuple[Tactic, ...]] = {
     ),
 }
 _AOTI: dict[Effort, tuple[Tactic, ...]] = {
-    "normal": (Tactic(format="aoti", name="frozen", options={"freezing": "1"}),),
+    "normal": (
+        Tactic(format="aoti", name="prepacked", options={"prepack": "1"}),
+        Tactic(format="aoti", name="frozen", options={"freezing": "1"}),
+    ),
     "max": (Tactic(format="aoti", name="frozen, autotuned", options={"freezing": "1", "max_autotune": "1"}),),
 }
 

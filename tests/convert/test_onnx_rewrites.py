@@ -108,7 +108,7 @@ def translated(mask: str, scale: float | None) -> bytes:
     module = Attention(mask, scale).eval()
     batch = torch.export.Dim("batch", min=1, max=4)
     exported = torch.export.export(module, (torch.zeros(2, 5, 32),), dynamic_shapes=({0: batch},), strict=False)
-    model = _translate(exported, opset=20, rewritten=False)
+    model = _translate(exported, opset=20)
     model.ir_version = 10
     message: bytes = ir.to_proto(model).SerializeToString()
     return message
