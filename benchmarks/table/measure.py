@@ -26,7 +26,6 @@ from deploy.errors import UnfinishedError
 from deploy.evidence import Quantile
 from deploy.processes import Worker, prepare, run_alone
 from deploy.validate.baseline import Baseline
-from deploy.validate.cases import Case
 from deploy.validate.contenders import Contender, Entrant, Surroundings, inputs_by_batch, open_entrants
 from deploy.validate.parity import Answer, judge
 from deploy.validate.race import Finished, LatencyPlan, Rounds, run_race
@@ -145,9 +144,7 @@ def _judge_peer(guest: NavigatorContender, baseline: Baseline) -> Accuracy:
 def _accuracy(name: str, load: Callable[[], Run], baseline: Baseline, rows: Sequence[tuple[int, ...]]) -> Accuracy:
     """How far a route is from float64; of one that crashes the reason is kept."""
     pools = {pool.family: pool for pool in baseline.question.pools}
-    cases = [
-        Case(name=f"{family}, rows {list(chosen)}", family=family, rows=chosen) for family in pools for chosen in rows
-    ]
+    cases = [case for case in baseline.question.cases if case.rows in rows]
     try:
         run = load()
         answers = (Answer(case=case, outputs=run(pools[case.family].take(case.rows))) for case in cases)

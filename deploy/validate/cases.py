@@ -4,7 +4,7 @@ Owns batch sizes and groupings, nothing about values. Called by run.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from deploy.spec import Dim, Spec
 from deploy.validate.families import LARGEST, SMALLEST, Pool, rows_in_memory
@@ -14,12 +14,11 @@ _SMALL = (2, 3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One call: these rows of a family's pool as one batch, made a second time where `twice`."""
+    """One call: these rows of a family's pool as one batch."""
 
     name: str
     family: str
     rows: tuple[int, ...]
-    twice: bool = False
 
     @property
     def alone(self) -> bool:
@@ -28,30 +27,21 @@ class Case:
 
 
 def make_cases(spec: Spec, pools: Sequence[Pool]) -> tuple[Case, ...]:
-    """Every family's rows, alone and in a batch; the first family, of real rows if there are any, in every batch size.
+    """For each family: batches of 2, 3 (an odd one) and the maximum, and each row of the odd batch alone.
 
-    Those are 2, 3 (an odd one) and the maximum, each call made twice: what a batch size or a second call changes is in
-    the code, whatever the values, while what a family changes is in the values. The others are asked row by row and in
-    one batch of all their rows. Only batch sizes within the program's bounds; a static program gets each row alone. A
-    batch larger than its pool repeats rows. At the ends of other dynamic dims: one row alone, and the largest batch
-    that memory holds.
+    Only batch sizes within the program's bounds; a static program gets each row alone. A batch larger than its pool
+    repeats rows. At the ends of other dynamic dims: one row alone, and the largest batch that memory holds.
     """
-    first = pools[0].family if pools else ""
-    return tuple(
-        replace(case, twice=pool.family == first)
-        for pool in pools
-        for case in _family_cases(spec, pool, every_size=pool.family == first)
-    )
+    return tuple(case for pool in pools for case in _family_cases(spec, pool))
 
 
-def _family_cases(spec: Spec, pool: Pool, *, every_size: bool) -> list[Case]:
+def _family_cases(spec: Spec, pool: Pool) -> list[Case]:
     batch = spec.batch
     if batch is None:
         return [_alone(pool, row) for row in range(pool.rows)]
     if pool.family in (SMALLEST, LARGEST):
         return _extreme_cases(spec, pool, batch)
-    wanted = (*_SMALL, batch.maximum) if every_size else (min(pool.rows, batch.maximum),)
-    sizes = sorted({max(2, batch.minimum, size) for size in wanted if size <= batch.maximum})
+    sizes = sorted({size for size in (*_SMALL, batch.maximum) if max(2, batch.minimum) <= size <= batch.maximum})
     alone = [_alone(pool, row) for row in range(min(max(_SMALL), pool.rows))] if batch.minimum == 1 else []
     return alone + [_batch(pool, size) for size in sizes]
 

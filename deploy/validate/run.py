@@ -6,7 +6,7 @@ cause in `locate`. Called by package.
     1. One child runs the reference in float64 over every row.
     2. One child runs eager over every row, and again with weights off by a rounding; the budgets come from its
        errors, and it is held against `expected/`.
-    3. One child per artifact answers every case, some of them twice, and is judged.
+    3. One child per artifact answers every case twice, and is judged.
     4. For an artifact that failed, one more child finds the place.
 """
 
@@ -204,7 +204,7 @@ def _where_proven(judgement: Judgement, plan: Plan) -> Judgement:
 
 
 def _answers(worker: Worker, artifact: Artifact, question: Question, plan: Plan) -> Iterator[Answer]:
-    """Every case, twice where it says so. An error ends that case; a child that is gone ends them all."""
+    """Every case twice. An error ends that case; a child that is gone ends them all."""
     pools = {pool.family: pool for pool in question.pools}
     try:
         if artifact.format == "aoti":
@@ -218,8 +218,7 @@ def _answers(worker: Worker, artifact: Artifact, question: Question, plan: Plan)
     for case in question.cases:
         inputs = pools[case.family].take(case.rows)
         try:
-            outputs = worker.call("run", inputs)
-            yield Answer(case=case, outputs=outputs, again=worker.call("run", inputs) if case.twice else None)
+            yield Answer(case=case, outputs=worker.call("run", inputs), again=worker.call("run", inputs))
         except ChildFailed as error:
             yield Answer(case=case, error=error.found)
             if not worker.alive:
