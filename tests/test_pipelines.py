@@ -49,6 +49,9 @@ timeout_ms = 2000
 max_flipped_rows = 0
 seconds_per_cell = 0.05
 
+[publish]
+to = "production"
+
 [sign]
 builder_id = "https://ci.example.com/workflows/release"
 
@@ -214,7 +217,6 @@ def release(folder: Path, *, first: bool) -> Release:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "CONFIG": str(folder / "deploy.toml"),
         "MODELS": str(folder / "models"),
-        "PRODUCTION": str(folder / "production"),
         "OUT": str(folder / "release"),
         "SIGNING_KEY": str(folder / "release.key"),
         "FIRST": "1" if first else "",

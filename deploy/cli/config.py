@@ -25,7 +25,7 @@ from deploy.settings import LocalPath, check_names, get_table, parse_table, read
 # What a table holds that is no command's options.
 RECORDS: Mapping[str, type[Record]] = {"promote": PromotionPolicy}
 # In the order in which a release needs them.
-TABLES = ("package", "slo", "diff", "tune", "sign", "verify", "promote", "docker", "k8s")
+TABLES = ("package", "slo", "diff", "tune", "sign", "verify", "promote", "publish", "docker", "k8s")
 
 
 def read_defaults(path: Path, context: click.Context) -> dict[str, Any]:

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from deploy.cli.options import config_option
+from deploy.cli.types import Location
+from deploy.errors import UsageError
+
 if TYPE_CHECKING:
     from deploy.release.stores.publish import Published
 
@@ -17,12 +21,14 @@ if TYPE_CHECKING:
 @click.command("publish")
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.argument("reference", metavar="NAME[:N]")
-@click.argument("destination")
+@click.argument("destination", required=False)
+@click.option("--to", type=Location(), metavar="DESTINATION", help="Where it goes where no DESTINATION is given.")
 @click.option("--renumber", is_flag=True, help="Take the next free number if its own is another version's there.")
 @click.option("--promote", is_flag=True, help="Make it the version that is served there, last of all.")
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    *, repository: Path, reference: str, destination: str, renumber: bool, promote: bool, as_json: bool
+    *, repository: Path, reference: str, destination: str | None, to: str | None, as_json: bool, **given: bool
 ) -> None:
     """Send NAME (its promoted version) or NAME:N of REPOSITORY to DESTINATION, with what is attested of it.
 
@@ -33,9 +39,13 @@ def command(
     from deploy.release.stores.publish import PublishRequest, run_publish
     from deploy.report.stages import Stages
 
-    request = PublishRequest(
-        repository=repository, reference=reference, destination=destination, renumber=renumber, promote=promote
-    )
+    place = destination or to
+    if place is None:
+        raise UsageError(
+            "nothing says where the version goes",
+            expected="DESTINATION, or --config FILE with a table [publish] and the key to",
+        )
+    request = PublishRequest(repository=repository, reference=reference, destination=place, **given)
     with Stages(quiet=as_json) as progress:
         published = run_publish(request, progress=progress)
     if as_json:

@@ -11,6 +11,7 @@ import click
 from annotated_types import Gt, Len
 
 from deploy.checkpoint.model import DynamicRequest, InputRequest, ValuesRequest
+from deploy.settings import Place
 
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any]
@@ -155,6 +156,21 @@ class Values(Written):
             self.fail(f"{value!r} is no range; expected NAME=LOW..HIGH, such as ids=0..30521, or NAME=mask", param, ctx)
         span = None if found["low"] is None else (int(found["low"]), int(found["high"]))
         return ValuesRequest(input=found["name"], range=span)
+
+    def written(self, value: Any) -> str:
+        """The text as it was."""
+        return str(value)
+
+
+class Location(Written):
+    """A folder or a URL such as s3://bucket/models; in a file, a relative folder begins where the file lies."""
+
+    name = "location"
+    annotation = Place
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text as it is."""
+        return str(value)
 
     def written(self, value: Any) -> str:
         """The text as it was."""

@@ -7,7 +7,7 @@
 # (running it again changes nothing: the model or the limits must change), 2 wrong use, 3 something is missing on this
 # machine, 4 work that could not be finished and may be tried again. Nothing reaches production before the last step.
 #
-#   PRODUCTION  the repository that production serves: a folder, s3://, gs://, az:// or oci://
+#   PRODUCTION  the repository that production serves: a folder, s3://, gs://, az:// or oci:// ([publish] to of CONFIG)
 #   FIRST    set to 1 for the first release of a model, when there is nothing in production to compare it with
 #   CONFIG   the team's deploy.toml: the model's name, its promises, what production demands (deploy.toml)
 #   MODELS   the folder in which the version is made and proven (model_repository)
@@ -17,11 +17,15 @@
 set -euo pipefail
 
 checkpoint=${1:?usage: release.sh CHECKPOINT}
-production=${PRODUCTION:?the repository that production serves}
 config=${CONFIG:-deploy.toml}
 models=${MODELS:-model_repository}
 out=${OUT:-release}
 model=$(python3 -c 'import sys, tomllib; print(tomllib.load(open(sys.argv[1], "rb"))["package"]["name"])' "$config")
+production=${PRODUCTION:-$(python3 -c '
+import os, sys, tomllib
+to = tomllib.load(open(sys.argv[1], "rb")).get("publish", {}).get("to", "")
+print(to if "://" in to or not to else os.path.join(os.path.dirname(sys.argv[1]), to))' "$config")}
+: "${production:?set PRODUCTION, or [publish] to in $config: the repository that production serves}"
 version=
 server=
 cases=

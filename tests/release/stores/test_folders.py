@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from deploy.cli.publish import command
 from deploy.errors import UsageError
 from deploy.release.stores.bundle import Part, make_bundle, renumber, renumbered_digest, signatures_last
 from deploy.release.stores.publish import PublishRequest, run_publish
@@ -45,6 +47,23 @@ def test_an_edit_of_the_source_does_not_reach_what_was_published(tmp_path: Path)
     publish(tmp_path / "from", tmp_path / "to")
     (version.folder / "model.onnx").write_bytes(b"edited!")
     assert verify_files(tmp_path / "to/pets/1").version == 1
+
+
+def test_a_file_says_where_versions_go_and_nobody_saying_it_is_refused(tmp_path: Path) -> None:
+    put(tmp_path / "from")
+    (tmp_path / "deploy.toml").write_text('[publish]\nto = "to"\n')
+    words = [str(tmp_path / "from"), "pets:1"]
+    sent = CliRunner().invoke(command, [*words, "--config", str(tmp_path / "deploy.toml")])
+    assert sent.exit_code == 0, sent.output
+    assert promoted_version(tmp_path / "to/pets") == 1
+    elsewhere = CliRunner().invoke(
+        command, [*words, str(tmp_path / "there"), "--config", str(tmp_path / "deploy.toml")]
+    )
+    assert elsewhere.exit_code == 0, elsewhere.output
+    assert promoted_version(tmp_path / "there/pets") == 1
+    refused = CliRunner().invoke(command, words)
+    assert isinstance(refused.exception, UsageError)
+    assert "[publish]" in refused.exception.expected
 
 
 def test_a_later_version_waits_unless_promotion_is_asked_for(tmp_path: Path) -> None:
