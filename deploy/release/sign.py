@@ -7,7 +7,7 @@ offline; a key is read, and neither copied nor logged.
     2. The version is as it was published: nothing else is ever signed.
     3. The bill of materials, the provenance that names it, and the signature of the files, in a folder of their own.
     4. The signed list is compared with the manifest, then the folder gets its name in one rename.
-    5. A record says who signed, for people and the report; nothing is verified by it.
+    5. A record says who signed, for people and the report, sealed by the same key.
 """
 
 import shutil
@@ -31,6 +31,7 @@ from deploy.release.keys import (
     require_signing,
 )
 from deploy.release.provenance import UNKNOWN_BUILDER, make_statement, sealed_envelope
+from deploy.release.seal import sealed
 from deploy.release.signatures import attested_files, check_payload, hashing, parse_bundle, signed_files
 from deploy.repository.attest import attest, attestation_folder
 from deploy.repository.find import find_version
@@ -85,6 +86,7 @@ def sign(repository: Path, reference: str, signing: SigningKey, *, builder: str 
         folder=final.name,
         files=digests,
     )
+    record = sealed(record, key)
     with disk_errors_explained(f"signing {version}"):
         kept = attest(version, KIND, record)  # 5
     return Signed(version=version, record=record, folder=final, attestation=kept)

@@ -30,6 +30,7 @@ from deploy.evidence import Judgement, Verdict
 from deploy.files import sha256_bytes, sha256_file, shown
 from deploy.release.keys import fingerprint, load_certificates, load_public_key, require_signing
 from deploy.release.provenance import AttestationRefused, check_statement, opened_envelope
+from deploy.release.seal import check_record
 from deploy.repository.attest import attestation_folder, attestations
 from deploy.repository.find import read_manifest
 from deploy.repository.integrity import changes, config_strays
@@ -203,6 +204,7 @@ def _verify(version: Version, manifest: Manifest, folder: Path, trust: Trust) ->
         check_payload(bundle, version, manifest)
         _verify_with_library(version, signature, trust)
         key, signer = _signer(bundle, trust)
+        check_record(version, folder, key)
         statement = opened_envelope(provenance, key)
         beside = {**attested_files(version), BOM_FILE: sha256_bytes(bom)}
         return signer, check_statement(statement, version, files=signed_files(version, manifest), beside=beside)

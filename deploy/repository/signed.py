@@ -1,4 +1,4 @@
-"""What a signature says of itself, for people to read: who, with what, when. It proves nothing.
+"""What a signature says of itself, for people to read: who, with what, when. It proves nothing by itself.
 
 Owns the record, and the names of the files that lie with a signature. Written by release, which alone verifies one;
 read by report.
@@ -18,7 +18,7 @@ class SignatureRecord(Record):
     """One signing of one version. `fingerprint` is the SHA-256 of the public key (SubjectPublicKeyInfo, DER).
 
     `folder` holds the files, beside this record; `files` are their digests. The names in a certificate are None where a
-    bare key signed.
+    bare key signed. `seal` is the same key's signature of the rest, in hex.
     """
 
     schema_version: Literal[1] = 1
@@ -32,6 +32,7 @@ class SignatureRecord(Record):
     created: str
     folder: str
     files: dict[str, str]
+    seal: str = ""
 
     @property
     def signer(self) -> str:

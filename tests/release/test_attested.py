@@ -12,6 +12,7 @@ from deploy.release.sign import sign
 from deploy.release.signatures import Trust, check_signature, check_signatures
 from deploy.repository.attest import attest, attestations
 from deploy.repository.layout import promoted_version
+from deploy.repository.signed import SignatureRecord
 from tests.release.conftest import SignedModel
 from tests.release.test_policy import environment, run, slo
 from tests.release.test_tampering import flip
@@ -107,3 +108,25 @@ def test_an_edited_verdict_promotes_nothing(signed: SignedModel, tmp_path: Path)
     assert "which was signed, has changed since" in said
     assert "is covered by no signature that counts" in said
     assert [one.kind for one in attestations(signed.version(2))].count("slo") == 1
+
+
+def test_any_bit_of_the_record_of_who_signed(signed: SignedModel) -> None:
+    (record,) = (one.path for one in attestations(signed.version(2)) if one.kind == "signature")
+    assert judged(signed).passed
+    whole = record.read_bytes()
+    for place in range(0, len(whole), 7):
+        flip(record, place)
+        found = judged(signed)
+        assert not found.passed, place
+        assert "who signed" in found.reason
+        record.write_bytes(whole)
+    assert judged(signed).passed
+
+
+def test_a_record_that_was_written_anew_or_removed(signed: SignedModel) -> None:
+    (record,) = (one.path for one in attestations(signed.version(2)) if one.kind == "signature")
+    said = SignatureRecord.read(record)
+    said.model_copy(update={"subject": "CN=somebody else"}).write(record)
+    assert "has changed since, or another key sealed it" in judged(signed).reason
+    record.unlink()
+    assert "no record says who signed" in judged(signed).reason
