@@ -62,10 +62,10 @@ lint: setup  ## Style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Three at a time, since many wait for a process to start or end, with OpenMP's idle threads asleep; tests that measure a
-# server under load then have the cores for themselves.
+# Two at a time, with OpenMP's idle threads asleep; tests that measure a server under load then have the cores for
+# themselves.
 test: lint engine browser prometheus registry kubectl  ## Lint, types, and every test that is not slow.
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 3 --dist worksteal
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist worksteal
 	$(BIN)/python -m pytest -m "alone and not slow"
 
 test-all: lint engine browser prometheus registry kubectl  ## Lint, types, and every test.

@@ -19,6 +19,8 @@ from deploy.slo.request import SloRequest
 from deploy.slo.run import check_slo
 from tests.slo.law import Law, closed_loop, served
 
+pytestmark = pytest.mark.alone
+
 P99 = Bound(kind="latency", q=0.99, limit=300.0)
 
 
