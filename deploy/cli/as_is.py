@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli.llm import refuse_options
+from deploy.cli.published import published_facts, published_line
 
 if TYPE_CHECKING:
     from deploy.as_is import AsIsPlan, AsIsResult
@@ -74,8 +75,7 @@ def _show(result: "AsIsResult") -> None:
         click.echo(f"published: nothing: {why}")
         return
     unproven = "" if result.parity.passed else ", UNPROVEN, and marked so for ever"
-    promoted = "promoted" if published.promoted else "not promoted: `deployctl promote` makes Triton serve it"
-    click.echo(f"published: {published.version.folder} ({promoted}{unproven})")
+    click.echo(published_line(published, remark=unproven))
 
 
 def _result_as_dict(result: "AsIsResult") -> dict[str, Any]:
@@ -89,14 +89,5 @@ def _result_as_dict(result: "AsIsResult") -> dict[str, Any]:
         },
         "served": result.served.model_dump(mode="json") if result.served else None,
         "lost": result.lost,
-        "published": None
-        if published is None
-        else {
-            "name": published.version.name,
-            "version": published.version.number,
-            "folder": str(published.version.folder),
-            "digest": published.digest,
-            "promoted": published.promoted,
-            "unproven": not result.parity.passed,
-        },
+        "published": None if published is None else published_facts(published) | {"unproven": not result.parity.passed},
     }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from deploy.cli.published import published_facts, published_line
 from deploy.errors import UsageError
 from deploy.targets import LOCAL_CPU, find_target
 
@@ -156,8 +157,7 @@ def _show_result(result: "LlmResult") -> None:
     if published is None:
         click.echo("published: nothing")
         return
-    promoted = "promoted" if published.promoted else "not promoted: `deployctl promote` makes Triton serve it"
-    click.echo(f"published: {published.version.folder} ({promoted})")
+    click.echo(published_line(published))
 
 
 def _plan_as_dict(plan: "LlmPlan") -> dict[str, Any]:
@@ -173,17 +173,7 @@ def _plan_as_dict(plan: "LlmPlan") -> dict[str, Any]:
 def _result_as_dict(result: "LlmResult") -> dict[str, Any]:
     published = result.published
     facts = _plan_as_dict(result.plan)
-    facts["published"] = (
-        None
-        if published is None
-        else {
-            "name": published.version.name,
-            "version": published.version.number,
-            "folder": str(published.version.folder),
-            "digest": published.digest,
-            "promoted": published.promoted,
-        }
-    )
+    facts["published"] = None if published is None else published_facts(published)
     del facts["would_publish"]
     return facts | {
         "verdicts": {name: one.model_dump(mode="json") for name, one in result.judgements.items()},

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from deploy.cli.published import published_facts, published_line
 from deploy.evidence import Judgement
 from deploy.request import PackagePlan, PackageRequest, PackageResult
 
@@ -32,8 +33,7 @@ def show_result(result: PackageResult, *, as_json: bool) -> None:
     for name, reason in outcome.lost.items():
         click.echo(f"lost: {name}: {reason}")
     for published in outcome.published:
-        promoted = "promoted" if published.promoted else "not promoted: `deployctl promote` makes Triton serve it"
-        click.echo(f"published: {published.version.folder} ({promoted})")
+        click.echo(published_line(published))
         for change in published.contract_changes:
             click.echo(f"clients will notice: {change}")
     if not outcome.published:
@@ -67,15 +67,7 @@ def _result_as_dict(result: PackageResult) -> dict[str, Any]:
         "verdict": outcome.judgement.model_dump(mode="json"),
         "exit_code": int(result.exit_code),
         "published": [
-            {
-                "name": one.version.name,
-                "version": one.version.number,
-                "folder": str(one.version.folder),
-                "digest": one.digest,
-                "promoted": one.promoted,
-                "contract_changes": list(one.contract_changes),
-            }
-            for one in outcome.published
+            published_facts(one) | {"contract_changes": list(one.contract_changes)} for one in outcome.published
         ],
         "lost": outcome.lost,
         "checkpoint": result.checkpoint.model_dump(mode="json"),
