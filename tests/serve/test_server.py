@@ -210,6 +210,18 @@ def test_a_polled_repository_serves_what_is_promoted_while_it_runs(engine: Engin
 
 
 @pytest.mark.engine
+def test_the_allocator_keeps_what_requests_took_unless_the_caller_says_otherwise(
+    engine: Engine, version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "65536")
+    with serving([version], engine=engine) as server:
+        [process] = [one for one in descendants(server.pid) if one.name() == "tritonserver"]
+        variables = process.environ()
+    assert int(variables["MALLOC_MMAP_THRESHOLD_"]) > 4 * 3 * 224 * 224
+    assert variables["MALLOC_TOP_PAD_"] == "65536"
+
+
+@pytest.mark.engine
 def test_ports_that_were_asked_for_are_used(engine: Engine, version: Version) -> None:
     ports = choose_ports("127.0.0.1", WantedPorts())
     wanted = WantedPorts(http=ports.http, grpc=ports.grpc, metrics=ports.metrics)
