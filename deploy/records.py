@@ -1,10 +1,12 @@
 """The base of every value that is written to disk and read back: frozen, and validated by a schema.
 
-Owns no record itself; `spec`, `targets`, `evidence` and `repository.manifest` derive from it.
+Owns no record itself; `spec`, `targets`, `evidence` and `repository.manifest` derive from it. Files whose keys are
+others' to choose are read by `read_object`.
 """
 
+import json
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -43,3 +45,18 @@ class Record(BaseModel):
                 expected="a file written by deployctl, unedited",
                 fix="package the checkpoint again, or restore the file",
             ) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file that other tools write and read. Raises UsageError if there is none."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be read: {error}", expected="a JSON object", fix="copy or write that file again"
+        ) from error
+    if not isinstance(found, dict):
+        raise UsageError(
+            f"{path} holds a {type(found).__name__}", expected="a JSON object", fix="copy or write that file again"
+        )
+    return found

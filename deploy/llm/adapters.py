@@ -3,7 +3,6 @@
 Owns what vLLM serves of LoRA and what it does not. Called by `read`. Reads heads of files only.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from deploy.errors import UsageError
 from deploy.llm.model import Adapter
 from deploy.llm.safetensors import StoredTensor, read_header
+from deploy.records import read_object
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -35,7 +35,7 @@ def _read(name: str, path: Path, base: Mapping[str, StoredTensor]) -> Adapter:
     for file in (_CONFIG, _WEIGHTS):
         if not (path / file).is_file():
             raise UsageError(f"{path} has no {file}", expected="a LoRA adapter as PEFT saves it")
-    config = _config(path / _CONFIG)
+    config = read_object(path / _CONFIG)
     rank = _rank(path, config)
     tensors = read_header(path / _WEIGHTS)
     _check_tensors(path, rank, tensors, base)
@@ -47,15 +47,6 @@ def _read(name: str, path: Path, base: Mapping[str, StoredTensor]) -> Adapter:
         parameters=sum(tensor.elements for tensor in tensors.values()),
         files=(_CONFIG, _WEIGHTS),
     )
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-        assert isinstance(found, dict)
-    except (ValueError, AssertionError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", expected="a JSON object") from error
-    return found
 
 
 def _rank(path: Path, config: Mapping[str, Any]) -> int:

@@ -4,7 +4,6 @@ Owns `config.pbtxt`, `model.json` and `multi_lora.json`, and how the weights' pl
 by `package`; the numbers come from `sizing`.
 """
 
-import json
 import shutil
 from pathlib import Path, PurePosixPath
 
@@ -13,7 +12,7 @@ from deploy.files import disk_errors_explained
 from deploy.llm.model import Adapter, LlmCheckpoint, LlmRequest
 from deploy.llm.records import Sizing
 from deploy.llm.sizing import lora_rank
-from deploy.repository.engine_files import ENGINE_FILE, LORA_FILE, LORA_FOLDER, WEIGHTS_FOLDER
+from deploy.repository.engine_files import ENGINE_FILE, LORA_FILE, LORA_FOLDER, WEIGHTS_FOLDER, write_engine_file
 from deploy.repository.protobuf import TRITON_TYPES, format_config, schema
 from deploy.spec import Spec, TensorSpec
 
@@ -121,10 +120,10 @@ def fill_folder(folder: Path, checkpoint: LlmCheckpoint, arguments: dict[str, ob
         _copy(checkpoint.path, checkpoint.files, folder / WEIGHTS_FOLDER)
         for adapter in checkpoint.adapters:
             _copy(adapter.path, adapter.files, folder / LORA_FOLDER / adapter.name)
-        _write(folder / ENGINE_FILE, arguments)
+        write_engine_file(folder / ENGINE_FILE, arguments)
         if checkpoint.adapters:
             places = _lora_places(PurePosixPath(str(arguments["model"])).parent, checkpoint.adapters)
-            _write(folder / LORA_FILE, places)
+            write_engine_file(folder / LORA_FILE, places)
 
 
 def _lora_places(folder: PurePosixPath, adapters: tuple[Adapter, ...]) -> dict[str, object]:
@@ -135,10 +134,6 @@ def _copy(source: Path, names: tuple[str, ...], destination: Path) -> None:
     destination.mkdir(parents=True)
     for name in names:
         shutil.copyfile(source / name, destination / name)
-
-
-def _write(path: Path, content: dict[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _type(dtype: str) -> int:

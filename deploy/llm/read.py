@@ -4,7 +4,6 @@ Owns what must be there and fit together; whether a release of vLLM serves it is
 Reads heads of files only, and runs none of the model's own code.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from deploy.llm.adapters import read_adapters
 from deploy.llm.cache import read_attention
 from deploy.llm.model import Adapter, Geometry, LlmCheckpoint
 from deploy.llm.safetensors import StoredTensor, read_header
+from deploy.records import read_object
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -36,7 +36,7 @@ def read_llm(path: Path, adapters: tuple[tuple[str, Path], ...] = ()) -> LlmChec
     Raises UsageError naming what is missing, cut short, or does not fit together.
     """
     _check_folder(path)
-    config = read_json(path / CONFIG)
+    config = read_object(path / CONFIG)
     architecture = _architecture(path, config)
     tensors, weight_files = _weights(path)
     geometry = _geometry(path, config)
@@ -64,17 +64,6 @@ def read_llm(path: Path, adapters: tuple[tuple[str, Path], ...] = ()) -> LlmChec
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises UsageError if there is none."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", expected="a JSON object") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} holds a {type(found).__name__}", expected="a JSON object")
-    return found
-
-
 def _check_folder(path: Path) -> None:
     if not path.is_dir():
         raise UsageError(
@@ -84,7 +73,7 @@ def _check_folder(path: Path) -> None:
     if (path / CONFIG).is_file():
         return
     if (path / ADAPTER_CONFIG).is_file():
-        base = read_json(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "its base model"
+        base = read_object(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "its base model"
         raise UsageError(
             f"{path} is a LoRA adapter of {base}, without the base model",
             expected="the base model's folder",
@@ -109,7 +98,7 @@ def _weights(path: Path) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
         if not (path / SINGLE).is_file():
             raise _no_weights(path)
         return read_header(path / SINGLE), (SINGLE,)
-    where = read_json(path / INDEX).get("weight_map")
+    where = read_object(path / INDEX).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise UsageError(f"{path / INDEX} has no weight_map", expected="an index of shards")
     shards = sorted(set(map(str, where.values())))
@@ -199,7 +188,7 @@ def _check_tokenizer(path: Path, geometry: Geometry) -> None:
             fix="tokenizer.save_pretrained(FOLDER) into the same folder",
         )
     if (path / "tokenizer.json").is_file():
-        highest = _highest_token(read_json(path / "tokenizer.json"))
+        highest = _highest_token(read_object(path / "tokenizer.json"))
         if highest >= geometry.vocabulary:
             raise UsageError(
                 f"the tokenizer has a token {highest} and the model a vocabulary of {geometry.vocabulary}",
@@ -240,7 +229,7 @@ def _chat_text(path: Path) -> str | None:
     if (path / "chat_template.jinja").is_file():
         return (path / "chat_template.jinja").read_text()
     for name in ("chat_template.json", "tokenizer_config.json"):
-        found = read_json(path / name).get("chat_template") if (path / name).is_file() else None
+        found = read_object(path / name).get("chat_template") if (path / name).is_file() else None
         if isinstance(found, list):
             found = next((one.get("template") for one in found if one.get("name") == "default"), None)
         if isinstance(found, str):

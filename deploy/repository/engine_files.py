@@ -5,10 +5,10 @@ the container sees it: `/models/<name>/<N>/weights`. Called by publish, lint, se
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from deploy.errors import UsageError
+from deploy.records import read_object
 
 ENGINE_FILE = "model.json"
 LORA_FILE = "multi_lora.json"
@@ -16,26 +16,22 @@ WEIGHTS_FOLDER = "weights"
 LORA_FOLDER = "lora"
 
 
-def read_engine_file(path: Path) -> dict[str, Any]:
-    """The object in `model.json` or `multi_lora.json`. Raises UsageError if it is none."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", expected="a JSON object") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} is no JSON object", expected="the arguments by name")
-    return found
+def write_engine_file(path: Path, content: Mapping[str, object]) -> None:
+    """Write `model.json` or `multi_lora.json`, for people to read too."""
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def renumber_engine_files(folder: Path, number: int) -> None:
     """Write the version's number into the paths of its engine files, where it has any."""
     if (folder / ENGINE_FILE).is_file():
-        arguments = read_engine_file(folder / ENGINE_FILE)
+        arguments = read_object(folder / ENGINE_FILE)
         arguments["model"] = _renumbered(str(arguments["model"]), number, depth=1)
-        _write(folder / ENGINE_FILE, arguments)
+        write_engine_file(folder / ENGINE_FILE, arguments)
     if (folder / LORA_FILE).is_file():
-        places = read_engine_file(folder / LORA_FILE)
-        _write(folder / LORA_FILE, {name: _renumbered(str(place), number, depth=2) for name, place in places.items()})
+        places = read_object(folder / LORA_FILE)
+        write_engine_file(
+            folder / LORA_FILE, {name: _renumbered(str(place), number, depth=2) for name, place in places.items()}
+        )
 
 
 def inside_version(path: str, name: str, number: int) -> PurePosixPath | None:
@@ -53,7 +49,3 @@ def _renumbered(path: str, number: int, *, depth: int) -> str:
     parts = list(PurePosixPath(path).parts)
     parts[-1 - depth] = str(number)
     return str(PurePosixPath(*parts))
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.errors import UsageError
-from deploy.repository.engine_files import ENGINE_FILE, LORA_FILE, inside_version, read_engine_file
+from deploy.records import read_object
+from deploy.repository.engine_files import ENGINE_FILE, LORA_FILE, inside_version
 from deploy.repository.findings import Finding
 from deploy.repository.protobuf import schema
 
@@ -43,11 +44,11 @@ def check_llm_files(config: Any, folder: Path) -> Iterator[Finding]:
 
 def _check_version(folder: Path, number: int) -> Iterator[Finding]:
     version = folder / str(number)
-    arguments = read_engine_file(version / ENGINE_FILE)
+    arguments = read_object(version / ENGINE_FILE)
     yield from _check_place(version, f"{ENGINE_FILE}: model", arguments.get("model"))
     if str(arguments.get("enable_lora", False)).lower() != "true":
         return
-    places = read_engine_file(version / LORA_FILE)
+    places = read_object(version / LORA_FILE)
     if not places:
         yield "vllm-files", f"{number}/{LORA_FILE} names no adapter"
     for name, place in places.items():

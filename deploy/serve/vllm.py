@@ -13,7 +13,8 @@ from typing import Any
 
 from deploy.cache import cache_folder
 from deploy.errors import MissingError, UnfinishedError, UsageError
-from deploy.repository.engine_files import ENGINE_FILE, LORA_FILE, inside_version, read_engine_file
+from deploy.records import read_object
+from deploy.repository.engine_files import ENGINE_FILE, LORA_FILE, inside_version
 from deploy.repository.layout import Version
 from deploy.serve.backends.vllm import asking
 from deploy.serve.parameters import ENGINE_PARAMETER
@@ -88,7 +89,7 @@ def parameters(version: Version, digests: dict[str, str]) -> dict[str, str]:
 
 def local_arguments(version: Version) -> dict[str, Any]:
     """The engine arguments for this machine's CPU: the published ones, but for what a GPU or its memory is for."""
-    published = read_engine_file(version.folder / ENGINE_FILE)
+    published = read_object(version.folder / ENGINE_FILE)
     changed = published | {
         "model": str(_local_path(version, str(published["model"]))),
         "tensor_parallel_size": 1,
@@ -108,7 +109,7 @@ def local_arguments(version: Version) -> dict[str, Any]:
 def local_adapters(version: Version) -> dict[str, str]:
     """The folders of the adapters by name."""
     path = version.folder / LORA_FILE
-    found = read_engine_file(path) if path.is_file() else {}
+    found = read_object(path) if path.is_file() else {}
     return {name: str(_local_path(version, str(place))) for name, place in found.items()}
 
 
