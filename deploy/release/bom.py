@@ -16,8 +16,7 @@ from deploy.convert.model import ARTIFACT_FILES
 from deploy.evidence import LatencyEvidence
 from deploy.release.provenance import package_url, packages
 from deploy.report.findings import Packaged, read_packaged
-from deploy.repository.config import LABELS_FILE
-from deploy.repository.layout import CONFIG_FILE, EVIDENCE_FOLDER, Version
+from deploy.repository.layout import Version, is_artifact_file
 from deploy.repository.manifest import Manifest, created_now, version_digest
 from deploy.spec import TensorSpec
 
@@ -162,7 +161,7 @@ def _sha256(digest: str) -> Any:
 def _is_artifact(path: str, manifest: Manifest) -> bool:
     if manifest.format == "vllm":
         # Its weights lie beside the file that names them.
-        return path not in (CONFIG_FILE, LABELS_FILE) and not path.startswith(f"{EVIDENCE_FOLDER}/")
+        return is_artifact_file(path)
     main = "model.py" if manifest.format in ("python", "ensemble") else ARTIFACT_FILES[manifest.compiled]
     return path == main or path.startswith(f"{main}/")
 

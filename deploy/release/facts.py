@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from deploy.release.asked import Side
-from deploy.repository.config import LABELS_FILE
 from deploy.repository.config_diff import config_changes
 from deploy.repository.contract import contract_changes
-from deploy.repository.layout import CONFIG_FILE, EVIDENCE_FOLDER
-from deploy.repository.manifest import MANIFEST_FILE, Manifest
+from deploy.repository.layout import is_artifact_file
+from deploy.repository.manifest import Manifest
 from deploy.validate.difference_records import Change, SizeDifference
 
 _LABEL_FACTS = 5
@@ -24,16 +23,11 @@ def changes(before: Side, after: Side) -> tuple[Change, ...]:
 
 def size_difference(before: Manifest, after: Manifest) -> SizeDifference:
     """Bytes of both artifacts and of both versions as a whole, their manifests aside."""
-    sizes = [sum(entry.size for entry in one.files if _is_artifact(entry.path)) for one in (before, after)]
+    sizes = [sum(entry.size for entry in one.files if is_artifact_file(entry.path)) for one in (before, after)]
     totals = [sum(entry.size for entry in one.files) for one in (before, after)]
     return SizeDifference(
         artifact_before=sizes[0], artifact_after=sizes[1], total_before=totals[0], total_after=totals[1]
     )
-
-
-def _is_artifact(path: str) -> bool:
-    beside = (CONFIG_FILE, LABELS_FILE, MANIFEST_FILE)
-    return path not in beside and not path.startswith(f"{EVIDENCE_FOLDER}/")
 
 
 def _changes(before: Side, after: Side) -> Iterator[Change]:

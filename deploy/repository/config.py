@@ -16,11 +16,10 @@ from deploy.convert.ort_session import LEVEL
 from deploy.errors import UsageError
 from deploy.files import sha256_bytes
 from deploy.repository.histograms import set_latency_buckets
+from deploy.repository.layout import LABELS_FILE
 from deploy.repository.protobuf import TRITON_TYPES, format_config, parse_config, schema
 from deploy.spec import BATCH, Spec, TensorSpec, wire_input, wire_output
 from deploy.targets import Target, targets_like
-
-LABELS_FILE = "labels.txt"
 
 _BACKENDS: dict[Format, tuple[str, str]] = {
     "onnx": ("onnxruntime", ""),

@@ -12,6 +12,7 @@ from deploy.repository.manifest import MANIFEST_FILE
 from deploy.repository.protobuf import parse_config, specific_versions
 
 CONFIG_FILE = "config.pbtxt"
+LABELS_FILE = "labels.txt"
 EVIDENCE_FOLDER = "evidence"
 WARMUP_FOLDER = "warmup"
 ATTESTATIONS_FOLDER = "attestations"
@@ -72,6 +73,12 @@ def check_name(name: str) -> str:
 def is_version_number(name: str) -> bool:
     """Whether Triton takes a folder of that name for a version."""
     return _NUMBER.fullmatch(name) is not None
+
+
+def is_artifact_file(path: str) -> bool:
+    """Whether a file, by its path inside a version's folder, belongs to the artifact, not to what is said of it."""
+    beside = (CONFIG_FILE, LABELS_FILE, MANIFEST_FILE)
+    return path not in beside and not path.startswith(f"{EVIDENCE_FOLDER}/")
 
 
 def version_numbers(model_folder: Path) -> tuple[int, ...]:

@@ -20,8 +20,8 @@ from deploy.checkpoint.pretrained_folder import kept_folder
 from deploy.convert.model import Artifact
 from deploy.errors import UsageError
 from deploy.files import disk_errors_explained, link_or_copy
-from deploy.repository.config import LABELS_FILE, WarmupTensor
-from deploy.repository.layout import WARMUP_FOLDER, Version, check_name, next_number
+from deploy.repository.config import WarmupTensor
+from deploy.repository.layout import LABELS_FILE, WARMUP_FOLDER, Version, check_name, next_number
 
 Step = Callable[[str], None]
 

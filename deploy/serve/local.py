@@ -1,7 +1,7 @@
 """What the local engine needs round it: a backend folder, an environment, and configs that its core accepts.
 
 Owns every difference between what is published and what the local engine reads, and puts it into words. Called by
-server, package, verify and the command `serve`. A native engine reads the published configs as they are.
+server, serving, parity, and by tune. A native engine reads the published configs as they are.
 """
 
 import math
@@ -17,10 +17,8 @@ from typing import Any
 from deploy.errors import MissingError
 from deploy.files import relative_files, sha256_file
 from deploy.gpu import EXACT_FLOAT32, LocalGpu, driver_folders, visible_gpu
-from deploy.repository.config import LABELS_FILE
 from deploy.repository.find import read_manifest
-from deploy.repository.layout import CONFIG_FILE, EVIDENCE_FOLDER, Version
-from deploy.repository.manifest import MANIFEST_FILE
+from deploy.repository.layout import CONFIG_FILE, Version, is_artifact_file
 from deploy.repository.protobuf import parse_config, schema
 from deploy.repository.view import make_view
 from deploy.serve import backends, vllm
@@ -152,15 +150,10 @@ def _digests(version: Version) -> Iterator[tuple[str, str]]:
     """The artifact's files and digests: from the manifest, or of the files themselves while there is none yet."""
     if version.manifest.is_file():
         entries = [(entry.path, entry.sha256) for entry in read_manifest(version).files]
-        yield from ((path, digest) for path, digest in entries if _is_artifact(path))
+        yield from ((path, digest) for path, digest in entries if is_artifact_file(path))
     else:
-        paths = [path for path in relative_files(version.folder) if _is_artifact(path)]
+        paths = [path for path in relative_files(version.folder) if is_artifact_file(path)]
         yield from ((path, sha256_file(version.folder / path)) for path in paths)
-
-
-def _is_artifact(path: str) -> bool:
-    beside = (CONFIG_FILE, LABELS_FILE, MANIFEST_FILE)
-    return path not in beside and not path.startswith(f"{EVIDENCE_FOLDER}/")
 
 
 def check_shared_memory(configs: Sequence[Any]) -> None:
