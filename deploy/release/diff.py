@@ -11,7 +11,6 @@ Owns the order of the steps; rows and answers are in `asked`, arithmetic in `dif
     6. Judge the limits that were asked for, and keep the result as an attestation of the newer version.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,7 @@ from deploy.release.asked import Asked, Run, Side, answers, gather_rows
 from deploy.release.difference import Answered, compare_answers
 from deploy.release.facts import changes, size_difference
 from deploy.release.gates import Limits, judge_gates, overall
-from deploy.repository.attest import attest
+from deploy.repository.attest import attest, require_attestable
 from deploy.repository.find import find_model, find_version
 from deploy.repository.integrity import require_artifact, require_intact
 from deploy.repository.manifest import created_now, version_digest
@@ -152,12 +151,8 @@ def _check(request: DiffRequest, before: Side, after: Side) -> None:
             expected="two versions of one model",
             fix="name another version as OLD",
         )
-    if request.attest and not os.access(after.version.model_folder, os.W_OK):
-        raise UsageError(
-            f"{after.version.model_folder} may not be written, and the result is kept there",
-            expected="a folder this user may write",
-            fix="add --no-attest to print the result only",
-        )
+    if request.attest:
+        require_attestable(after.version)
 
 
 def _device(before: Side, after: Side, limits: Limits) -> tuple[Device, str]:

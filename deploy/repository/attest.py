@@ -4,6 +4,7 @@ Owns where attestations lie and that none overwrites another; what one says belo
 bench and tune; report reads them.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -45,6 +46,16 @@ def attest(version: Version, kind: str, record: Record) -> Path:
             write_new(path, record.to_json().encode())
             return path
     raise UsageError(f"{folder} holds {_ATTEMPTS} attestations of this second", fix="wait a second and try again")
+
+
+def require_attestable(version: Version) -> None:
+    """Raises UsageError if nothing can be kept beside the version, so that it is known before any work."""
+    if not os.access(version.model_folder, os.W_OK):
+        raise UsageError(
+            f"{version.model_folder} may not be written, and the result is kept there",
+            expected="a folder this user may write",
+            fix="add --no-attest to print the result only",
+        )
 
 
 def attestations(version: Version) -> tuple[Attestation, ...]:
