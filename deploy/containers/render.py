@@ -129,7 +129,7 @@ def _with_image(target: Target) -> Target:
 
 def _images(request: DockerRequest, target: Target, models: Sequence[ServedModel], line: Production) -> dict[str, str]:
     assert target.container is not None
-    server = _pinned(target.container, request.pins.get("server"))
+    server = stack.pinned(target.container, request.pins.get("server"))
     flags = production_flags(line)
     files = {
         "server.Dockerfile": dockerfiles.server_dockerfile(server, models, flags, http_port=line.ports.http),
@@ -138,7 +138,7 @@ def _images(request: DockerRequest, target: Target, models: Sequence[ServedModel
     }
     files |= {f"{dockerfiles.MODELS_FOLDER}/{model.config_path}": model.config for model in models}
     if target.pytorch_container is not None:
-        packager = _pinned(target.pytorch_container, request.pins.get("packager"))
+        packager = stack.pinned(target.pytorch_container, request.pins.get("packager"))
         files["packager.Dockerfile"] = dockerfiles.packager_dockerfile(packager)
     return files
 
@@ -194,7 +194,3 @@ class _Plain(yaml.SafeDumper):
 
 def _yaml(document: stack.Document) -> str:
     return _HEADER + yaml.dump(document, Dumper=_Plain, sort_keys=False, width=10_000)
-
-
-def _pinned(image: str, digest: str | None) -> str:
-    return f"{image}@{digest}" if digest else image

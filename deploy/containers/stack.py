@@ -121,7 +121,7 @@ def _triton(stack: Stack) -> Document:
 
 def _prometheus(stack: Stack) -> Document:
     return {
-        "image": _pinned(PROMETHEUS, stack.pins.get("prometheus")),
+        "image": pinned(PROMETHEUS, stack.pins.get("prometheus")),
         "command": [
             "--config.file=/etc/prometheus/prometheus.yaml",
             "--storage.tsdb.path=/prometheus",
@@ -140,7 +140,7 @@ def _prometheus(stack: Stack) -> Document:
 
 def _grafana(stack: Stack) -> Document:
     return {
-        "image": _pinned(GRAFANA, stack.pins.get("grafana")),
+        "image": pinned(GRAFANA, stack.pins.get("grafana")),
         "environment": {
             "GF_SECURITY_ADMIN_PASSWORD": "${GRAFANA_ADMIN_PASSWORD:?give Grafana a password}",
             "GF_ANALYTICS_REPORTING_ENABLED": "false",
@@ -164,5 +164,6 @@ def _own(port: int) -> str:
     return f"127.0.0.1:{port}:{port}"
 
 
-def _pinned(image: str, digest: str | None) -> str:
+def pinned(image: str, digest: str | None) -> str:
+    """The image by its digest too, where that is known."""
     return f"{image}@{digest}" if digest else image
