@@ -68,9 +68,9 @@ def choose(
         order, lost = _bound_first(rules.bound, order, lost)
         if not order:
             reason = f"the name is bound to {rules.bound}: {lost[rules.bound]}"
-            return Choice(publish=(), lost=lost, judgement=Judgement(verdict=Verdict.FAIL, reason=reason))
+            return Choice(publish=(), lost=lost, judgement=Judgement.no(reason))
     names = ", ".join(order) if rules.all_formats else order[0]
-    return Choice(publish=tuple(order), lost=lost, judgement=Judgement(verdict=Verdict.PASS, reason=f"{names} chosen"))
+    return Choice(publish=tuple(order), lost=lost, judgement=Judgement.yes(f"{names} chosen"))
 
 
 def _verdict(lost: Mapping[Format, str], parity: Mapping[Format, ParityEvidence]) -> Verdict:

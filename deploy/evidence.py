@@ -5,7 +5,7 @@ embeds their verdicts, `report` prints them.
 """
 
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -30,6 +30,21 @@ class Judgement(Record):
     def passed(self) -> bool:
         """True for pass only: undecided does not release anything."""
         return self.verdict is Verdict.PASS
+
+    @classmethod
+    def yes(cls, reason: str) -> Self:
+        """A pass."""
+        return cls(verdict=Verdict.PASS, reason=reason)
+
+    @classmethod
+    def no(cls, reason: str) -> Self:
+        """A fail."""
+        return cls(verdict=Verdict.FAIL, reason=reason)
+
+    @classmethod
+    def undecided(cls, reason: str) -> Self:
+        """What could not be told, which releases nothing either."""
+        return cls(verdict=Verdict.UNDECIDED, reason=reason)
 
 
 class WorstElement(Record):

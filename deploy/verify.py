@@ -18,7 +18,7 @@ from pathlib import Path
 from deploy.device import fitted
 from deploy.ensemble.served import check_published
 from deploy.errors import DeployError, ExitCode
-from deploy.evidence import Judgement, ServedEvidence, Verdict
+from deploy.evidence import Judgement, ServedEvidence
 from deploy.gpu import visible_gpu
 from deploy.llm.again import llm_misfits, serve_again
 from deploy.progress import Progress, Silent
@@ -106,7 +106,7 @@ def _verify_one(version: Version, asked: _Asked, progress: Progress) -> Verified
         try:
             manifest = read_manifest(version)
         except DeployError as error:
-            return VerifiedVersion(version=version, checks={"digests": _no(error.found)}, served=None)
+            return VerifiedVersion(version=version, checks={"digests": Judgement.no(error.found)}, served=None)
         checks["digests"] = _judged(lambda: _changed(version, manifest), "every file is as it was published")
         if asked.trust is not None:
             checks["signature"] = check_signature(version, asked.trust)
@@ -130,7 +130,7 @@ def _check_target(version: Version, manifest: Manifest, target: Target) -> Judge
     if manifest.format in ("python", "ensemble"):
         needs = " ".join(f"{name} {version}" for name, version in manifest.artifact.items())
         reason = f"nothing is compiled; proven with {needs}" if needs else "nothing is compiled; its steps are versions"
-        return Judgement(verdict=Verdict.PASS, reason=reason)
+        return Judgement.yes(reason)
     return _judged(lambda: _misfits(version, manifest, target), _fits(target, manifest))
 
 
@@ -139,12 +139,8 @@ def _judged(find: Callable[[], Sequence[str]], good: str) -> Judgement:
     try:
         found = find()
     except DeployError as error:
-        return _no(error.found)
-    return _no("; ".join(found)) if found else Judgement(verdict=Verdict.PASS, reason=good)
-
-
-def _no(reason: str) -> Judgement:
-    return Judgement(verdict=Verdict.FAIL, reason=reason)
+        return Judgement.no(error.found)
+    return Judgement.no("; ".join(found)) if found else Judgement.yes(good)
 
 
 def _changed(version: Version, manifest: Manifest) -> list[str]:
@@ -195,4 +191,4 @@ def _serve(version: Version, manifest: Manifest, engine: Engine) -> ServedEviden
         question = ServedQuestion(baseline=baseline, format=manifest.compiled, classes=manifest.classes)
         return check_served(version, engine, question)
     except DeployError as error:
-        return _no(str(error))
+        return Judgement.no(str(error))

@@ -85,7 +85,7 @@ def staged_version(
         _fill(stage, artifact, plan)
         # Drawn while the server answers, which is not timed.
         reporter = stack.enter_context(Reporter(stage, _manifest(stage, artifact, plan, served=None)))
-        served, judgement = None, Judgement(verdict=Verdict.PASS, reason="not served: --no-serve-check")
+        served, judgement = None, Judgement.yes("not served: --no-serve-check")
         if plan.engine is not None:
             with progress.stage(f"serve {artifact.format} in a real Triton"):
                 served, judgement = _serve(stage, artifact, plan, engine=plan.engine)
@@ -152,7 +152,7 @@ def _serve(
     try:
         served = check_served(stage.version, engine, question, staged=True)
     except ServerFailed as error:
-        return None, Judgement(verdict=Verdict.FAIL, reason=str(error))
+        return None, Judgement.no(str(error))
     return served, served.judgement
 
 

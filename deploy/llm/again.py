@@ -4,7 +4,7 @@ Owns no check of its own. Called by verify.
 """
 
 from deploy.errors import DeployError
-from deploy.evidence import Judgement, ServedEvidence, Verdict
+from deploy.evidence import Judgement, ServedEvidence
 from deploy.llm.records import TOKENS_FILE, TokensEvidence
 from deploy.llm.served import check_served_llm
 from deploy.llm.support import check_architecture
@@ -34,5 +34,5 @@ def serve_again(version: Version, engine: Engine) -> ServedEvidence | Judgement:
     path = version.evidence / TOKENS_FILE
     if not path.exists():
         reason = "packaged with --no-serve-check, so there are no tokens to compare with"
-        return Judgement(verdict=Verdict.UNDECIDED, reason=reason)
+        return Judgement.undecided(reason)
     return check_served_llm(version, engine, TokensEvidence.read(path).reference).evidence

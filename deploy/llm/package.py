@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.checkpoint.model import Preprocessing
-from deploy.evidence import BehaviourEvidence, Judgement, ParityEvidence, ServedEvidence, Verdict
+from deploy.evidence import BehaviourEvidence, Judgement, ParityEvidence, ServedEvidence
 from deploy.llm.layout import container_folder, engine_arguments, fill_folder, llm_config, llm_spec
 from deploy.llm.model import LlmCheckpoint, LlmPlan, LlmRequest, LlmResult
 from deploy.llm.read import read_llm
@@ -85,7 +85,7 @@ def package_llm(request: LlmRequest, *, progress: Progress = Silent()) -> LlmRes
         run = _Run(request=request, plan=plan, stage=stage, progress=progress)
         arguments = run.fill(installed_vllm())  # 4
         if tools is None:
-            tokens, served, judgement = None, None, _undecided(_NOT_DONE)
+            tokens, served, judgement = None, None, Judgement.undecided(_NOT_DONE)
         else:
             reference = run.reference(prompts)  # 5
             tokens, served, judgement = run.serve(tools.engine, reference)  # 6
@@ -128,10 +128,6 @@ def _check_machine(request: LlmRequest) -> _Tools | None:
     return _Tools(engine=engine, vllm=vllm)
 
 
-def _undecided(reason: str) -> Judgement:
-    return Judgement(verdict=Verdict.UNDECIDED, reason=reason)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Run:
     """One packaging run: what it was asked, what it read, and the stage it fills. One method per step."""
@@ -151,13 +147,12 @@ class _Run:
         require_clean(config, folder=self.stage.version.model_folder)
         self.stage.add_evidence(SIZING_FILE, self.plan.sizing.to_json().encode())
         if vllm is None:
-            return _undecided("not done: there is no vLLM on this machine")
+            return Judgement.undecided("not done: there is no vLLM on this machine")
         with self.progress.stage("ask vLLM about the engine arguments"):
             answer = ask_vllm(vllm, self.plan.arguments | {"model": str(folder / "weights")})
-        return Judgement(
-            verdict=Verdict.PASS,
-            reason=f"vLLM {vllm.version} takes them: {answer['architecture']}, {answer['dtype']}, "
-            f"{answer['max_model_len']:,} tokens",
+        return Judgement.yes(
+            f"vLLM {vllm.version} takes them: {answer['architecture']}, {answer['dtype']}, "
+            f"{answer['max_model_len']:,} tokens"
         )
 
     def reference(self, prompts: tuple[str, ...]) -> Reference:
@@ -174,7 +169,7 @@ class _Run:
             with self.progress.stage("serve with vLLM in a real Triton"):
                 served: Served = check_served_llm(self.stage.version, engine, reference, staged=True)
         except ServerFailed as error:
-            return None, None, Judgement(verdict=Verdict.FAIL, reason=str(error))
+            return None, None, Judgement.no(str(error))
         return served.tokens, served.evidence, served.tokens.judgement
 
     def publish(self, tokens: TokensEvidence | None, served: ServedEvidence | None, judgement: Judgement) -> Any:
@@ -189,7 +184,7 @@ class _Run:
         for name, record in evidence.items():
             if record is not None:
                 self.stage.add_evidence(name, record.to_json().encode())
-        manifest = self._manifest(judgement, _undecided(statement), served)
+        manifest = self._manifest(judgement, Judgement.undecided(statement), served)
         options = PublishOptions(promote=self.request.promote, new_contract=self.request.new_contract)
         with Reporter(self.stage, manifest) as reporter:
             return publish(self.stage, manifest, options, late={REPORT_FILE: reporter.page})

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any
 
 from deploy.errors import UnfinishedError
-from deploy.evidence import Judgement, ServedCheck, ServedEvidence, Verdict
+from deploy.evidence import Judgement, ServedCheck, ServedEvidence
 from deploy.llm.records import Continuation, Reference, TokensEvidence
 from deploy.llm.tokens import compare, judge_tokens
 from deploy.repository.layout import Version
@@ -85,9 +85,7 @@ def _overall(checks: Sequence[ServedCheck], everything: Sequence[Continuation]) 
         if not check.judgement.passed:
             return Judgement(verdict=check.judgement.verdict, reason=f"{check.name}: {check.judgement.reason}")
     tokens = sum(one.compared for one in everything)
-    return Judgement(
-        verdict=Verdict.PASS, reason=f"{tokens} tokens in {len(checks)} ways of asking, all equal to transformers'"
-    )
+    return Judgement.yes(f"{tokens} tokens in {len(checks)} ways of asking, all equal to transformers'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from deploy.errors import MissingError
-from deploy.evidence import Judgement, Verdict
+from deploy.evidence import Judgement
 from deploy.llm.model import LlmCheckpoint
 from deploy.llm.records import Continuation, Prompt, Reference
 
@@ -130,10 +130,9 @@ def judge_tokens(reference: Reference, continuations: Sequence[Continuation]) ->
         prompt, place = reference.prompts[wrong.prompt], wrong.parted_at or 0
         found = wrong.tokens[place] if place < len(wrong.tokens) else "nothing"
         whose = f" of adapter {prompt.adapter}" if prompt.adapter else ""
-        return Judgement(
-            verdict=Verdict.FAIL,
-            reason=f"prompt {wrong.prompt}{whose}: token {place} is {found} and not {prompt.tokens[place]}, "
-            f"which leads by {prompt.margins[place]:.3g} where {reference.tie:.3g} is a tie",
+        return Judgement.no(
+            f"prompt {wrong.prompt}{whose}: token {place} is {found} and not {prompt.tokens[place]}, "
+            f"which leads by {prompt.margins[place]:.3g} where {reference.tie:.3g} is a tie"
         )
     asked, compared = (
         sum(len(prompt.tokens) for prompt in reference.prompts),
@@ -142,12 +141,11 @@ def judge_tokens(reference: Reference, continuations: Sequence[Continuation]) ->
     ties = sum(one.tie for one in continuations)
     if compared < _LEAST_SHARE * asked:
         reason = f"only {compared} of {asked} tokens could be compared before a tie"
-        return Judgement(verdict=Verdict.UNDECIDED, reason=reason)
+        return Judgement.undecided(reason)
     if len({prompt.tokens for prompt in reference.prompts}) < min(2, len(reference.prompts)):
         reason = "every prompt is continued with the same tokens, which proves nothing"
-        return Judgement(verdict=Verdict.UNDECIDED, reason=reason)
-    return Judgement(
-        verdict=Verdict.PASS,
-        reason=f"{compared} of {asked} greedy tokens compared and equal to transformers'"
-        + (f", {ties} of {len(continuations)} prompts end in a tie" if ties else ""),
+        return Judgement.undecided(reason)
+    return Judgement.yes(
+        f"{compared} of {asked} greedy tokens compared and equal to transformers'"
+        + (f", {ties} of {len(continuations)} prompts end in a tie" if ties else "")
     )

@@ -65,13 +65,13 @@ def judge_gates(
 def overall(gates: tuple[Gate, ...]) -> Judgement:
     """Fail where a gate failed, undecided where one is, else pass; without a gate a pass that says so."""
     if not gates:
-        return Judgement(verdict=Verdict.PASS, reason="no limit was asked for: this is information")
+        return Judgement.yes("no limit was asked for: this is information")
     for verdict in (Verdict.FAIL, Verdict.UNDECIDED):
         found = [gate for gate in gates if gate.judgement.verdict is verdict]
         if found:
             reason = "; ".join(f"{gate.name}: {gate.judgement.reason}" for gate in found)
             return Judgement(verdict=verdict, reason=reason)
-    return Judgement(verdict=Verdict.PASS, reason="; ".join(gate.judgement.reason for gate in gates))
+    return Judgement.yes("; ".join(gate.judgement.reason for gate in gates))
 
 
 def _gates(
@@ -86,10 +86,10 @@ def _gates(
     for name, judge in about_answers.items():
         limit = getattr(limits, name)
         if limit is not None:
-            found = judge(answers, limit) if answers else _undecided("the two versions were asked nothing in common")
-            yield Gate(name=name, limit=limit, judgement=found)
+            unasked = Judgement.undecided("the two versions were asked nothing in common")
+            yield Gate(name=name, limit=limit, judgement=judge(answers, limit) if answers else unasked)
     if limits.max_slowdown is not None:
-        judgement = slowdown or _undecided("the two versions could not be raced: they take other inputs")
+        judgement = slowdown or Judgement.undecided("the two versions could not be raced: they take other inputs")
         yield Gate(name="max_slowdown", limit=limits.max_slowdown, judgement=judgement)
     if limits.max_growth is not None:
         yield Gate(name="max_growth", limit=limits.max_growth, judgement=_growth(size, limits.max_growth))
@@ -98,22 +98,22 @@ def _gates(
 def _flips(answers: AnswerDifference, limit: float) -> Judgement:
     found = _decisions(answers)
     if not found:
-        return _undecided(_FEWEST)
+        return Judgement.undecided(_FEWEST)
     worst = max(found, key=lambda one: one.high)
     said = (
         f"{worst.share:.2%} of decisions flip, {worst.low:.2%} to {worst.high:.2%} of traffic like these "
         f"{worst.rows} {answers.judged_on}"
     )
     if any(one.low > limit for one in found):
-        return Judgement(verdict=Verdict.FAIL, reason=f"{said}; {limit:.2%} may")
+        return Judgement.no(f"{said}; {limit:.2%} may")
     if all(one.high <= limit for one in found):
-        return Judgement(verdict=Verdict.PASS, reason=f"{said}; {limit:.2%} may")
-    return _undecided(f"{said}; {limit:.2%} may: give more samples with --samples, or allow more")
+        return Judgement.yes(f"{said}; {limit:.2%} may")
+    return Judgement.undecided(f"{said}; {limit:.2%} may: give more samples with --samples, or allow more")
 
 
 def _flipped_rows(answers: AnswerDifference, limit: float) -> Judgement:
     if not _decisions(answers):
-        return _undecided(_FEWEST)
+        return Judgement.undecided(_FEWEST)
     said = f"{answers.flipped_rows} of {answers.rows} {answers.judged_on} flip, {limit:g} may"
     verdict = Verdict.PASS if answers.flipped_rows <= limit else Verdict.FAIL
     return Judgement(verdict=verdict, reason=said)
@@ -122,26 +122,26 @@ def _flipped_rows(answers: AnswerDifference, limit: float) -> Judgement:
 def _accuracy_drop(answers: AnswerDifference, limit: float) -> Judgement:
     found = answers.accuracy
     if found is None:
-        return _undecided("nothing says what is true: give --samples with an array `labels`")
+        return Judgement.undecided("nothing says what is true: give --samples with an array `labels`")
     said = (
         f"accuracy goes from {found.before:.2%} to {found.after:.2%} on {found.rows} rows ({found.fixed} fixed, "
         f"{found.broken} broken), a drop of {found.low:+.2%} to {found.high:+.2%} of traffic; {limit:.2%} may"
     )
     if found.low > limit:
-        return Judgement(verdict=Verdict.FAIL, reason=said)
+        return Judgement.no(said)
     if found.high <= limit:
-        return Judgement(verdict=Verdict.PASS, reason=said)
-    return _undecided(f"{said}: give more labelled samples, or allow more")
+        return Judgement.yes(said)
+    return Judgement.undecided(f"{said}: give more labelled samples, or allow more")
 
 
 def _error(answers: AnswerDifference, limit: float) -> Judgement:
     multiples = {one.output: one.eager_multiple for one in answers.outputs}
     misplaced = [one.output for one in answers.outputs if one.misplaced]
     if misplaced:
-        return Judgement(verdict=Verdict.FAIL, reason=f"{', '.join(misplaced)} is not finite in one version only")
+        return Judgement.no(f"{', '.join(misplaced)} is not finite in one version only")
     known = {output: multiple for output, multiple in multiples.items() if multiple is not None}
     if not known or len(known) < len(multiples):
-        return _undecided("no evidence says what eager's own error is for every output")
+        return Judgement.undecided("no evidence says what eager's own error is for every output")
     output, worst = max(known.items(), key=lambda pair: pair[1])
     verdict = Verdict.PASS if worst <= limit else Verdict.FAIL
     return Judgement(verdict=verdict, reason=f"{output} is {worst:.3g} times eager's own error apart, {limit:g} may be")
@@ -155,7 +155,3 @@ def _growth(size: SizeDifference, limit: float) -> Judgement:
 
 def _decisions(answers: AnswerDifference) -> list[DecisionDifference]:
     return [one.decisions for one in answers.outputs if one.decisions is not None]
-
-
-def _undecided(reason: str) -> Judgement:
-    return Judgement(verdict=Verdict.UNDECIDED, reason=reason)

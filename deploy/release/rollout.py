@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from deploy.ensemble.served import ask_again
-from deploy.evidence import Judgement, Verdict
+from deploy.evidence import Judgement
 from deploy.repository.find import read_manifest
 from deploy.repository.layout import Version
 from deploy.repository.promotion import Promoted, rollback
@@ -60,12 +60,12 @@ def roll_out(client: Client, promoted: Promoted, *, seconds: float, undo: bool =
     try:
         taken_up = _take_up(client, version, seconds=seconds)
     except NotTakenUp as error:
-        judgement = Judgement(verdict=Verdict.FAIL, reason=error.found)
+        judgement = Judgement.no(error.found)
         undone = _undo(client, promoted, seconds=seconds) if undo else None
         return Rollout(address=client.address, judgement=judgement, undone=undone)
     how = "told to load it" if taken_up.told else "which looks by itself"
     reason = f"the server at {client.address}, {how}, answers with {version} after {taken_up.seconds:.1f} s"
-    judgement = Judgement(verdict=Verdict.PASS, reason=reason)
+    judgement = Judgement.yes(reason)
     return Rollout(address=client.address, judgement=judgement, seconds=taken_up.seconds)
 
 
@@ -87,6 +87,6 @@ def _take_up(client: Client, version: Version, *, seconds: float) -> TakenUp:
         return take_up(client, version, manifest, seconds=seconds, ask=partial(ask_again, version))
     if manifest.format in ("python", "vllm"):
         reason = "it is ready; its answers were not asked for"
-        unasked = Judgement(verdict=Verdict.PASS, reason=reason)
+        unasked = Judgement.yes(reason)
         return take_up(client, version, manifest, seconds=seconds, ask=lambda _: unasked)
     return take_up(client, version, manifest, seconds=seconds)

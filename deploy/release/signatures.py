@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.errors import DeployError, UsageError
-from deploy.evidence import Judgement, Verdict
+from deploy.evidence import Judgement
 from deploy.files import sha256_bytes, sha256_file, shown
 from deploy.release.keys import fingerprint, load_certificates, load_public_key, require_signing
 from deploy.release.provenance import AttestationRefused, check_statement, opened_envelope
@@ -116,27 +116,27 @@ def check_signatures(version: Version, trust: Trust) -> Signatures:
         found = (*changes(version, manifest), *config_strays(version))
         folders = tuple(_signature_folders(version))
     except DeployError as error:
-        return Signatures(judgement=_no(error.found))
+        return Signatures(judgement=Judgement.no(error.found))
     if found:
-        return Signatures(judgement=_no("; ".join(found)))
+        return Signatures(judgement=Judgement.no("; ".join(found)))
     if not folders:
-        return Signatures(judgement=_no(_unsigned(version)))
+        return Signatures(judgement=Judgement.no(_unsigned(version)))
     refused, signers, covered = [], [], frozenset[str]()
     for folder in folders:
         try:
             signer, attested = _verify(version, manifest, folder, trust)
         except AttestationRefused as error:
-            return Signatures(judgement=_no(error.found))
+            return Signatures(judgement=Judgement.no(error.found))
         except SignatureRefused as error:
             refused.append(f"{folder.name}: {error.found}")
         else:
             signers.append(signer)
             covered |= attested
     if not signers:
-        return Signatures(judgement=_no("; ".join(refused)))
+        return Signatures(judgement=Judgement.no("; ".join(refused)))
     more = f" and {len(covered)} attestation{'s' if len(covered) > 1 else ''}" if covered else ""
     said = f"signed by {' and '.join(dict.fromkeys(signers))}, all {len(manifest.files) + 1} files{more}"
-    return Signatures(judgement=Judgement(verdict=Verdict.PASS, reason=said), attested=covered)
+    return Signatures(judgement=Judgement.yes(said), attested=covered)
 
 
 def attested_files(version: Version) -> dict[str, str]:
@@ -289,7 +289,3 @@ def _said(error: Exception) -> str:
         return "the signature is not by the trusted key, or what was signed has changed"
     text = " ".join(str(error).split())[:_SAID]
     return f"the signature cannot be verified: {type(error).__name__}{f': {text}' if text else ''}"
-
-
-def _no(reason: str) -> Judgement:
-    return Judgement(verdict=Verdict.FAIL, reason=reason)

@@ -5,7 +5,7 @@ Owns the mapping of verdicts to test cases. Called by the command `slo`.
 
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from deploy.evidence import Judgement, Verdict
+from deploy.evidence import Judgement
 from deploy.report import words
 from deploy.slo.records import SloEvidence
 
@@ -36,7 +36,7 @@ def _run_judgement(evidence: SloEvidence) -> Judgement:
     """The run's own verdict: the whole one, unless a promise that did not pass says it already."""
     if all(result.judgement.passed for result in evidence.bounds):
         return evidence.judgement
-    return Judgement(verdict=Verdict.PASS, reason="the run is valid")
+    return Judgement.yes("the run is valid")
 
 
 def _case(suite: Element, name: str, judgement: Judgement, evidence: SloEvidence) -> Element:

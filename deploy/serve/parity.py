@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deploy.convert.model import Format
-from deploy.evidence import Judgement, ServedCheck, ServedEvidence, Verdict
+from deploy.evidence import Judgement, ServedCheck, ServedEvidence
 from deploy.repository.layout import Version
 from deploy.repository.protobuf import parse_config
 from deploy.serve.asking import Asking, ServedModel
@@ -82,9 +82,9 @@ def _judgement(checks: Sequence[ServedCheck], counted: Statistics, *, merges: bo
             return Judgement(verdict=check.judgement.verdict, reason=reason)
     if merges and counted.executions >= counted.inferences:
         reason = f"the server merged none of {counted.inferences} concurrent requests, so that merging is not proven"
-        return Judgement(verdict=Verdict.UNDECIDED, reason=reason)
+        return Judgement.undecided(reason)
     rows = sum(check.rows for check in checks)
-    return Judgement(verdict=Verdict.PASS, reason=f"{rows} rows in {len(checks)} ways of asking, all within the budget")
+    return Judgement.yes(f"{rows} rows in {len(checks)} ways of asking, all within the budget")
 
 
 def release_of(server_version: str, engine: Engine) -> str:

@@ -101,4 +101,4 @@ def _judgement(request: SloRequest, highest: float | None, high: float | None, s
         return Judgement(verdict=verdict, reason=reason)
     refused = next((step for step in reversed(steps) if step.rate == high), None)
     above = f"{refused.rate:.4g}/s did not pass: {refused.reason}" if refused else "no higher rate was tried"
-    return Judgement(verdict=Verdict.PASS, reason=f"{highest:.4g}/s keeps {wanted}; {above}")
+    return Judgement.yes(f"{highest:.4g}/s keeps {wanted}; {above}")
