@@ -154,6 +154,17 @@ def judge(bound: Bound, counted: Counted, *, pass_error: float, fail_error: floa
     )
 
 
+def overall(results: Sequence[BoundResult]) -> Judgement:
+    """One failure fails, all must pass; the reason is that of the bound that decided it, or keeps it open."""
+    for verdict in (Verdict.FAIL, Verdict.UNDECIDED):
+        found = [result for result in results if result.judgement.verdict is verdict]
+        if found:
+            reason = "; ".join(f"{result.bound.wanted}: {result.judgement.reason}" for result in found)
+            return Judgement(verdict=verdict, reason=reason)
+    reason = "; ".join(f"{result.bound.wanted}: {result.over} of {result.n} over" for result in results)
+    return Judgement.yes(reason)
+
+
 def more_queries(counted: Counted, allowed: float, *, pass_error: float, fail_error: float) -> int | None:
     """How many more queries would decide if the share over the bound stayed as it is; None beyond 50 million."""
 

@@ -16,6 +16,7 @@ import numpy as np
 from deploy.errors import DeployError
 from deploy.processes import Limits, Worker
 from deploy.slo.generator import NEWS, SENT, SENT_RECORD, TRACE, LoadPlan, generate
+from deploy.slo.records import Bound
 from deploy.slo.stream import STREAMS, Streamed, parse_streams
 
 _SAMPLE = b'{"name":"Sample"'
@@ -59,6 +60,10 @@ class Observed:
             stalls=self.stalls,
             **streamed,
         )
+
+    def measured(self, bound: Bound) -> np.ndarray:
+        """The time that a bound is about, of each query."""
+        return {"ttft": self.first, "itl": self.gap}.get(bound.kind, self.latency)
 
     def without_client(self) -> np.ndarray:
         """The latencies less what the client itself added: the late sending, and its stalls while it waited."""

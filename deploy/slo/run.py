@@ -13,6 +13,7 @@ Owns the order of a run and when it is looked at; the rule is in `decision`, the
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,12 +25,13 @@ from deploy.progress import Progress, Silent
 from deploy.repository.integrity import require_intact
 from deploy.slo.counters import ServerTalk, compare
 from deploy.slo.decision import Counted, Looks, design_effect, judge
+from deploy.slo.finding import Finding
 from deploy.slo.generator import LoadPlan
 from deploy.slo.load import LoadRun, Observed
 from deploy.slo.question import find_rows, find_subject, make_query, make_stream_query
 from deploy.slo.records import Bound, BoundResult, SloEvidence
 from deploy.slo.request import SloRequest
-from deploy.slo.summary import Finding, SubjectFacts, measured, summarise
+from deploy.slo.summary import SubjectFacts, summarise
 from deploy.slo.wire import Query, wait_reachable
 
 _POLL_SECONDS = 0.1
@@ -112,7 +114,8 @@ def drive(request: SloRequest, query: Query) -> Finding:
             if ended:
                 seen = run.observed().between(request.warm_up, run.known)
                 results = judge_all(request, looks, seen)
-                return Finding.of(run, request.warm_up, results=results, seen=seen, looks=taken, cut_short=True)
+                cut_short = Finding.of(run, request.warm_up, results=results, seen=seen, looks=taken)
+                return replace(cut_short, cut_short=True)
             time.sleep(_POLL_SECONDS)
 
 
@@ -135,7 +138,7 @@ def over_bound(bound: Bound, seen: Observed) -> np.ndarray:
     """Which queries broke the bound: a failed one breaks every bound."""
     if bound.kind == "errors":
         return seen.failed
-    return np.asarray(seen.failed | (measured(bound, seen) * 1000 > bound.limit))
+    return np.asarray(seen.failed | (seen.measured(bound) * 1000 > bound.limit))
 
 
 def _count(bound: Bound, scheduled: np.ndarray, over: np.ndarray) -> Counted:

@@ -1,0 +1,108 @@
+"""Whose doing it was: the client's own part in a run, and whether that makes the run prove nothing.
+
+Owns what is tolerated of the client. The bounds are judged before, by `decision`. Called by summary.
+"""
+
+import numpy as np
+
+from deploy.evidence import Verdict
+from deploy.slo.decision import CLUSTER_ERROR, overall, too_many
+from deploy.slo.finding import Finding
+from deploy.slo.load import Observed
+from deploy.slo.records import Bound, BoundResult, ClientSide
+from deploy.slo.request import SloRequest
+
+_SLOWEST_SENDING = 0.95
+_LAG_OF_BOUND = 0.1
+_LEAST_LAG_SECONDS = 0.001
+
+
+def client_side(finding: Finding, request: SloRequest) -> ClientSide:
+    """How the client kept its schedule: the rate it sent at, how late it was, and when it did not run."""
+    seen = finding.seen
+    if not len(seen):
+        return ClientSide(
+            protocol=request.protocol,
+            offered_rate=request.rate,
+            sent_rate=0.0,
+            lag_p50=0.0,
+            lag_p99=0.0,
+            lag_max=0.0,
+            stalled_seconds=0.0,
+            cpu_seconds=finding.cpu_seconds,
+            kept_schedule=False,
+            remark="no query came to an end",
+        )
+    lag = seen.lag * 1000
+    span = float(seen.scheduled[-1] - seen.scheduled[0])
+    sent_span = float((seen.scheduled + seen.lag).max() - (seen.scheduled + seen.lag).min())
+    offered = (len(seen) - 1) / span if span > 0 else request.rate
+    sent = (len(seen) - 1) / sent_span if sent_span > 0 else offered
+    tolerance = tolerated_lag(request) * 1000
+    late = int(np.count_nonzero(lag > tolerance))
+    # Half of what the strictest bound lets be slow may come from the client before it could turn a verdict.
+    allowed = min(1.0 - bound.q for bound in request.bounds) / 2
+    kept = sent >= _SLOWEST_SENDING * offered and late <= max(1.0, allowed * len(seen))
+    inside = seen.stalls[(seen.stalls[:, 1] >= seen.scheduled[0]) & (seen.stalls[:, 0] <= seen.scheduled[-1])]
+    return ClientSide(
+        protocol=request.protocol,
+        offered_rate=offered,
+        sent_rate=sent,
+        lag_p50=float(np.percentile(lag, 50)),
+        lag_p99=float(np.percentile(lag, 99)),
+        lag_max=float(lag.max()),
+        stalled_seconds=float(np.sum(inside[:, 1] - inside[:, 0])),
+        cpu_seconds=finding.cpu_seconds,
+        kept_schedule=kept,
+        remark=f"{late} of {len(seen)} queries were sent over {tolerance:.2g} ms late; {sent:.4g}/s of {offered:.4g}/s",
+    )
+
+
+def invalid(finding: Finding, request: SloRequest, client: ClientSide) -> str | None:
+    """Why the run proves nothing: None where server and client can be told apart.
+
+    A client that was late adds to the latencies it measures, so a pass stands; a fail stands where it would have been
+    one without what the client added.
+    """
+    if finding.cut_short:
+        return (
+            f"the load generator did not come to its end: {finding.sent} queries sent, {len(finding.seen)} known of "
+            f"{request.total}"
+        )
+    verdict = overall(finding.results).verdict
+    if client.sent_rate < _SLOWEST_SENDING * client.offered_rate:
+        return f"the client could not keep its schedule: {client.remark}"
+    if verdict is Verdict.PASS:
+        return None
+    if verdict is Verdict.FAIL and any(_fails_without_client(result, finding.seen) for result in finding.results):
+        return None
+    if verdict is Verdict.FAIL:
+        return f"the client's own delays decide: without them no bound fails; {client.remark}"
+    return None if client.kept_schedule else f"the client could not keep its schedule: {client.remark}"
+
+
+def tolerated_lag(request: SloRequest) -> float:
+    """How late, in seconds, a query may be sent without being called late: a tenth of the tightest bound."""
+    limits = [bound.limit / 1000 for bound in request.bounds if bound.kind in ("latency", "ttft")]
+    return max(_LEAST_LAG_SECONDS, _LAG_OF_BOUND * min(limits, default=request.patience))
+
+
+def _fails_without_client(result: BoundResult, seen: Observed) -> bool:
+    """Whether a bound that fails would still do so if the client had added nothing."""
+    if result.judgement.verdict is not Verdict.FAIL:
+        return False
+    over = _over_without_client(result.bound, seen)
+    return too_many(over / result.design_effect, result.n / result.design_effect, result.allowed) <= CLUSTER_ERROR
+
+
+def _over_without_client(bound: Bound, seen: Observed) -> int:
+    if bound.kind == "errors":
+        return int(seen.failed.sum())
+    alone = seen.without_client() if bound.kind == "latency" else seen.measured(bound) - _delay(bound, seen)
+    return int(np.count_nonzero(seen.failed | (alone * 1000 > bound.limit)))
+
+
+def _delay(bound: Bound, seen: Observed) -> np.ndarray:
+    """What the client itself may have added to a token's time: late sending, and all of its stalls meanwhile."""
+    delay = seen.latency - seen.without_client()
+    return np.asarray(delay if bound.kind == "ttft" else (delay - seen.lag) / np.maximum(seen.tokens - 1, 1))
