@@ -5,7 +5,7 @@ Called by the command `promote`.
 """
 
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,7 +16,6 @@ from deploy.release.signatures import Trust
 from deploy.settings import LocalPath, read_table
 
 Required = Literal["slo", "diff", "bench", "signature"]
-REQUIRED: tuple[Required, ...] = get_args(Required)
 TABLE = "promote"
 
 # What a key is about: saying it without demanding that would be a limit that nothing is held to.

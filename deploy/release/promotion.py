@@ -15,7 +15,8 @@ from pathlib import Path
 
 from deploy.errors import ExitCode
 from deploy.evidence import Judgement
-from deploy.release.policy import Candidate, Demand, demands, overall
+from deploy.release.demand import Candidate, Demand
+from deploy.release.policy import demands, overall
 from deploy.release.policy_file import Environment, PromotionPolicy, read_environment
 from deploy.release.rollout import Rollout, ServerAddress, connected, roll_out
 from deploy.release.signatures import check_signatures

@@ -15,7 +15,8 @@ from deploy.cli import promote as command
 from deploy.errors import ExitCode, UnfinishedError, UsageError
 from deploy.evidence import BenchEvidence, Judgement, LatencyEvidence, ServedEvidence, Verdict
 from deploy.files import sha256_file
-from deploy.release.policy import Candidate, Demand, demands
+from deploy.release.demand import Candidate, Demand
+from deploy.release.policy import demands
 from deploy.release.policy_file import PromotionPolicy, read_environment
 from deploy.release.promotion import promote_under
 from deploy.release.signatures import Signatures
