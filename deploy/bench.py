@@ -1,7 +1,7 @@
 """The third main job: a published version's latency is measured again, against eager or against another version.
 
-Owns the order of the steps and who takes part; the race is `deploy.validate.latency`'s. Called by the command `bench`.
-This process never imports torch: what needs it runs in children.
+Owns the order of the steps and who takes part; the race is `deploy.validate.latency`'s. Called by the command `bench`,
+and by diff. This process never imports torch: what needs it runs in children.
 
     1. Find the versions, and find every file as it was published: an artifact may be native code.
     2. Find what speaks against the run before any work: the device, the batch sizes, two that take no common input.
@@ -11,28 +11,26 @@ This process never imports torch: what needs it runs in children.
     6. Keep the result as an attestation of the version.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from deploy.checkpoint.adapters import digest_of, is_adapter, require_base
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.convert.cuda import ONNXRUNTIME_ADVICE
 from deploy.convert.model import ARTIFACT_FILES, Device
 from deploy.device import look
 from deploy.errors import ExitCode, MissingError, UsageError
 from deploy.evidence import EAGER, BenchEvidence, Judgement, Verdict
-from deploy.files import sha256_path, size_of
 from deploy.gpu import LocalGpu, visible_gpu
 from deploy.processes import Limits, prepare
 from deploy.progress import Progress, Silent
-from deploy.repository.attest import attest
+from deploy.repository.attest import attest, require_attestable
 from deploy.repository.find import find_version
 from deploy.repository.integrity import require_artifact, require_intact
 from deploy.repository.layout import Version
 from deploy.repository.manifest import Manifest, created_now, version_digest
+from deploy.repository.origin import restore_checkpoint
 from deploy.validate.contenders import (
     Entrant,
     Surroundings,
@@ -47,7 +45,6 @@ from deploy.validate.store import load_baseline
 from deploy.validate.winner import Outcome, inform, judge_slowdown
 
 KIND = "bench"
-_FACTORY = "factory/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +127,7 @@ def bench(request: BenchRequest, *, progress: Progress = Silent()) -> BenchResul
     ours = _find(find_version(request.repository, request.reference))  # 1
     other = _find_other(ours, request.compare)
     plan = _plan(request, ours, other)  # 2
-    checkpoint = _check_checkpoint(ours.manifest, request.eager) if request.eager else None  # 3
+    checkpoint = restore_checkpoint(ours.manifest, request.eager) if request.eager else None  # 3
     with progress.stage("measure latency"):
         figures = _race(ours, other, checkpoint, plan=plan, limits=Limits(seconds=request.timeout))  # 4
     judgement = _judge(figures, ours, other, limit=request.max_slowdown)  # 5
@@ -173,12 +170,8 @@ def _plan(request: BenchRequest, ours: _Side, other: _Side | None) -> LatencyPla
     if other:
         _check_inputs(ours, other)
     _check_sizes(request.sizes, sides)
-    if request.attest and not os.access(ours.version.model_folder, os.W_OK):
-        raise UsageError(
-            f"{ours.version.model_folder} may not be written, and the result is kept there",
-            expected="a folder this user may write",
-            fix="add --no-attest to print the result only",
-        )
+    if request.attest:
+        require_attestable(ours.version)
     base = other or (None if request.eager else ours)
     return LatencyPlan(
         max_batch=min(side.manifest.spec.max_batch for side in sides),
@@ -233,59 +226,6 @@ def _check_sizes(sizes: Sequence[int], sides: Sequence[_Side]) -> None:
                 expected=f"{low} to {high}",
                 fix="choose another --batch",
             )
-
-
-def _check_checkpoint(manifest: Manifest, asked: CheckpointRequest) -> Checkpoint:
-    """The checkpoint as the packaging run understood it, its architecture and prefixes taken from the manifest.
-
-    Raises UsageError if the file is not the one that the version was made from, or needs code to be run that the user
-    did not name: a manifest may come from elsewhere.
-    """
-    origin = manifest.checkpoint
-    for path in (asked.path, asked.base):
-        if path is not None and not path.exists():
-            raise UsageError(f"there is no checkpoint {path}", expected=f"the file that was {origin.file} then")
-    base = require_base(asked.path, asked.base) if is_adapter(asked.path) or asked.base else None
-    digest = digest_of(asked.path, base) if base else sha256_path(asked.path)
-    if digest != origin.sha256:
-        raise UsageError(
-            f"{asked.path} is not what {manifest.name}:{manifest.version} was made from: its sha256 is {digest}",
-            expected=f"{origin.sha256}, {origin.file} then",
-            fix="name that file, and the --base of an adapter, or leave out --checkpoint",
-        )
-    factory = origin.architecture.removeprefix(_FACTORY) if origin.how == "factory" else None
-    if factory != asked.factory:
-        raise UsageError(
-            f"the architecture was {origin.architecture} when {manifest.name}:{manifest.version} was made",
-            expected=f"--factory {factory}, which runs its code" if factory else "no --factory",
-            fix=f"add --factory {factory}" if factory else "leave out --factory",
-        )
-    if origin.trust_pickle and not asked.trust_pickle:
-        raise UsageError(
-            f"{asked.path} was unpickled with --trust-pickle, which runs code from the file",
-            expected="the same trust now",
-            fix="add --trust-pickle",
-        )
-    return _restored(manifest, asked.path, base, digest=digest)
-
-
-def _restored(manifest: Manifest, path: Path, base: Path | None, *, digest: str) -> Checkpoint:
-    facts = manifest.checkpoint.model_dump(exclude={"file", "sha256"})
-    return Checkpoint.model_validate(
-        {
-            **facts,
-            "path": path.absolute(),
-            "base": base.absolute() if base else None,
-            "digest": digest,
-            "name": manifest.name,
-            "inputs": manifest.spec.inputs,
-            "dims": manifest.spec.input_dims,
-            "size": size_of(path) + (size_of(base) if base else 0),
-            "classes": manifest.classes,
-            "num_classes": None,
-            "preprocessing": manifest.preprocessing,
-        }
-    )
 
 
 def _race(
