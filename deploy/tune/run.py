@@ -14,38 +14,27 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deploy.cache import cache_folder
-from deploy.errors import MissingError, UnfinishedError, UsageError
-from deploy.evidence import Judgement, Verdict
+from deploy.errors import UnfinishedError, UsageError
+from deploy.evidence import Judgement
 from deploy.files import sha256_bytes
 from deploy.progress import Progress, Silent
 from deploy.repository.attest import attest
-from deploy.repository.contract import check_contract
-from deploy.repository.find import find_version
-from deploy.repository.integrity import require_artifact, require_intact
-from deploy.repository.layout import Version
-from deploy.repository.manifest import Manifest, created_now, version_digest
-from deploy.repository.protobuf import parse_config
-from deploy.slo.tune_records import Confirmation, Knob, Setting, TuneEvidence, TuneTrial
-from deploy.tune.bed import Bed, BedPlan, ServerGone, SettingRefused, TestBed, check_bound
+from deploy.repository.manifest import created_now
+from deploy.slo.tune_records import Confirmation, TuneEvidence, TuneTrial
+from deploy.tune.bed import Bed, BedPlan, ServerGone, SettingRefused, TestBed
 from deploy.tune.confirm import Duel, confirm
-from deploy.tune.knobs import all_settings, apply, difference, find_knobs, first_settings, only, own_setting
+from deploy.tune.knobs import all_settings, apply, difference, first_settings
 from deploy.tune.publish import Successor, publish_tuned
 from deploy.tune.request import TuneRequest, TuneResult
 from deploy.tune.search import SAMPLER, Search, SearchPlan
+from deploy.tune.subject import Subject, find_subject
 from deploy.tune.trials import Budget, Trials, best_of
 from deploy.validate.machine import describe_cpus
-from deploy.validate.store import RECORD as SAMPLES_FILE
 
 KIND = "tune"
-_MOST_INSTANCES = 64
-# A backend's process with its runtime; weights, their optimised copy and the activations.
-_INSTANCE_BYTES = 200 * 1024 * 1024
-_ARTIFACT_COPIES = 3
 _METHOD = (
     "a setting's value is the highest rate, within 5 %, at which short open-loop probes keep the bound; a rate that at "
     "least half of the queries keep is probed once more before it counts as missed; a setting that misses the best "
@@ -60,18 +49,6 @@ class SearchInterrupted(KeyboardInterrupt):
     """Ctrl-C, with what is kept and how to go on as its text."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Subject:
-    """The version that is searched, what it says of itself, and what can be turned."""
-
-    version: Version
-    manifest: Manifest
-    config: Any
-    own: Setting
-    knobs: tuple[Knob, ...]
-    digest: str
-
-
 def tune(request: TuneRequest, *, progress: Progress = Silent(), make_bed: MakeBed = Bed) -> TuneResult:
     """The best configuration of a version for a bound, published as its next version where it is better.
 
@@ -79,7 +56,7 @@ def tune(request: TuneRequest, *, progress: Progress = Silent(), make_bed: MakeB
     means, UnfinishedError if nothing could be measured, SearchInterrupted at ctrl-C.
     """
     begun = time.monotonic()
-    subject = _subject(request)  # 1, 2
+    subject = find_subject(request)  # 1, 2
     plan = BedPlan(
         version=subject.version,
         engine=request.engine,
@@ -108,7 +85,7 @@ def tune(request: TuneRequest, *, progress: Progress = Silent(), make_bed: MakeB
 
 
 def _finish(
-    request: TuneRequest, subject: _Subject, evidence: TuneEvidence, storage: Path, progress: Progress
+    request: TuneRequest, subject: Subject, evidence: TuneEvidence, storage: Path, progress: Progress
 ) -> TuneResult:
     """What the search came to, published and kept unless this is a dry run."""
     config = apply(subject.config, evidence.chosen)
@@ -132,57 +109,7 @@ def _finish(
     )
 
 
-def _subject(request: TuneRequest) -> _Subject:
-    check_bound(request.bound)
-    version = find_version(request.repository, request.reference)
-    manifest = require_artifact(version, require_intact(version), doing="search its batching")
-    if manifest.blockers():
-        raise UsageError(
-            f"{version} may not be released: {'; '.join(manifest.blockers())}",
-            expected="a version whose checks passed",
-        )
-    if manifest.target.device != "cpu" and request.engine.kind == "local":
-        raise MissingError(
-            f"{version} is built for {manifest.target.device} (target {manifest.target.name}), and the local engine "
-            "runs on the CPU",
-            expected="a native tritonserver with that device",
-            fix="tune where it will run, with --engine native",
-        )
-    if not (version.evidence / SAMPLES_FILE).is_file():
-        raise UsageError(f"{version} keeps no samples", expected="the samples it was proven with, in its evidence")
-    # Found out now and not after all trials: the next version would bring this one's contract.
-    check_contract(request.repository, version.name, manifest, accept=False)
-    config = parse_config(version.config.read_text())
-    knobs = find_knobs(
-        manifest,
-        config,
-        cores=request.cores,
-        bound_ms=request.bound.limit,
-        most_instances=_instances_in_memory(manifest),
-    )
-    return _Subject(
-        version=version,
-        manifest=manifest,
-        config=config,
-        own=only(own_setting(config), knobs),
-        knobs=knobs,
-        digest=version_digest(version.folder),
-    )
-
-
-def _instances_in_memory(manifest: Manifest) -> int:
-    """How many instances fit half of the memory, supposing that each takes its artifact a few times.
-
-    Of all memory and not of what is free now: a search is resumed with the knobs that it began with.
-    """
-    import psutil
-
-    artifact = max(entry.size for entry in manifest.files)
-    half: int = psutil.virtual_memory().total // 2
-    return max(1, min(_MOST_INSTANCES, half // (_INSTANCE_BYTES + _ARTIFACT_COPIES * artifact)))
-
-
-def _search_plan(request: TuneRequest, subject: _Subject) -> SearchPlan:
+def _search_plan(request: TuneRequest, subject: Subject) -> SearchPlan:
     return SearchPlan(
         knobs=subject.knobs,
         first=first_settings(subject.own, subject.knobs, cores=request.cores),
@@ -217,7 +144,7 @@ def _storage(request: TuneRequest, plan: SearchPlan) -> Path:
 
 
 def _confirm(
-    bed: TestBed, request: TuneRequest, subject: _Subject, trials: tuple[TuneTrial, ...], progress: Progress
+    bed: TestBed, request: TuneRequest, subject: Subject, trials: tuple[TuneTrial, ...], progress: Progress
 ) -> Confirmation | None:
     """The comparison with the version's own setting; None where that one is the best, or nothing is."""
     best = best_of(trials)
@@ -242,7 +169,7 @@ def _confirm(
 
 def _evidence(
     request: TuneRequest,
-    subject: _Subject,
+    subject: Subject,
     trials: tuple[TuneTrial, ...],
     confirmation: Confirmation | None,
     seconds: float,
@@ -287,21 +214,21 @@ def _evidence(
 
 
 def _judgement(
-    request: TuneRequest, subject: _Subject, trials: tuple[TuneTrial, ...], confirmation: Confirmation | None
+    request: TuneRequest, subject: Subject, trials: tuple[TuneTrial, ...], confirmation: Confirmation | None
 ) -> Judgement:
     best, wanted = best_of(trials), request.bound.wanted
     if best is None:
-        return Judgement(verdict=Verdict.FAIL, reason=f"no configuration keeps {wanted} at any rate that was tried")
+        return Judgement.no(f"no configuration keeps {wanted} at any rate that was tried")
     if confirmation is None:
         reason = f"the config stays: {subject.own} is the best of {len(trials)}, {best.rate:.4g}/s keep {wanted}"
     elif confirmation.better:
         reason = f"{best.setting} is better than {subject.own}: {confirmation.reason}"
     else:
         reason = f"the config stays: {best.setting} is not better beyond noise: {confirmation.reason}"
-    return Judgement(verdict=Verdict.PASS, reason=reason)
+    return Judgement.yes(reason)
 
 
-def _remarks(request: TuneRequest, subject: _Subject, trials: tuple[TuneTrial, ...]) -> list[str]:
+def _remarks(request: TuneRequest, subject: Subject, trials: tuple[TuneTrial, ...]) -> list[str]:
     found = []
     if request.engine.kind == "local" and subject.manifest.target.triton is not None:
         found.append(
