@@ -49,10 +49,12 @@ def _paths(version: Version) -> list[Path]:
 def _read(path: Path) -> SignatureRecord | None:
     """The record, None where its bytes are not what is written for one."""
     try:
-        record = SignatureRecord.read(path)
-        return record if record.to_json().encode() == path.read_bytes() else None
-    except (DeployError, OSError):
+        # One read, so that what is compared is what was parsed; whoever reads a pipe waits for ever.
+        data = path.read_bytes() if path.is_file() else b""
+        record = SignatureRecord.model_validate_json(data)
+    except (OSError, ValueError):
         return None
+    return record if record.to_json().encode() == data else None
 
 
 def _unsealed(record: SignatureRecord) -> bytes:
