@@ -20,6 +20,16 @@ else:
     ParamType = click.ParamType
 
 
+_NAME = r"(?P<name>[A-Za-z_]\w*)"
+_INPUT = re.compile(
+    rf"(?:{_NAME}=)?(?:(?P<dtype>[a-z]+\d*):)?(?P<sizes>[1-9]\d*(?:,[1-9]\d*)*)|(?P<absent>[A-Za-z_]\w*)=none"
+)
+_DYNAMIC = re.compile(
+    rf"{_NAME}:(?P<axes>\d+(?:@[A-Za-z_]\w*)?(?:,\d+(?:@[A-Za-z_]\w*)?)*)(?:=(?P<low>\d+)\.\.(?P<high>\d+))?"
+)
+_VALUES = re.compile(rf"{_NAME}=(?:mask|(?P<low>-?\d+)\.\.(?P<high>-?\d+))")
+
+
 class Written(ParamType):
     """A list that is written with commas on the command line, and as a list in a file as `annotation` has it."""
 
@@ -114,52 +124,60 @@ class Size(Written):
         return size
 
 
-class Dynamic(Written):
+class Parsed(Written):
+    """One value that a file spells as the command line does."""
+
+    annotation: Any = str
+    made: type
+    spelling: re.Pattern[str]
+    refusal: str
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """What was asked; text that is spelled otherwise is refused."""
+        if isinstance(value, self.made):
+            return value
+        found = self.spelling.fullmatch(value)
+        if found is None:
+            self.fail(f"{value!r} {self.refusal}", param, ctx)
+        return self.parse(found)
+
+    def parse(self, found: re.Match[str]) -> Any:
+        """What the text means."""
+        raise NotImplementedError
+
+    def written(self, value: Any) -> str:
+        """The text as it was."""
+        return str(value)
+
+
+class Dynamic(Parsed):
     """Axes of an input whose size requests choose: image:2,3 or ids:1=1..512, an axis as 1@name for a dim's name."""
 
     name = "dynamic"
-    annotation = str
+    made = DynamicRequest
+    spelling = _DYNAMIC
+    refusal = "names no axes; expected NAME:AXES[=MIN..MAX], such as image:2,3=128..512 (the batch is axis 0)"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> DynamicRequest:
-        """What was asked."""
-        if isinstance(value, DynamicRequest):
-            return value
-        found = _DYNAMIC.fullmatch(value)
-        if found is None:
-            self.fail(
-                f"{value!r} names no axes; expected NAME:AXES[=MIN..MAX], such as image:2,3=128..512 "
-                "(the batch is axis 0)",
-                param,
-                ctx,
-            )
-        axes = tuple((int(axis), name or None) for axis, _, name in (one.partition("@") for one in _axes(found)))
+    def parse(self, found: re.Match[str]) -> DynamicRequest:
+        """The input, its axes, and their bounds where there are some."""
+        named = (axis.partition("@") for axis in found["axes"].split(","))
+        axes = tuple((int(axis), name or None) for axis, _, name in named)
         bounds = (int(found["low"]), int(found["high"])) if found["low"] else None
         return DynamicRequest(input=found["name"], axes=axes, bounds=bounds)
 
-    def written(self, value: Any) -> str:
-        """The text as it was."""
-        return str(value)
 
-
-class Values(Written):
+class Values(Parsed):
     """The values that an integer input takes: ids=0..30521, or attention_mask=mask."""
 
     name = "values"
-    annotation = str
+    made = ValuesRequest
+    spelling = _VALUES
+    refusal = "is no range; expected NAME=LOW..HIGH, such as ids=0..30521, or NAME=mask"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ValuesRequest:
-        """What was asked."""
-        if isinstance(value, ValuesRequest):
-            return value
-        found = _VALUES.fullmatch(value)
-        if found is None:
-            self.fail(f"{value!r} is no range; expected NAME=LOW..HIGH, such as ids=0..30521, or NAME=mask", param, ctx)
+    def parse(self, found: re.Match[str]) -> ValuesRequest:
+        """The input and its range, None for a mask."""
         span = None if found["low"] is None else (int(found["low"]), int(found["high"]))
         return ValuesRequest(input=found["name"], range=span)
-
-    def written(self, value: Any) -> str:
-        """The text as it was."""
-        return str(value)
 
 
 class Location(Written):
@@ -175,17 +193,3 @@ class Location(Written):
     def written(self, value: Any) -> str:
         """The text as it was."""
         return str(value)
-
-
-def _axes(found: re.Match[str]) -> list[str]:
-    return found["axes"].split(",")
-
-
-_NAME = r"(?P<name>[A-Za-z_]\w*)"
-_INPUT = re.compile(
-    rf"(?:{_NAME}=)?(?:(?P<dtype>[a-z]+\d*):)?(?P<sizes>[1-9]\d*(?:,[1-9]\d*)*)|(?P<absent>[A-Za-z_]\w*)=none"
-)
-_DYNAMIC = re.compile(
-    rf"{_NAME}:(?P<axes>\d+(?:@[A-Za-z_]\w*)?(?:,\d+(?:@[A-Za-z_]\w*)?)*)(?:=(?P<low>\d+)\.\.(?P<high>\d+))?"
-)
-_VALUES = re.compile(rf"{_NAME}=(?:mask|(?P<low>-?\d+)\.\.(?P<high>-?\d+))")
