@@ -23,6 +23,11 @@ class Record(BaseModel):
         """The record as indented JSON text that ends in a newline; NaN and infinities become strings."""
         return self.model_dump_json(indent=2) + "\n"
 
+    def plain(self) -> dict[str, Any]:
+        """The same as values that any JSON writer takes: NaN and infinities, which JSON lacks, are strings."""
+        found: dict[str, Any] = json.loads(self.model_dump_json())
+        return found
+
     def write(self, path: Path) -> None:
         """Write the record to `path` whole or not at all."""
         write_atomically(path, self.to_json().encode())

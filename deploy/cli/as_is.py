@@ -82,12 +82,12 @@ def _result_as_dict(result: "AsIsResult") -> dict[str, Any]:
     published = result.published
     return {
         "exit_code": int(result.exit_code),
-        "checkpoint": result.plan.checkpoint.model_dump(mode="json"),
+        "checkpoint": result.plan.checkpoint.plain(),
         "verdicts": {
-            "parity": result.parity.model_dump(mode="json"),
-            "architecture": result.behaviour.judgement.model_dump(mode="json"),
+            "parity": result.parity.plain(),
+            "architecture": result.behaviour.judgement.plain(),
         },
-        "served": result.served.model_dump(mode="json") if result.served else None,
+        "served": result.served.plain() if result.served else None,
         "lost": result.lost,
         "published": None if published is None else published_facts(published) | {"unproven": not result.parity.passed},
     }

@@ -107,7 +107,7 @@ def _show(result: "DiffResult", *, as_json: bool) -> None:
     evidence = result.evidence
     if as_json:
         kept = str(result.attestation) if result.attestation else None
-        facts = {**evidence.model_dump(mode="json"), "attestation": kept, "exit_code": int(evidence.exit_code)}
+        facts = {**evidence.plain(), "attestation": kept, "exit_code": int(evidence.exit_code)}
         click.echo(json.dumps(facts, indent=2))
         return
     from deploy.report.diff_terminal import diff_table

@@ -25,7 +25,7 @@ def command(*, request: CheckpointRequest, as_json: bool) -> None:
 
     checkpoint = read_checkpoint(request)
     if as_json:
-        click.echo(json.dumps({**checkpoint.model_dump(mode="json"), "standing": _standing(checkpoint)}))
+        click.echo(json.dumps({**checkpoint.plain(), "standing": _standing(checkpoint)}))
         return
     _print(checkpoint)
 

@@ -162,9 +162,9 @@ def _show_result(result: "LlmResult") -> None:
 
 def _plan_as_dict(plan: "LlmPlan") -> dict[str, Any]:
     return {
-        "checkpoint": plan.checkpoint.model_dump(mode="json"),
+        "checkpoint": plan.checkpoint.plain(),
         "vllm": plan.vllm,
-        "sizing": plan.sizing.model_dump(mode="json") | {"lines": plan.sizing.lines()},
+        "sizing": plan.sizing.plain() | {"lines": plan.sizing.lines()},
         "engine_arguments": plan.arguments,
         "would_publish": f"{plan.name}:{plan.number}",
     }
@@ -176,9 +176,9 @@ def _result_as_dict(result: "LlmResult") -> dict[str, Any]:
     facts["published"] = None if published is None else published_facts(published)
     del facts["would_publish"]
     return facts | {
-        "verdicts": {name: one.model_dump(mode="json") for name, one in result.judgements.items()},
-        "tokens": result.tokens.model_dump(mode="json") if result.tokens else None,
-        "served": result.served.model_dump(mode="json") if result.served else None,
+        "verdicts": {name: one.plain() for name, one in result.judgements.items()},
+        "tokens": result.tokens.plain() if result.tokens else None,
+        "served": result.served.plain() if result.served else None,
         "exit_code": int(result.exit_code),
     }
 

@@ -64,13 +64,13 @@ def _judgements(result: PackageResult) -> dict[str, Judgement]:
 def _result_as_dict(result: PackageResult) -> dict[str, Any]:
     outcome, conversion = result.outcome, result.conversion
     return {
-        "verdict": outcome.judgement.model_dump(mode="json"),
+        "verdict": outcome.judgement.plain(),
         "exit_code": int(result.exit_code),
         "published": [
             published_facts(one) | {"contract_changes": list(one.contract_changes)} for one in outcome.published
         ],
         "lost": outcome.lost,
-        "checkpoint": result.checkpoint.model_dump(mode="json"),
+        "checkpoint": result.checkpoint.plain(),
         "conversion": {
             "export_seconds": conversion.program.seconds,
             "artifacts": {
@@ -82,11 +82,11 @@ def _result_as_dict(result: PackageResult) -> dict[str, Any]:
                 for name, failed in conversion.failures.items()
             },
         },
-        "architecture": result.behaviour.model_dump(mode="json"),
-        "parity": [evidence.model_dump(mode="json") for evidence in result.parity],
-        "latency": result.latency.model_dump(mode="json") if result.latency else None,
-        "precision": result.precision.model_dump(mode="json") if result.precision else None,
-        "served": [evidence.model_dump(mode="json") for evidence in outcome.served],
+        "architecture": result.behaviour.plain(),
+        "parity": [evidence.plain() for evidence in result.parity],
+        "latency": result.latency.plain() if result.latency else None,
+        "precision": result.precision.plain() if result.precision else None,
+        "served": [evidence.plain() for evidence in outcome.served],
     }
 
 

@@ -41,7 +41,7 @@ def command(*, repository: Path, reference: str, builder_id: str | None, as_json
     signing = SigningKey(password=_password(given.pop("password_env")), **given)
     signed = sign(repository, reference, signing, builder=_uri(builder_id) if builder_id else UNKNOWN_BUILDER)
     if as_json:
-        facts = json.loads(signed.record.to_json())
+        facts = signed.record.plain()
         paths = {"folder": str(signed.folder), "attestation": str(signed.attestation)}
         click.echo(json.dumps(facts | paths | {"exit_code": 0}, indent=2))
         return

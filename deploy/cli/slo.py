@@ -157,7 +157,7 @@ def _print(evidence: "SloEvidence | RateEvidence", code: int, *, as_json: bool) 
     from deploy.slo.records import SloEvidence
 
     if as_json:
-        click.echo(json.dumps(json.loads(evidence.to_json()) | {"exit_code": code}, indent=2))
+        click.echo(json.dumps(evidence.plain() | {"exit_code": code}, indent=2))
     elif isinstance(evidence, SloEvidence):
         show(slo_table(evidence))
     else:

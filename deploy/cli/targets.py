@@ -20,7 +20,7 @@ def command(*, name: str | None, as_json: bool) -> None:
 
     if as_json:
         found = [find_target(name)] if name else list(all_targets().values())
-        click.echo(json.dumps([_as_dict(target.model_dump(mode="json")) for target in found], indent=2))
+        click.echo(json.dumps([_as_dict(target.plain()) for target in found], indent=2))
         return
     from deploy.report.targets_tables import releases_table, target_table
     from deploy.report.terminal import show

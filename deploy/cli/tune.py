@@ -83,7 +83,7 @@ def _show(result: "TuneResult", *, as_json: bool) -> None:
     published = str(result.published.version) if result.published else None
     if as_json:
         facts = {
-            **result.evidence.model_dump(mode="json"),
+            **result.evidence.plain(),
             "difference": result.difference,
             "published": published,
             "promoted": bool(result.published and result.published.promoted),

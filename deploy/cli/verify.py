@@ -63,8 +63,8 @@ def command(ctx: click.Context, /, *, repository: Path, reference: str | None, a
                 "name": one.version.name,
                 "version": one.version.number,
                 "passed": one.passed,
-                "checks": {name: judgement.model_dump(mode="json") for name, judgement in one.checks.items()},
-                "served": one.served.model_dump(mode="json") if one.served else None,
+                "checks": {name: judgement.plain() for name, judgement in one.checks.items()},
+                "served": one.served.plain() if one.served else None,
             }
             for one in result.versions
         ]
