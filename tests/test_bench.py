@@ -244,7 +244,7 @@ def test_the_command_prints_tables_and_says_that_eager_took_no_part(repository: 
     assert result.exit_code == ExitCode.NO, result.stderr
     assert "to onnx v1" in result.stdout
     assert "FAIL" in result.stdout
-    assert "kept: " in result.stdout
+    assert "kept as " in result.stderr
     assert "winner" not in result.stdout
     assert "eager took no part: no --checkpoint was given" in result.stderr
 

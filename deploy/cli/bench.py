@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deploy.cli.published import tell_kept
 from deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -96,5 +97,4 @@ def _show(result: "BenchResult", *, as_json: bool) -> None:
     show(latency_table(evidence.latency), verdict_lines({evidence.version: evidence.latency.judgement}))
     if evidence.checkpoint is None:
         click.echo("eager took no part: no --checkpoint was given, so nothing is said against it", err=True)
-    if result.attestation:
-        click.echo(f"kept: {result.attestation}")
+    tell_kept(result.attestation)

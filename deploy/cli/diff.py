@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli.options import config_option
+from deploy.cli.published import tell_kept
 from deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -114,5 +115,4 @@ def _show(result: "DiffResult", *, as_json: bool) -> None:
     from deploy.report.terminal import show
 
     show(diff_table(evidence))
-    if result.attestation:
-        click.echo(f"kept: {result.attestation}", err=True)
+    tell_kept(result.attestation)

@@ -1,9 +1,12 @@
-"""How a version that was published is told to people and to machines, whatever it was packaged from.
+"""How what lies in a repository now is told: a version that was published, and a result kept beside one.
 
-Owns words only. Called by what `package` prints for each of its ways.
+Owns words only. Called by what `package` prints for each of its ways, and by the commands that attest.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
 
 if TYPE_CHECKING:
     from deploy.repository.publish import PublishedVersion
@@ -24,3 +27,9 @@ def published_facts(published: "PublishedVersion") -> dict[str, Any]:
         "digest": published.digest,
         "promoted": published.promoted,
     }
+
+
+def tell_kept(attestation: Path | None) -> None:
+    """Say where a result is kept, which is talk and no result; nothing where it is not."""
+    if attestation is not None:
+        click.echo(f"kept as {attestation}", err=True)

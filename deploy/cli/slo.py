@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli.options import config_option
+from deploy.cli.published import tell_kept
 
 if TYPE_CHECKING:
     from deploy.slo.records import RateEvidence, SloEvidence
@@ -148,7 +149,7 @@ def _keep(request: "SloRequest", kind: str, record: "SloEvidence | RateEvidence"
 
     subject = find_subject(request.reference, request.repository)
     if subject.version is not None:
-        click.echo(f"kept as {attest(subject.version, kind, record)}", err=True)
+        tell_kept(attest(subject.version, kind, record))
 
 
 def _print(evidence: "SloEvidence | RateEvidence", code: int, *, as_json: bool) -> None:

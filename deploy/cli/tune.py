@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli.options import config_option
+from deploy.cli.published import tell_kept
 
 if TYPE_CHECKING:
     from deploy.tune.request import TuneRequest, TuneResult
@@ -100,5 +101,4 @@ def _show(result: "TuneResult", *, as_json: bool) -> None:
     if result.published:
         promoted = "promoted" if result.published.promoted else "not promoted"
         click.echo(f"published {published}, {promoted}, digest {result.published.digest[:12]}")
-    if result.attestation:
-        click.echo(f"kept as {result.attestation}", err=True)
+    tell_kept(result.attestation)
