@@ -58,6 +58,8 @@ def _table(checkpoint: Checkpoint) -> "Table":
 
 
 def _rows(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    from deploy.report.words import preprocessing_words
+
     options = ", ".join(f"{name}={value}" for name, value in checkpoint.options.items())
     return [
         ("file", f"{checkpoint.path} ({checkpoint.format}, {checkpoint.size / 1e6:.1f} MB)"),
@@ -69,7 +71,7 @@ def _rows(checkpoint: Checkpoint) -> list[tuple[str, str]]:
         *((f"input {spec.name}", f"{spec.dtype} {' x '.join(map(str, spec.shape))}") for spec in checkpoint.inputs),
         *((f"dim {dim.name}", f"{dim.minimum} to {dim.maximum}") for dim in checkpoint.dims),
         ("classes", _classes(checkpoint)),
-        ("preprocessing", _preprocessing(checkpoint)),
+        ("preprocessing", preprocessing_words(checkpoint.preprocessing) or "unknown"),
     ]
 
 
@@ -85,15 +87,3 @@ def _classes(checkpoint: Checkpoint) -> str:
         return f"{checkpoint.num_classes or 'unknown number'}, names unknown"
     shown = ", ".join(checkpoint.classes[:8]) + (", ..." if len(checkpoint.classes) > 8 else "")
     return f"{len(checkpoint.classes)}: {shown}"
-
-
-def _preprocessing(checkpoint: Checkpoint) -> str:
-    known = checkpoint.preprocessing.model_dump(exclude={"source"}, exclude_defaults=True)
-    details = "; ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in known.items())
-    return f"{details} (from: {checkpoint.preprocessing.source})" if details else "unknown"
-
-
-def _plain(value: object) -> str:
-    if not isinstance(value, tuple):
-        return str(value)
-    return " ".join(one if isinstance(one, str) else f"{one:g}" for one in value)

@@ -13,7 +13,6 @@ from deploy.evidence import (
     OutputParity,
     ParityEvidence,
     ParityFailure,
-    Quantile,
     ServedEvidence,
     short,
 )
@@ -22,12 +21,11 @@ from deploy.report.charts import Chart
 from deploy.report.evidence_charts import latency_charts, parity_chart
 from deploy.report.findings import Packaged
 from deploy.report.precision_words import named, noise
-from deploy.report.words import printable, times
+from deploy.report.words import DASH, preprocessing_words, printable, tail, times
 from deploy.repository.manifest import Manifest
 from deploy.spec import TensorSpec
 
 _FAILURES_SHOWN = 20
-_DASH = "-"
 
 
 def draw_packaged(packaged: Packaged) -> dict[str, tuple[Chart, ...]]:
@@ -68,7 +66,7 @@ def latency_section(
             Notes(
                 lines=(
                     f"{printable(evidence.device)}, threads: {evidence.threads}{versions}, seed {evidence.seed}",
-                    f"brackets: {evidence.confidence:.0%} intervals; {_DASH}: none exists at that n; (A/A): the "
+                    f"brackets: {evidence.confidence:.0%} intervals; {DASH}: none exists at that n; (A/A): the "
                     "machine's noise, a model against itself",
                     *([printable(winner)] if winner else []),
                     f"how: {printable(evidence.method, 2000)}",
@@ -132,13 +130,13 @@ def _parity_row(evidence: ParityEvidence, output: OutputParity, own: str) -> tup
         f"{output.max_error:.2e}",
         f"{output.eager_max_error:.2e}",
         f"{output.reference_scale:.3g}",
-        decisions if output.decisions_compared else _DASH,
+        decisions if output.decisions_compared else DASH,
     )
 
 
 def _failures(failures: Sequence[tuple[ParityEvidence, ParityFailure]]) -> Table:
     def value(number: float | None) -> str:
-        return _DASH if number is None else f"{number:.6g}"
+        return DASH if number is None else f"{number:.6g}"
 
     rows = tuple(
         (
@@ -146,7 +144,7 @@ def _failures(failures: Sequence[tuple[ParityEvidence, ParityFailure]]) -> Table
             one.format,
             printable(failure.output),
             printable(failure.case),
-            _DASH if failure.sample is None else f"{failure.sample}, {list(failure.index)}",
+            DASH if failure.sample is None else f"{failure.sample}, {list(failure.index)}",
             value(failure.reference),
             value(failure.found),
             printable(failure.message),
@@ -161,7 +159,7 @@ def _failures(failures: Sequence[tuple[ParityEvidence, ParityFailure]]) -> Table
 
 def _latency_table(evidence: LatencyEvidence, base: str) -> Table:
     ratios = {(ratio.contender, ratio.batch): str(ratio) for ratio in evidence.ratios if ratio.base == base}
-    rows = tuple(_latency_row(cell, ratios.get((cell.contender, cell.batch), _DASH)) for cell in evidence.cells)
+    rows = tuple(_latency_row(cell, ratios.get((cell.contender, cell.batch), DASH)) for cell in evidence.cells)
     head = ("contender", "batch", "p50", "p90", "p95", "p99", f"to {printable(base)}", "n")
     return Table(caption="Latency in ms", head=head, rows=rows, numbers=(1, 2, 3, 4, 5, 6, 7))
 
@@ -174,11 +172,7 @@ def _ratios(evidence: LatencyEvidence, base: str) -> Table:
 
 
 def _latency_row(cell: LatencyCell, ratio: str) -> tuple[str, ...]:
-    def value(quantile: Quantile | None) -> str:
-        return short(quantile.value) if quantile else _DASH
-
-    tail = (value(cell.p90), value(cell.p95), value(cell.p99))
-    return (printable(cell.contender), str(cell.batch), str(cell.p50 or _DASH), *tail, ratio, f"{cell.n:,}")
+    return (printable(cell.contender), str(cell.batch), str(cell.p50 or DASH), *tail(cell), ratio, f"{cell.n:,}")
 
 
 def _starts(evidence: LatencyEvidence) -> Table:
@@ -235,7 +229,7 @@ def _built(packaged: Packaged) -> Section:
         *((f"dim {dim.name}", f"{dim.minimum} to {dim.maximum}") for dim in manifest.spec.dims),
         ("names on the wire", ", ".join(f"{wire}: {name}" for wire, name in manifest.wire.items())),
         ("classes", _classes(manifest)),
-        ("preprocessing", _preprocessing(manifest)),
+        ("preprocessing", preprocessing_words(manifest.preprocessing) or "not known"),
         ("artifact", ", ".join(f"{name} {value}" for name, value in manifest.artifact.items())),
         ("target", f"{target.name}, {target.device}, {target.cpu_isa}: {target.description}"),
         ("environment", ", ".join(f"{name} {value}" for name, value in environment if value)),
@@ -259,18 +253,6 @@ def _classes(manifest: Manifest) -> str:
         return "not known"
     shown = ", ".join(manifest.classes[:10])
     return f"{len(manifest.classes)}: {shown}{', ...' if len(manifest.classes) > 10 else ''}"
-
-
-def _preprocessing(manifest: Manifest) -> str:
-    known = manifest.preprocessing.model_dump(exclude={"source"}, exclude_defaults=True)
-    details = "; ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in known.items())
-    return f"{details} (from: {manifest.preprocessing.source})" if details else "not known"
-
-
-def _plain(value: object) -> str:
-    if not isinstance(value, tuple):
-        return str(value)
-    return " ".join(one if isinstance(one, str) else f"{one:g}" for one in value)
 
 
 def _files(manifest: Manifest) -> Section:

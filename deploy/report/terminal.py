@@ -11,38 +11,25 @@ from typing import TYPE_CHECKING
 from deploy.evidence import (
     EAGER,
     Judgement,
-    LatencyCell,
     LatencyEvidence,
     OutputParity,
     ParityEvidence,
     ParityFailure,
-    Quantile,
     ServedEvidence,
     short,
 )
 from deploy.report.precision_words import named, noise
-from deploy.report.stages import Stages
 from deploy.report.tables import styled_verdict
 from deploy.report.tables import table_of as _table
 from deploy.report.tables import title as _title
+from deploy.report.words import DASH, tail
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
-__all__ = [
-    "Stages",
-    "latency_table",
-    "parity_table",
-    "print_verified",
-    "served_table",
-    "show",
-    "verdict_lines",
-]
-
 _FAILURES_SHOWN = 5
-_DASH = "-"
 
 
 def show(*renderables: "RenderableType") -> None:
@@ -54,18 +41,6 @@ def show(*renderables: "RenderableType") -> None:
         if number:
             console.print()
         console.print(renderable)
-
-
-def print_verified(versions: "Sequence[tuple[str, Mapping[str, Judgement], ServedEvidence | None]]") -> None:
-    """Print what `verify` found: for each version its name, its checks and, if it was served, by what and how."""
-    from rich.console import Group
-
-    parts: list[RenderableType] = []
-    for name, checks, served in versions:
-        parts.append(Group(_title(name), verdict_lines(checks)))
-        if served:
-            parts.append(served_table([served]))
-    show(*parts)
 
 
 def verdict_lines(judgements: Mapping[str, Judgement]) -> "RenderableType":
@@ -93,7 +68,7 @@ def parity_table(evidence: Sequence[ParityEvidence]) -> "RenderableType":
         for output in one.outputs:
             table.add_row(*_parity_cells(one, output), _verdict(one.judgement))
         if not one.outputs:
-            table.add_row(named(one), *[_DASH] * 5, _verdict(one.judgement))
+            table.add_row(named(one), *[DASH] * 5, _verdict(one.judgement))
     findings = [line for one in evidence for line in _findings(one)]
     return Group(_title("Parity: errors as multiples of eager's own, and the limit"), table, *findings)
 
@@ -146,7 +121,7 @@ def _parity_cells(evidence: ParityEvidence, output: OutputParity) -> "tuple[str 
         f"{output.max_multiple:.2g} of {evidence.max_limit:g}",
         noise(output) or f"{output.l2_multiple:.2g} of {evidence.l2_limit:g}",
         str(evidence.rows),
-        flipped if output.decisions_compared else _DASH,
+        flipped if output.decisions_compared else DASH,
     )
 
 
@@ -174,8 +149,8 @@ def _percentiles(evidence: LatencyEvidence, base: str) -> "Table":
     for batch, cells in groupby(evidence.cells, key=lambda cell: cell.batch):
         table.add_row(f"batch {batch}", style="bold")
         for cell in cells:
-            ratio = ratios.get((cell.contender, batch), _DASH)
-            table.add_row(cell.contender, str(cell.n), str(cell.p50 or _DASH), *_tail(cell), str(ratio))
+            ratio = ratios.get((cell.contender, batch), DASH)
+            table.add_row(cell.contender, str(cell.n), str(cell.p50 or DASH), *tail(cell), str(ratio))
     return table
 
 
@@ -185,13 +160,6 @@ def _ratios(evidence: LatencyEvidence, base: str) -> "Table":
         if ratio.base == base:
             table.add_row(ratio.contender, str(ratio.batch), str(ratio))
     return table
-
-
-def _tail(cell: LatencyCell) -> tuple[str, ...]:
-    def value(quantile: Quantile | None) -> str:
-        return short(quantile.value) if quantile else _DASH
-
-    return value(cell.p90), value(cell.p95), value(cell.p99)
 
 
 def _starts(evidence: LatencyEvidence) -> "Table":

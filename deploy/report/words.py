@@ -1,12 +1,14 @@
-"""The words for load runs that the terminal, Markdown, JUnit and HTML share: written once, judged nowhere.
+"""The words that the terminal, Markdown, JUnit and HTML share: written once, judged nowhere.
 
-Owns how a figure, a promise and a side of a run are put into text; owns no layout. Called by this room only.
+Owns how a figure, a promise and a side of a run are put into text; owns no layout. Called by this room, and by the
+command `inspect`.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from deploy.evidence import Verdict, short
+from deploy.checkpoint.model import Preprocessing
+from deploy.evidence import LatencyCell, Verdict, short
 from deploy.slo.records import BoundResult, ClientSide, LatencyQuantile, RateEvidence, ServerSide, SloEvidence
 
 INVALID = "INVALID"
@@ -45,6 +47,25 @@ def percent(share: float) -> str:
 def times(multiple: float) -> str:
     """`0.73` or `4,213`: how many times eager's own error, never with an exponent below a million."""
     return f"{multiple:,.0f}" if 99.5 <= multiple < 1e6 else f"{multiple:.2g}"
+
+
+def tail(cell: LatencyCell) -> tuple[str, str, str]:
+    """p90, p95 and p99 in ms, each a dash where it has no interval at that n."""
+    p90, p95, p99 = (short(one.value) if one else DASH for one in (cell.p90, cell.p95, cell.p99))
+    return p90, p95, p99
+
+
+def preprocessing_words(preprocessing: Preprocessing) -> str:
+    """What training did before the network, and from where that is known; empty where it is not."""
+    known = preprocessing.model_dump(exclude={"source"}, exclude_defaults=True)
+    details = "; ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in known.items())
+    return f"{details} (from: {preprocessing.source})" if details else ""
+
+
+def _plain(value: object) -> str:
+    if not isinstance(value, tuple):
+        return str(value)
+    return " ".join(one if isinstance(one, str) else f"{one:g}" for one in value)
 
 
 def standing(evidence: SloEvidence) -> str:

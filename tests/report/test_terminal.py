@@ -25,7 +25,7 @@ from deploy.evidence import (
     ServedEvidence,
     Verdict,
 )
-from deploy.report.terminal import latency_table, parity_table, print_verified, served_table, show, verdict_lines
+from deploy.report.terminal import latency_table, parity_table, served_table, show, verdict_lines
 
 PASSED = Judgement(verdict=Verdict.PASS, reason="all is within its limits")
 FAILED = Judgement(verdict=Verdict.FAIL, reason="logits [0, 1] is [bold]over[/bold] its limit")
@@ -204,17 +204,6 @@ def test_results_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed.out.count("\n\n") == 1
     assert "parity" in printed.out
     assert printed.err == ""
-
-
-def test_verified_versions_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    print_verified([("cat:1", {"digests": PASSED}, None), ("dog:2", {"lint": FAILED}, None)])
-    lines = [line for line in capsys.readouterr().out.splitlines() if line]
-    assert [line.split()[:2] for line in lines if line.split()[0] in ("cat:1", "dog:2", "PASS", "FAIL")] == [
-        ["cat:1"],
-        ["PASS", "digests"],
-        ["dog:2"],
-        ["FAIL", "lint"],
-    ]
 
 
 def test_rich_is_imported_on_use_only() -> None:
