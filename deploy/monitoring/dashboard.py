@@ -53,11 +53,6 @@ def dashboard(
     }
 
 
-def expressions(data: dict[str, Any]) -> tuple[str, ...]:
-    """Every query of a dashboard, in the order of its panels."""
-    return tuple(target["expr"] for panel in data["panels"] for target in panel.get("targets", ()))
-
-
 def _model_choice(models: tuple[str, ...]) -> dict[str, Any]:
     return {
         "name": "model",

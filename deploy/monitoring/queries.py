@@ -23,9 +23,6 @@ Stage = Literal["queue", "compute_input", "compute_infer", "compute_output", "re
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """Where a request's time goes; `request` is the whole, with what lies between the stages."""
 
-REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
-"""Why a request failed, in Triton's words: a full queue, a client that left, the model, anything else."""
-
 LEAST = "1e-9"
 """Below any rate that is one: without traffic a quotient is 0 and not NaN, which no autoscaler understands."""
 

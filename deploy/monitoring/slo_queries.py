@@ -38,16 +38,6 @@ def bad_share(objective: Objective, subject: Subject, window: str, *, measure: M
     return _from_summaries(objective, subject, window)
 
 
-def good_share(objective: Objective, subject: Subject, window: str, *, measure: Measure) -> str:
-    """The share of the window's requests that were answered within the bound; 1 without traffic."""
-    return f"1 - {bad_share(objective, subject, window, measure=measure)}"
-
-
-def burn_rate(objective: Objective, subject: Subject, window: str, *, measure: Measure) -> str:
-    """How many times as fast as allowed the budget was used: at 1 it is gone just when its period is."""
-    return f"{bad_share(objective, subject, window, measure=measure)} / {objective.budget:g}"
-
-
 def latency_quantile(subject: Subject, quantile: float, window: str) -> str:
     """Milliseconds by which that share of requests was answered, interpolated between buckets; histograms only."""
     return f"histogram_quantile({quantile:g}, {subject.sum_rate(f'{HISTOGRAM}_bucket', window, by=('le',))})"

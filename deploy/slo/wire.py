@@ -72,7 +72,6 @@ class GrpcWire:
             # A server that comes back is to be found again at once, not after gRPC's growing pauses.
             ("grpc.max_reconnect_backoff_ms", 250),
         ]
-        self._cancelled = grpc.FutureCancelledError
         self._deadline = deadline
         self._outputs = query.outputs
         self._parse = service_pb2.ModelInferResponse.FromString
@@ -97,7 +96,7 @@ class GrpcWire:
             channel.close()
 
     def _problem(self, ended: Any) -> str | None:
-        error = ended.exception() if not ended.cancelled() else "cancelled"
+        error = "cancelled" if ended.cancelled() else ended.exception()
         if error is None:
             answer = self._parse(ended.result())
             raw = [len(data) for data in answer.raw_output_contents]

@@ -16,7 +16,7 @@ from statistics import fmean
 import pytest
 
 from deploy.monitoring import queries, slo_queries
-from deploy.monitoring.dashboard import DashboardOptions, dashboard, expressions
+from deploy.monitoring.dashboard import DashboardOptions, dashboard
 from deploy.monitoring.export import latency_export
 from deploy.monitoring.objective import Objective
 from deploy.monitoring.queries import Subject
@@ -119,8 +119,8 @@ def ask_the_dashboard(story: Story, watcher: Prometheus, objective: Objective) -
     """How many series each of its queries has under load; a query that does not parse raises."""
     for gpu, options in ((False, OPTIONS), (True, RuleOptions(measure="histograms", scale=OPTIONS.scale))):
         shown = dashboard((MODEL,), (objective,), options=DashboardOptions(rules=options, gpu=gpu))
-        for expression in expressions(shown):
-            asked = expression.replace("$model", MODEL).replace("$__rate_interval", "2s")
+        for target in (one for panel in shown["panels"] for one in panel.get("targets", ())):
+            asked = target["expr"].replace("$model", MODEL).replace("$__rate_interval", "2s")
             story.answers[asked] = len(watcher.values(asked))
 
 
