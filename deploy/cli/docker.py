@@ -25,16 +25,7 @@ if TYPE_CHECKING:
 @click.option("--pin", "pins", multiple=True, metavar="ROLE=sha256:HEX", help="Pin an image by its digest too.")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
-def command(
-    *,
-    repository: Path,
-    references: tuple[str, ...],
-    output: Path,
-    target: str | None,
-    pins: tuple[str, ...],
-    as_json: bool,
-    **bounds: Any,
-) -> None:
+def command(*, repository: Path, references: tuple[str, ...], output: Path, as_json: bool, **given: Any) -> None:
     """Render what serves versions of REPOSITORY: images, and a compose file with Prometheus and Grafana.
 
     One image serves the versions, the other packages for the same target; nothing is built. Without names all promoted
@@ -49,9 +40,9 @@ def command(
     request = DockerRequest(
         versions=versions,
         output=output,
-        target=target,
-        objectives=tuple(found for version in versions for found in objectives_for(version, **bounds)),
-        pins=_parse_pins(pins),
+        target=given.pop("target"),
+        pins=_parse_pins(given.pop("pins")),
+        objectives=tuple(found for version in versions for found in objectives_for(version, **given)),
     )
     rendered = render(request)
     paths = write(rendered, output)

@@ -97,10 +97,11 @@ def _package(ctx: click.Context, given: dict[str, Any], ours: dict[str, Any]) ->
         else:
             result = package_llm(request, progress=stages)
     if dry_run:
-        _show(as_json, _plan_as_dict(plan), [*_plan_lines(plan), "nothing was written: this was a dry run"])
+        lines = (*_plan_lines(plan), "nothing was written: this was a dry run")
+        click.echo(json.dumps(_plan_as_dict(plan), indent=2) if as_json else "\n".join(lines))
         return
     if as_json:
-        _show(as_json, _result_as_dict(result), [])
+        click.echo(json.dumps(_result_as_dict(result), indent=2))
     else:
         _show_result(result)
     ctx.exit(result.exit_code)
@@ -181,7 +182,3 @@ def _result_as_dict(result: "LlmResult") -> dict[str, Any]:
         "served": result.served.plain() if result.served else None,
         "exit_code": int(result.exit_code),
     }
-
-
-def _show(as_json: bool, facts: dict[str, Any], lines: list[str]) -> None:
-    click.echo(json.dumps(facts, indent=2) if as_json else "\n".join(lines))

@@ -4,15 +4,12 @@ Owns no words of its own: it prints what `promote` prints. The work is `deploy.r
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from deploy.cli.options import server_options
 from deploy.cli.promote import show
-
-if TYPE_CHECKING:
-    from deploy.release.rollout import ServerAddress
 
 
 @click.command("rollback")
@@ -22,9 +19,7 @@ if TYPE_CHECKING:
 @server_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
-def command(
-    ctx: click.Context, /, *, repository: Path, name: str, to: int | None, server: "ServerAddress | None", as_json: bool
-) -> None:
+def command(ctx: click.Context, /, *, repository: Path, name: str, as_json: bool, **given: Any) -> None:
     """Make Triton serve the version of NAME that was promoted before the present one.
 
     With the config it was proven with, compared with its digest; a config that was edited by hand is kept aside. It
@@ -32,6 +27,6 @@ def command(
     """
     from deploy.release.promotion import run_rollback
 
-    result = run_rollback(repository, name, to=to, server=server)
+    result = run_rollback(repository, name, **given)
     show(result, as_json=as_json)
     ctx.exit(result.exit_code)

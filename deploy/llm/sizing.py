@@ -34,6 +34,15 @@ class _Device:
     cuda: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Try:
+    """One way to serve a model: in which dtype, with how many tokens of context, split over how many devices."""
+
+    dtype: str
+    context: int
+    devices: int
+
+
 def size_model(checkpoint: LlmCheckpoint, target: Target, wishes: Wishes, *, dtype: str) -> Sizing:
     """The smallest number of GPUs on which the wanted sequences fit at once, with the arithmetic.
 
@@ -41,8 +50,8 @@ def size_model(checkpoint: LlmCheckpoint, target: Target, wishes: Wishes, *, dty
     """
     context, device = _context(checkpoint, wishes), _device(target, wishes)
     tries = [
-        _size(checkpoint, device, wishes, dtype=dtype, context=context, tp=tp)
-        for tp in _splits(checkpoint, wishes, target)
+        _size(checkpoint, device, wishes, _Try(dtype=dtype, context=context, devices=devices))
+        for devices in _splits(checkpoint, wishes, target)
     ]
     fitting = next((found for found in tries if found.fits), None)
     if fitting is not None:
@@ -95,19 +104,19 @@ def _splits(checkpoint: LlmCheckpoint, wishes: Wishes, target: Target) -> list[i
     return [tp for tp in (1, 2, 4, 8, 16) if tp <= most and heads % tp == 0]
 
 
-def _size(checkpoint: LlmCheckpoint, device: _Device, wishes: Wishes, *, dtype: str, context: int, tp: int) -> Sizing:
-    terms = tuple(_terms(checkpoint, device, wishes, dtype=dtype, context=context, tp=tp))
+def _size(checkpoint: LlmCheckpoint, device: _Device, wishes: Wishes, way: _Try) -> Sizing:
+    terms = tuple(_terms(checkpoint, device, wishes, way))
     budget = device.memory * device.share
-    use = _cache_use(checkpoint.geometry, dtype=dtype, context=context, tp=tp)
+    use = _cache_use(checkpoint.geometry, way)
     cache = budget - sum(term.bytes for term in terms)
     return Sizing(
         device=device.name,
         memory=device.memory,
         memory_share=device.share,
         budget=budget,
-        tensor_parallel=tp,
-        dtype=dtype,
-        context=context,
+        tensor_parallel=way.devices,
+        dtype=way.dtype,
+        context=way.context,
         terms=terms,
         kv_bytes_per_token=use.per_token,
         kv_bytes_per_sequence=use.per_sequence,
@@ -118,9 +127,9 @@ def _size(checkpoint: LlmCheckpoint, device: _Device, wishes: Wishes, *, dtype: 
     )
 
 
-def _cache_use(geometry: Geometry, *, dtype: str, context: int, tp: int) -> CacheUse:
+def _cache_use(geometry: Geometry, way: _Try) -> CacheUse:
     under_way = _STEPS_UNDER_WAY * BATCHED_TOKENS
-    return cache_use(geometry, width=BYTES[dtype], devices=tp, context=context, in_flight=under_way)
+    return cache_use(geometry, width=BYTES[way.dtype], devices=way.devices, context=way.context, in_flight=under_way)
 
 
 def _longest(geometry: Geometry, tried: Sizing) -> int:
@@ -128,20 +137,18 @@ def _longest(geometry: Geometry, tried: Sizing) -> int:
     fits, too_long = 0, tried.context
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
-        use = _cache_use(geometry, dtype=tried.dtype, context=middle, tp=tried.tensor_parallel)
+        use = _cache_use(geometry, _Try(dtype=tried.dtype, context=middle, devices=tried.tensor_parallel))
         fits, too_long = (middle, too_long) if use.per_sequence * tried.wanted <= tried.kv_cache else (fits, middle)
     return fits
 
 
-def _terms(
-    checkpoint: LlmCheckpoint, device: _Device, wishes: Wishes, *, dtype: str, context: int, tp: int
-) -> list[Term]:
-    geometry, width = checkpoint.geometry, BYTES[dtype]
+def _terms(checkpoint: LlmCheckpoint, device: _Device, wishes: Wishes, way: _Try) -> list[Term]:
+    geometry, width, tp = checkpoint.geometry, BYTES[way.dtype], way.devices
     if checkpoint.quantization:
         weights, how = checkpoint.stored_bytes, f"as stored, {checkpoint.quantization}"
     else:
         weights, how = checkpoint.parameters * width, f"{checkpoint.parameters:,} x {width} B"
-    tokens = min(BATCHED_TOKENS, context * wishes.sequences)
+    tokens = min(BATCHED_TOKENS, way.context * wishes.sequences)
     wide = 2 * -(-geometry.intermediate // tp) + 4 * geometry.hidden
     activations = tokens * wide * width + wishes.sequences * geometry.vocabulary * 8
     terms = [

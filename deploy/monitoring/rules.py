@@ -59,6 +59,16 @@ class RuleOptions:
         """The series of a model within the scope."""
         return Subject(model=model, matching=self.scope)
 
+    def alert(self, name: AlertName, expression: str, *, hold: float, labels: dict[str, str], summary: str) -> Rule:
+        """The rule that fires once `expression` has had an answer for `hold` seconds."""
+        return {
+            "alert": name,
+            "expr": expression,
+            "for": self.window(hold),
+            "labels": labels,
+            "annotations": {"summary": summary, "runbook_url": f"{self.runbook}#{name.lower()}"},
+        }
+
 
 def rule_groups(
     models: tuple[str, ...], objectives: tuple[Objective, ...] = (), *, options: RuleOptions | None = None
@@ -100,18 +110,16 @@ def burn_windows(objective: Objective, options: RuleOptions) -> tuple[str, ...]:
 
 def _server_alerts(options: RuleOptions) -> Iterator[Rule]:
     up = queries.up(options.scope)
-    yield _alert(
+    yield options.alert(
         "TritonNoServer",
         f"absent({up} == 1)",
-        options,
         hold=60,
         labels={"severity": "page"},
         summary="No tritonserver answers Prometheus.",
     )
-    yield _alert(
+    yield options.alert(
         "TritonServerDown",
         f"{up} == 0",
-        options,
         hold=120,
         labels={"severity": "ticket"},
         summary="The tritonserver at {{ $labels.instance }} does not answer Prometheus.",
@@ -132,18 +140,16 @@ def _recordings(objectives: tuple[Objective, ...], options: RuleOptions) -> Iter
 
 def _model_alerts(model: str, objectives: tuple[Objective, ...], options: RuleOptions) -> Iterator[Rule]:
     subject = options.subject(model)
-    yield _alert(
+    yield options.alert(
         "TritonModelNotServed",
         queries.not_served(subject),
-        options,
         hold=120,
         labels={"severity": "page", "model": model},
         summary=f"{{{{ $labels.instance }}}} runs and does not serve {model}.",
     )
-    yield _alert(
+    yield options.alert(
         "TritonRequestsFailing",
         f"{queries.failure_share_by_reason(subject, options.window(300))} > {options.failing_share:g}",
-        options,
         hold=300,
         labels={"severity": "ticket"},
         summary=f"{{{{ $value | humanizePercentage }}}} of the requests for {model} fail: {{{{ $labels.reason }}}}.",
@@ -166,7 +172,7 @@ def _queue_alert(subject: Subject, objectives: tuple[Objective, ...], options: R
         summary = (
             f'Requests for {subject.model} wait {{{{ printf "%.1f" $value }}}} times as long as they are computed.'
         )
-    return _alert("TritonQueueSaturated", expression, options, hold=600, labels={"severity": "ticket"}, summary=summary)
+    return options.alert("TritonQueueSaturated", expression, hold=600, labels={"severity": "ticket"}, summary=summary)
 
 
 def _objective_alerts(objective: Objective, subject: Subject, options: RuleOptions) -> Iterator[Rule]:
@@ -175,10 +181,9 @@ def _objective_alerts(objective: Objective, subject: Subject, options: RuleOptio
         limit = f"{burn.factor * objective.budget:.12g}"
         both = [f"{bad_share_series(objective, window)} > {limit}" for window in (long, short)]
         days = _PERIOD_DAYS / burn.factor
-        yield _alert(
+        yield options.alert(
             "TritonBudgetBurn",
             " and ".join(both),
-            options,
             hold=burn.hold,
             labels={"severity": burn.severity, "slo": objective.name, "burn": f"{burn.factor:g}", "window": long},
             summary=(
@@ -187,10 +192,9 @@ def _objective_alerts(objective: Objective, subject: Subject, options: RuleOptio
                 f"budget lasts under {days:.2g} days."
             ),
         )
-    yield _alert(
+    yield options.alert(
         "TritonObjectiveUnmeasured",
         slo_queries.unmeasured(objective, subject, measure=options.measure),
-        options,
         hold=600,
         labels={"severity": "ticket", "slo": objective.name},
         summary=f"{objective.model} is served, and nothing exported tells whether it keeps: {objective.wanted}.",
@@ -209,21 +213,3 @@ def _possible(objective: Objective, options: RuleOptions) -> tuple[Burn, ...]:
 
 def _labels(objective: Objective) -> Labels:
     return (("model", objective.model), ("slo", objective.name))
-
-
-def _alert(
-    name: AlertName,
-    expression: str,
-    options: RuleOptions,
-    *,
-    hold: float,
-    labels: dict[str, str],
-    summary: str,
-) -> Rule:
-    return {
-        "alert": name,
-        "expr": expression,
-        "for": options.window(hold),
-        "labels": labels,
-        "annotations": {"summary": summary, "runbook_url": f"{options.runbook}#{name.lower()}"},
-    }

@@ -56,6 +56,15 @@ class Signed:
     attestation: Path
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Signer:
+    """Who signs: the files of key and certificates, the key that was read from there, and the builder they name."""
+
+    signing: SigningKey
+    key: "EllipticCurvePrivateKey"
+    builder: str
+
+
 def sign(repository: Path, reference: str, signing: SigningKey, *, builder: str = UNKNOWN_BUILDER) -> Signed:
     """Sign the version that `NAME[:N]` means. `builder` is a URI for who built it, which the provenance repeats.
 
@@ -69,7 +78,7 @@ def sign(repository: Path, reference: str, signing: SigningKey, *, builder: str 
     manifest = require_intact(version)  # 2
     parent = attestation_folder(version)
     with disk_errors_explained(f"signing {version}"), _private_folder(parent) as folder:
-        _fill(folder, version, manifest, signing=signing, key=key, builder=builder)  # 3
+        _fill(folder, version, manifest, _Signer(signing=signing, key=key, builder=builder))  # 3
         digests = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
         final = parent / f"{KIND}-{digests[SIGNATURE_FILE][:16]}"
         sync_tree(folder)
@@ -92,29 +101,24 @@ def sign(repository: Path, reference: str, signing: SigningKey, *, builder: str 
     return Signed(version=version, record=record, folder=final, attestation=kept)
 
 
-def _fill(
-    folder: Path,
-    version: Version,
-    manifest: Manifest,
-    *,
-    signing: SigningKey,
-    key: "EllipticCurvePrivateKey",
-    builder: str,
-) -> None:
+def _fill(folder: Path, version: Version, manifest: Manifest, by: _Signer) -> None:
     files = signed_files(version, manifest)
     bom = make_bom(version, manifest)
     beside = {BOM_FILE: sha256_bytes(bom), **attested_files(version)}
-    statement = make_statement(version, manifest, files=files, beside=beside, builder=builder)
+    statement = make_statement(version, manifest, files=files, beside=beside, builder=by.builder)
     (folder / BOM_FILE).write_bytes(bom)
-    (folder / PROVENANCE_FILE).write_bytes(sealed_envelope(statement, key))
-    _sign_files(version, signing, folder / SIGNATURE_FILE)
+    (folder / PROVENANCE_FILE).write_bytes(sealed_envelope(statement, by.key))
+    _sign_files(version, by.signing, folder / SIGNATURE_FILE)
     for path in folder.iterdir():
         # Others verify what one signs, whatever the umask.
         path.chmod(0o644)
     try:
         check_payload(parse_bundle((folder / SIGNATURE_FILE).read_bytes()), version, manifest)
     except (ValueError, KeyError) as error:
-        raise UnfinishedError(f"{version} was signed in a way that cannot be read back: {error}") from error
+        raise UnfinishedError(
+            f"{version} was signed in a way that cannot be read back: {error}",
+            fix="report it, with the releases of model-signing and sigstore-models: `pip list` shows them",
+        ) from error
 
 
 def _sign_files(version: Version, signing: SigningKey, signature: Path) -> None:
