@@ -148,17 +148,7 @@ def _apply(version: Version, change: _Change) -> Promoted:
         if kept:
             change.on_step("edited-config-kept")
         if previous != version.number:
-            entry = PromotionEntry(
-                action=change.action,
-                version=version.number,
-                digest=digest,
-                at=created_now(),
-                approval=change.approval,
-                ensemble=change.ensemble,
-            )
-            history = settled_history(version.model_folder) + entry
-            history.write(version.model_folder / ATTESTATIONS_FOLDER / HISTORY_FILE)
-            change.on_step("promotion-recorded")
+            _record(version, change, digest)
         _write_config(version.model_folder, config)
         change.on_step("promoted")
         if manifest.steps:
@@ -176,6 +166,21 @@ def _apply(version: Version, change: _Change) -> Promoted:
         kept=kept,
         steps=brought,
     )
+
+
+def _record(version: Version, change: _Change, digest: str) -> None:
+    """Write the step into the history, before it takes effect."""
+    entry = PromotionEntry(
+        action=change.action,
+        version=version.number,
+        digest=digest,
+        at=created_now(),
+        approval=change.approval,
+        ensemble=change.ensemble,
+    )
+    history = settled_history(version.model_folder) + entry
+    history.write(version.model_folder / ATTESTATIONS_FOLDER / HISTORY_FILE)
+    change.on_step("promotion-recorded")
 
 
 def _require_releasable(version: Version) -> Manifest:
