@@ -51,7 +51,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--warm-up", type=click.FloatRange(min=0), help="Seconds of load that do not count.  [default: 2]")
 @click.option("--max-queries", type=click.IntRange(min=1), help="The most queries that count.")
 @click.option(
-    "--timeout-ms", type=_SECONDS, help="The client's deadline.  [default: 10 times the largest bound, >= 1 s]"
+    "--timeout-ms",
+    type=_SECONDS,
+    help="The client's deadline.  [default: 10 times the largest bound, at least 1 s; llm: 30 s]",
 )
 @click.option("--confidence", type=click.FloatRange(0.5, 1, True, True), help="Of a verdict.  [default: 0.99]")
 @click.option("--seed", type=click.IntRange(min=0), help="Of arrivals and samples.  [default: 0]")

@@ -22,8 +22,8 @@ class SloRequest:
     """What is promised, of whom, and how much load may be spent on finding out.
 
     `seconds` is the longest the load lasts after the warm-up, `min_seconds` the shortest that a pass may rest on.
-    `deadline` is how many seconds a client waits for an answer; by default ten times the largest bound, at least 1.
-    With `stream` a language model is asked, token by token.
+    `deadline` is how many seconds a client waits for an answer; by default ten times the largest bound, at least 1, or
+    30 with `stream`, which asks a language model token by token.
     """
 
     reference: str
