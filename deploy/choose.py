@@ -1,6 +1,6 @@
 """Which of the built artifacts deserve to be published, and why the others do not.
 
-Owns the rule only, on evidence that is already there; a pure function. Called by package.
+Owns the rule only, on evidence that is already there; a pure function. Called by steps.
 """
 
 from collections.abc import Mapping

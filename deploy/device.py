@@ -1,6 +1,7 @@
 """Which device a packaging run works on, and which formats can be made there: decided before any work.
 
-Owns these decisions; what the GPU is and what lacks comes from `convert.cuda`, asked in a child. Called by package.
+Owns these decisions; what the GPU is and what lacks comes from `convert.cuda`, asked in a child. Called by package,
+bench and verify.
 """
 
 import os

@@ -1,7 +1,7 @@
 """What of a repository belongs into a server's image: the files that a version needs to be served, and no others.
 
 Owns that choice, the config as the image's server reads it, and whether the target can run the version at all. Called
-by render. Evidence, attestations and other versions stay behind.
+by render, and by the plan for Kubernetes. Evidence, attestations and other versions stay behind.
 """
 
 import math

@@ -1,7 +1,7 @@
 """When an error budget burns fast enough to wake somebody: windows, factors and what each costs.
 
 Owns the table of multi-window, multi-burn-rate alerting, as in chapter 5 of Google's Site Reliability Workbook
-(sre.google/workbook/alerting-on-slos), and durations as PromQL writes them. Called by queries and rules.
+(sre.google/workbook/alerting-on-slos), and durations as PromQL writes them. Called by slo_queries and rules.
 """
 
 from dataclasses import dataclass, replace

@@ -1,7 +1,7 @@
 """A Grafana dashboard for served models, as plain data: the objectives first, then where time goes, then the machine.
 
 Owns which panels there are and how they are laid out. What they ask is in `queries` and `slo_queries`. Called by the
-rendering for docker and for Kubernetes.
+rendering for docker.
 """
 
 from collections.abc import Iterator

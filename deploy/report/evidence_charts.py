@@ -1,6 +1,6 @@
 """What was proven and measured while packaging, drawn: errors against budgets, and latency distributions.
 
-Owns what is drawn; looks are in `charts`. Called by `sections`.
+Owns what is drawn; looks are in `charts`. Called by `sections` and `slo_sections`.
 """
 
 import math

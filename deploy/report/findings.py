@@ -1,7 +1,7 @@
 """All that a report is made of, read from a version's folder and its attestations.
 
 Owns the reading. What is damaged or unknown is said in the result and never raised: a report must show it. Called by
-`html` and the command `report`.
+`html` and the command `report`, and by whoever relies on what is proven: promotion, and the plan for Kubernetes.
 """
 
 import json

@@ -1,7 +1,7 @@
 """How a version stands: each check with its word and reason, and the one word for the whole.
 
 Owns the rule that nothing short of every check passed is called PASS; judges no measurement itself. Called by
-`sections` and the command `report`.
+`html`, `slo_sections` and the command `report`.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """What is learnt later about a version: kept beside it, keyed by its digest, never part of it.
 
 Owns where attestations lie and that none overwrites another; what one says belongs to who made it. Called by slo,
-bench and tune; report reads them.
+bench, diff, tune and sign; report and promotion read them.
 """
 
 import os

@@ -1,6 +1,7 @@
 """The promotions of a model: who was promoted when, on whose word, and what of that took effect.
 
-Owns the record beside the versions, and how a crash in it is read. Decides nothing. Called by promotion and steps.
+Owns the record beside the versions, and how a crash in it is read. Decides nothing. Called by promotion, and by
+what approves one.
 """
 
 from pathlib import Path

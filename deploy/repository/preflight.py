@@ -1,7 +1,8 @@
 """Whether a target can run a version, from what lies on disk: nothing of the version is loaded.
 
 Owns what is held against what: the archive's own metadata or the ONNX header, the torch that compiled, and the forms
-of the config. What no Triton accepts is in `lint`. Called by verify. Neither torch nor ONNX Runtime is imported.
+of the config. What no Triton accepts is in `lint`. Called by verify and the renderings. Imports
+neither torch nor ONNX Runtime.
 """
 
 import json

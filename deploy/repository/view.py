@@ -1,6 +1,6 @@
 """A private repository of links, through which a server sees versions that are unpublished or not promoted.
 
-Owns the links and the adapted configs; starts nothing. Called by serve, slo and verify.
+Owns the links and the adapted configs; starts nothing. Called by serve.
 """
 
 from collections.abc import Callable, Sequence

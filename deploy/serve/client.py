@@ -1,6 +1,6 @@
 """Asking a running tritonserver over gRPC or HTTP: numpy arrays in, numpy arrays out.
 
-Owns the calls of `tritonclient` and turns its errors into ours; judges nothing. Called by parity, slo and verify.
+Owns the calls of `tritonclient` and turns its errors into ours; judges nothing. Called by parity, reload, slo and tune.
 """
 
 import http.client

@@ -1,7 +1,7 @@
 """Chosen versions of a repository, served by an engine for as long as a block lasts.
 
-Owns which versions a command means, and the private view between them and the server. Called by parity and the
-command `serve`.
+Owns which versions a command means, and the private view between them and the server. Called by parity, and by
+the commands `serve` and `docker`.
 """
 
 import tempfile

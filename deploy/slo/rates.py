@@ -1,6 +1,6 @@
 """The highest rate that a server sustains within its bounds, found by bisection of whole load runs.
 
-Owns which rates are tried; each one's verdict is a load run's. Called by the command `slo --find-rate` and by tune.
+Owns which rates are tried; each one's verdict is a load run's. Called by the command `slo --find-rate`.
 """
 
 from collections.abc import Callable

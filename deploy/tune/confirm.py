@@ -1,7 +1,7 @@
 """Whether the winner is better than the version's own configuration beyond noise.
 
 Owns the interleaved comparison at equal rates. The best of many noisy trials is lucky as well as good, so nothing is
-published on its word alone. Called by run and the benchmark.
+published on its word alone. Called by run.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """What is asked of a search, and what came of it.
 
-Owns the values only. Called by run, search, bed and the command `tune`.
+Owns the values only. Called by run, subject and the command `tune`.
 """
 
 from dataclasses import dataclass, field
