@@ -109,9 +109,9 @@ def _report(error: Exception, message: str, code: ExitCode) -> None:
     if "--json" in sys.argv[1:]:
         import json
 
-        found = error.found if isinstance(error, DeployError) else str(error)
-        fix = error.fix if isinstance(error, DeployError) else ""
-        click.echo(json.dumps({"error": {"found": found, "to_do": fix}, "exit_code": int(code)}))
+        said = error if isinstance(error, DeployError) else DeployError(str(error))
+        facts = {"found": said.found, "expected": said.expected, "to_do": said.fix}
+        click.echo(json.dumps({"error": facts, "exit_code": int(code)}))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

