@@ -127,18 +127,18 @@ class LoadRun:
 
     def read(self, *, to_the_end: bool = False) -> None:
         """Take in what the child has written since the last call."""
-        for line in self._lines(NEWS, to_the_end):
+        for line in self._lines(NEWS, to_the_end=to_the_end):
             self._take_news(json.loads(line))
         new = self._new_bytes(SENT)
         whole = len(new) - len(new) % SENT_RECORD.size
         self._positions[SENT] -= len(new) - whole
         self._sent += [sent for _, sent in SENT_RECORD.iter_unpack(new[:whole])]
-        for line in self._lines(TRACE, to_the_end):
+        for line in self._lines(TRACE, to_the_end=to_the_end):
             if line.startswith(_SAMPLE) and _BEGIN in line:
                 self._take_sample(json.loads(line.rstrip(b",")))
         # Last: of every query that is known to have ended the record is there by now.
         if self._plan.stream is not None:
-            found = parse_streams(self._lines(STREAMS, to_the_end))
+            found = parse_streams(self._lines(STREAMS, to_the_end=to_the_end))
             self._streams.update((one.number, one) for one in found)
 
     def observed(self) -> Observed:
@@ -193,7 +193,7 @@ class LoadRun:
             return found
         return b""
 
-    def _lines(self, name: str, to_the_end: bool) -> list[bytes]:
+    def _lines(self, name: str, *, to_the_end: bool) -> list[bytes]:
         """The lines that are whole; the rest is left for the next call, unless there is none."""
         found = self._new_bytes(name)
         *whole, rest = found.split(b"\n")
