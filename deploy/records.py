@@ -41,7 +41,11 @@ class Record(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError as error:
-            raise UsageError(f"{path} is missing", expected=f"a {cls.__name__} as JSON") from error
+            raise UsageError(
+                f"{path} is missing",
+                expected=f"a {cls.__name__} as JSON",
+                fix="restore the file, or package the checkpoint again",
+            ) from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the document"

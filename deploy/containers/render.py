@@ -57,7 +57,11 @@ class DockerRequest:
             raise UsageError("no version was named", expected="at least one")
         names = [version.name for version in self.versions]
         if len(set(names)) < len(names):
-            raise UsageError(f"two versions of one model were named: {', '.join(names)}", expected="one of each")
+            raise UsageError(
+                f"two versions of one model were named: {', '.join(names)}",
+                expected="one of each",
+                fix="render a folder for each",
+            )
         for role, digest in self.pins.items():
             if not _DIGEST.fullmatch(digest):
                 raise UsageError(f"the digest of {role} is {digest!r}", expected="sha256: and 64 hexadecimal digits")

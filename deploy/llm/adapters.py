@@ -34,7 +34,11 @@ def _read(name: str, path: Path, base: Mapping[str, StoredTensor]) -> Adapter:
         raise UsageError(f"{name!r} cannot be an adapter's name", expected="letters, digits, '_', '.' or '-'")
     for file in (_CONFIG, _WEIGHTS):
         if not (path / file).is_file():
-            raise UsageError(f"{path} has no {file}", expected="a LoRA adapter as PEFT saves it")
+            raise UsageError(
+                f"{path} has no {file}",
+                expected="a LoRA adapter as PEFT saves it",
+                fix="write it with peft_model.save_pretrained(FOLDER)",
+            )
     config = read_object(path / _CONFIG)
     rank = _rank(path, config)
     tensors = read_header(path / _WEIGHTS)
@@ -53,7 +57,11 @@ def _rank(path: Path, config: Mapping[str, Any]) -> int:
     """The rank of a plain LoRA adapter; what vLLM does not serve is refused."""
     kind, rank = config.get("peft_type"), config.get("r")
     if kind != "LORA" or not isinstance(rank, int) or rank < 1:
-        raise UsageError(f"{path} is a {kind} adapter of rank {rank}", expected="LORA with a rank of at least 1")
+        raise UsageError(
+            f"{path} is a {kind} adapter of rank {rank}",
+            expected="LORA with a rank of at least 1",
+            fix="merge it into its base: peft_model.merge_and_unload().save_pretrained(FOLDER)",
+        )
     refused = {
         "use_dora": bool(config.get("use_dora")),
         "bias": config.get("bias", "none") != "none",
@@ -68,7 +76,11 @@ def _rank(path: Path, config: Mapping[str, Any]) -> int:
             fix="merge it into its base: peft_model.merge_and_unload().save_pretrained(FOLDER)",
         )
     if rank > RANKS[-1]:
-        raise UsageError(f"{path} has rank {rank}", expected=f"at most {RANKS[-1]}, which vLLM serves")
+        raise UsageError(
+            f"{path} has rank {rank}",
+            expected=f"at most {RANKS[-1]}, which vLLM serves",
+            fix="merge it into its base: peft_model.merge_and_unload().save_pretrained(FOLDER)",
+        )
     return rank
 
 
@@ -86,7 +98,11 @@ def _check_tensors(
                 fix="check base_model_name_or_path of its adapter_config.json",
             )
         if match[2] not in ("A", "B"):
-            raise UsageError(f"{path} adapts an embedding ({name})", expected="adapted projections only")
+            raise UsageError(
+                f"{path} adapts an embedding ({name})",
+                expected="adapted projections only",
+                fix="merge it into its base: peft_model.merge_and_unload().save_pretrained(FOLDER)",
+            )
         wanted = (rank, weight.shape[1]) if match[2] == "A" else (weight.shape[0], rank)
         if tensor.shape != wanted:
             raise UsageError(

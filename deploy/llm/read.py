@@ -88,6 +88,7 @@ def _architecture(path: Path, config: Mapping[str, Any]) -> str:
         raise UsageError(
             f"{path / CONFIG} names no architecture",
             expected='"architectures": ["LlamaForCausalLM"] or the like, which save_pretrained writes',
+            fix="save it again: model.save_pretrained(FOLDER)",
         )
     return names[0]
 
@@ -100,7 +101,11 @@ def _weights(path: Path) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
         return read_header(path / SINGLE), (SINGLE,)
     where = read_object(path / INDEX).get("weight_map")
     if not isinstance(where, dict) or not where:
-        raise UsageError(f"{path / INDEX} has no weight_map", expected="an index of shards")
+        raise UsageError(
+            f"{path / INDEX} has no weight_map",
+            expected="an index of shards",
+            fix="save it again: model.save_pretrained(FOLDER)",
+        )
     shards = sorted(set(map(str, where.values())))
     missing = [name for name in shards if "/" in name or not (path / name).is_file()]
     if missing:
@@ -135,7 +140,11 @@ def _geometry(path: Path, config: Mapping[str, Any]) -> Geometry:
     def size(*names: str, default: int | None = None) -> int:
         found = next((config[name] for name in names if isinstance(config.get(name), int)), default)
         if found is None or found < 1:
-            raise UsageError(f"{path / CONFIG} has no {names[0]}", expected=f"{' or '.join(names)} as a number")
+            raise UsageError(
+                f"{path / CONFIG} has no {names[0]}",
+                expected=f"{' or '.join(names)} as a number",
+                fix="save it again: model.save_pretrained(FOLDER)",
+            )
         return int(found)
 
     hidden, heads = size("hidden_size", "n_embd", "d_model"), size("num_attention_heads", "n_head", "n_heads")
@@ -221,6 +230,7 @@ def _chat_template(path: Path) -> bool:
             raise UsageError(
                 f"the chat template of {path} cannot be parsed: line {error.lineno}: {error.message}",
                 expected="a Jinja template",
+                fix="correct it, and try it with tokenizer.apply_chat_template",
             ) from error
     return True
 

@@ -148,18 +148,25 @@ class _Asking:
             response = connection.getresponse()
             answer = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise RequestFailed(f"the server at {self.address} gave no answer: {error}") from error
+            raise RequestFailed(
+                f"the server at {self.address} gave no answer: {error}", fix="see the server's log for its side"
+            ) from error
         finally:
             connection.close()
         if response.status != http.client.OK:
-            raise RequestFailed(f"the server answered {response.status}: {answer[:500].decode(errors='replace')}")
+            raise RequestFailed(
+                f"the server answered {response.status}: {answer[:500].decode(errors='replace')}",
+                fix="see the server's log for its side",
+            )
         return answer
 
 
 def _tokens(answer: dict[str, Any]) -> Iterator[int]:
     """The tokens that were chosen, which only the log-probabilities name: of each place the entry of the one chosen."""
     if "error" in answer:
-        raise UnfinishedError(f"the server gave an error instead of tokens: {answer['error']}")
+        raise UnfinishedError(
+            f"the server gave an error instead of tokens: {answer['error']}", fix="see the server's log for its side"
+        )
     for place in json.loads(answer.get("logprobs") or "null") or ():
         # With `logprobs` 0 there is no other entry.
         yield int(next(iter(place)))

@@ -30,7 +30,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         if not self.model:
-            raise UsageError("an objective names no model")
+            raise UsageError("an objective names no model", expected="the name of the model that it is about")
         if not 0.0 < self.quantile < 1.0:
             raise UsageError(
                 f"the share of an objective is {self.quantile:g}", expected="between 0 and 1, such as 0.99"

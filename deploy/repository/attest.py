@@ -71,7 +71,11 @@ def attestation_folder(version: Version) -> Path:
     Raises UsageError if the version has no manifest.
     """
     if not version.manifest.is_file():
-        raise UsageError(f"{version} has no manifest", expected="a version that deployctl published")
+        raise UsageError(
+            f"{version} has no manifest",
+            expected="a version that deployctl published",
+            fix="package its checkpoint with `deployctl package`",
+        )
     return version.model_folder / ATTESTATIONS_FOLDER / version_digest(version.folder)
 
 

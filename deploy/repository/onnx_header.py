@@ -40,9 +40,17 @@ def read_onnx_header(path: Path) -> OnnxHeader:
         with file.open("rb") as stream:
             header = _read(stream, file.stat().st_size)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{file} is no ONNX model: {error}", expected="a model that deployctl packaged") from error
+        raise UsageError(
+            f"{file} is no ONNX model: {error}",
+            expected="a model that deployctl packaged",
+            fix="restore the version from where it was published",
+        ) from error
     if header.ir_version < 1 or not header.opsets:
-        raise UsageError(f"{file} is no ONNX model: it names no IR version or no opset", expected="an ONNX model")
+        raise UsageError(
+            f"{file} is no ONNX model: it names no IR version or no opset",
+            expected="an ONNX model",
+            fix="restore the version from where it was published",
+        )
     return header
 
 

@@ -69,9 +69,17 @@ def read_archive_metadata(path: Path) -> dict[str, str]:
             name = next((name for name in archive.namelist() if name.endswith("wrapper_metadata.json")), None)
             found = json.loads(archive.read(name)) if name else None
     except (OSError, zipfile.BadZipFile, ValueError) as error:
-        raise UsageError(f"{path} is no AOTInductor archive: {error}", expected="what deployctl packaged") from error
+        raise UsageError(
+            f"{path} is no AOTInductor archive: {error}",
+            expected="what deployctl packaged",
+            fix="restore the version from where it was published",
+        ) from error
     if not isinstance(found, dict):
-        raise UsageError(f"{path} holds no metadata", expected="an archive that AOTInductor wrote")
+        raise UsageError(
+            f"{path} holds no metadata",
+            expected="an archive that AOTInductor wrote",
+            fix="restore the version from where it was published",
+        )
     return {str(key): str(value) for key, value in found.items()}
 
 

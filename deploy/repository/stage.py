@@ -103,7 +103,11 @@ class Stage:
     def _add_labels(self, classes: Sequence[str]) -> None:
         broken = next((name for name in classes if not name.strip() or "\n" in name or "\r" in name), None)
         if broken is not None:
-            raise UsageError(f"{broken!r} cannot be a label", expected="one line of text per class")
+            raise UsageError(
+                f"{broken!r} cannot be a label",
+                expected="one line of text per class",
+                fix="correct the file of --labels, or the classes in the checkpoint",
+            )
         (self.version.folder / LABELS_FILE).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
 
 
@@ -211,7 +215,11 @@ def _check_mount(repository: Path) -> None:
     """Refuse a repository that cannot be reached from its parent by a rename."""
     there = next(path for path in (repository, *repository.parents) if path.exists())
     if not there.is_dir():
-        raise UsageError(f"{there} is no folder", expected="a repository, or a path where one can be made")
+        raise UsageError(
+            f"{there} is no folder",
+            expected="a repository, or a path where one can be made",
+            fix="choose another --repository",
+        )
     if repository.exists() and _mount_of(repository) != _mount_of(repository.parent):
         raise UsageError(
             f"{repository} is a mount point, so nothing beside it can be renamed into it",

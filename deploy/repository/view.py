@@ -34,7 +34,11 @@ def make_view(folder: Path, versions: Sequence[Version], *, adapt: Adapt | None 
 def _link(model: Path, versions: Sequence[Version], adapt: Adapt | None) -> None:
     for version in versions:
         if not version.config.is_file():
-            raise UsageError(f"{version.config} is missing", expected="a version with a config of its own")
+            raise UsageError(
+                f"{version.config} is missing",
+                expected="a version with a config of its own",
+                fix="restore the version from where it was published",
+            )
     *older, newest = versions
     config = parse_config(config_with(newest, (version.number for version in older)))
     if adapt is not None:

@@ -138,7 +138,10 @@ class Asking:
         classes, index, address = self.model.classes, self.model.labelled, self.model.address
         assert index is not None, "asked of a model with labels only"
         if classes is None:
-            raise UsageError(f"{self.model.version} has labels, but no classes were given to check them against")
+            raise UsageError(
+                f"{self.model.version} has labels, but no classes were given to check them against",
+                expected="the classes of its manifest",
+            )
         asked = ModelAddress(name=address.name, version=address.version, outputs=(address.outputs[index],))
         try:
             row = self.client.classify(asked, self._inputs(case), count=len(classes))[0]

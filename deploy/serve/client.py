@@ -250,7 +250,11 @@ def _arrays(model: ModelAddress, result: Any) -> dict[str, np.ndarray]:
     arrays = {name: result.as_numpy(name) for name in model.outputs}
     missing = [name for name, array in arrays.items() if array is None]
     if missing:
-        raise RequestFailed(f"the server's answer for {model.name} lacks {', '.join(missing)}")
+        raise RequestFailed(
+            f"the server's answer for {model.name} lacks {', '.join(missing)}",
+            expected="every output that was asked for",
+            fix="see that the server serves this version, with `deployctl verify`",
+        )
     return arrays
 
 

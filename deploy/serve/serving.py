@@ -45,7 +45,11 @@ def with_steps(versions: Sequence[Version]) -> tuple[Version, ...]:
     """
     if len({version.name for version in versions}) < len(versions):
         names = ", ".join(version.name for version in versions)
-        raise UsageError(f"two versions of one model were named: {names}", expected="one of each")
+        raise UsageError(
+            f"two versions of one model were named: {names}",
+            expected="one of each",
+            fix="start a second server for the other one",
+        )
     steps = [
         step
         for version in versions

@@ -131,7 +131,10 @@ def ask_vllm(found: Vllm, arguments: dict[str, Any]) -> dict[str, Any]:
         )
         answer: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, IndexError, ValueError) as error:
-        raise UnfinishedError(f"vLLM {found.version} gave no answer about the engine arguments: {error}") from error
+        raise UnfinishedError(
+            f"vLLM {found.version} gave no answer about the engine arguments: {error}",
+            fix="try it again; `make vllm` makes its environment anew",
+        ) from error
     if "refused" in answer:
         raise UsageError(
             f"vLLM {found.version} refuses the engine arguments: {answer['refused']}",
@@ -154,5 +157,9 @@ def _path(found: Vllm) -> str:
 def _local_path(version: Version, place: str) -> Path:
     inside = inside_version(place, version.name, version.number)
     if inside is None:
-        raise UsageError(f"{place} does not lead into {version}", expected="a path that deployctl wrote")
+        raise UsageError(
+            f"{place} does not lead into {version}",
+            expected="a path that deployctl wrote",
+            fix="restore the version from where it was published",
+        )
     return version.folder.resolve() / inside

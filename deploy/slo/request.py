@@ -46,7 +46,11 @@ class SloRequest:
         if not self.bounds:
             raise UsageError("no bound was given", expected="at least one, such as --p99-ms 15")
         if self.rate <= 0 or self.seconds <= 0 or not 0.5 < self.confidence < 1.0:
-            raise UsageError("a load run needs a rate, some time, and a confidence between 0.5 and 1")
+            raise UsageError(
+                f"a run of {self.seconds:g} s at {self.rate:g} queries/s, with a confidence of {self.confidence:g}",
+                expected="a rate and a time above 0, and a confidence between 0.5 and 1",
+                fix="correct --rate, --duration or --confidence",
+            )
         if self.stream is None and any(bound.kind in ("ttft", "itl") for bound in self.bounds):
             raise UsageError("a bound on tokens was given", expected="--llm beside it", fix="add --llm")
         if self.stream is not None and self.protocol != "http":

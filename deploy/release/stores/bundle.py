@@ -52,7 +52,11 @@ def make_bundle(version: Version) -> Bundle:
     """The bundle of a version. Raises UsageError naming each file that is not as the manifest says."""
     manifest = verify_files(version.folder)
     if (manifest.name, manifest.version) != (version.name, version.number):
-        raise UsageError(f"{version.manifest} belongs to {manifest.name}:{manifest.version}")
+        raise UsageError(
+            f"{version.manifest} belongs to {manifest.name}:{manifest.version}",
+            expected=f"the manifest of {version}",
+            fix="restore the version from where it was published",
+        )
     parts = (*_samples(version), *version_parts(manifest))
     require_clean(version.config.read_text(), folder=version.model_folder)
     digest = sha256_file(version.manifest)

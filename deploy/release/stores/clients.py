@@ -143,7 +143,11 @@ def _failed(error: Exception, location: Location) -> DeployError:
     if number == errno.ENOSPC:
         return UnfinishedError("the disk is full", fix="free some space, then run it again")
     if number == errno.EINVAL:
-        return UsageError(f"{location} refused the request ({what})", fix="check the bucket's name and the credentials")
+        return UsageError(
+            f"{location} refused the request ({what})",
+            expected="a bucket that these credentials may read and write",
+            fix="check the bucket's name and the credentials",
+        )
     return UnfinishedError(f"{location} failed ({what})", fix="run it again; --debug shows what the SDK said")
 
 

@@ -141,7 +141,11 @@ def _receive_version(source: Store, manifest: Manifest, digest: str, repository:
             _fill(source, manifest, stage, progress=progress)
             data = source.marker(manifest.name, manifest.version)
             if data is None or sha256_bytes(data) != digest:
-                raise UsageError(f"the manifest of {manifest.name}:{manifest.version} in {source} changed meanwhile")
+                raise UsageError(
+                    f"the manifest of {manifest.name}:{manifest.version} in {source} changed meanwhile",
+                    expected=f"SHA-256 {digest}, as when it was found",
+                    fix="run it again; if it changes again, find out who writes there",
+                )
             stage.version.manifest.write_bytes(data)
             require_clean(stage.version.config.read_text(), folder=stage.version.model_folder)
             stage.step("received")
@@ -167,7 +171,11 @@ def _fill(source: Store, manifest: Manifest, stage: Stage, *, progress: Progress
     # The config is checked before the samples that it names are asked for.
     config = next((part for part in parts if part.path.endswith(f"/{CONFIG_FILE}")), None)
     if config is None:
-        raise UsageError(f"{manifest.name}:{manifest.version} in {source} lists no {CONFIG_FILE}")
+        raise UsageError(
+            f"{manifest.name}:{manifest.version} in {source} lists no {CONFIG_FILE}",
+            expected="a version that deployctl published",
+            fix="publish it again from where it was packaged",
+        )
     take(config)
     names = sample_names((model / config.path).read_text())
     samples = [Part(path=f"{WARMUP_FOLDER}/{name}", size=-1, sha256=name) for name in names]

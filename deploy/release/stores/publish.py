@@ -92,7 +92,11 @@ def run_publish(request: PublishRequest, *, progress: Progress = Silent()) -> Pu
                 sent=sent,
                 steps=steps,
             )
-    raise UnfinishedError(f"no free number was found for {bundle.version.name} in {store}")
+    raise UnfinishedError(
+        f"no free number was found for {bundle.version.name} in {store}",
+        expected=f"one of {_NUMBERS:,} numbers from {bundle.version.number} on",
+        fix="package it under another --name",
+    )
 
 
 def _send_steps(store: Store, bundle: Bundle, request: PublishRequest, progress: Progress) -> tuple[str, ...]:

@@ -192,7 +192,11 @@ def errors_explained(location: Location) -> Iterator[None]:
 def _translated(error: Exception, location: Location) -> DeployError:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     if "SSLError" in kinds:
-        return UsageError(f"{location} has no certificate that is trusted here", fix="trust its CA, or use its name")
+        return UsageError(
+            f"{location} has no certificate that is trusted here",
+            expected="a certificate of an authority that this machine trusts",
+            fix="trust its CA, or use its name",
+        )
     if kinds & {"ConnectionError", "Timeout", "RetryError", "ChunkedEncodingError"}:
         return UnfinishedError(
             f"{location} cannot be reached ({type(error).__name__})",
@@ -215,7 +219,11 @@ def _refused(status: int, location: Location) -> DeployError:
             fix=f"run `docker login {location.root.partition('/')[0]}`, or `oras login`, as a user who may",
         )
     if status == 404:
-        return UsageError(f"{location} does not know this repository", fix="create it, or correct the path")
+        return UsageError(
+            f"{location} does not know this repository",
+            expected="a repository that exists, or a registry that makes one when it is written to",
+            fix="create it, or correct the path",
+        )
     if status >= 500 or status == 429:
         return UnfinishedError(f"{location} is in trouble (status {status})", fix="run it again later")
     return UsageError(

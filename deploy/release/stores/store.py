@@ -90,7 +90,11 @@ def find(store: Store, name: str, number: int | None) -> Found:
     if number is None:
         number = store.promoted(name)
         if number is None:
-            raise UsageError(f"no version of {name} is promoted in {store}", expected=_listed(store, name))
+            raise UsageError(
+                f"no version of {name} is promoted in {store}",
+                expected=_listed(store, name),
+                fix="name the version: NAME:N",
+            )
     found = read(store, name, number)
     if found is None:
         raise UsageError(f"{store} has no whole version {name}:{number}", expected=_listed(store, name))
@@ -106,9 +110,17 @@ def read(store: Store, name: str, number: int) -> Found | None:
     try:
         manifest = Manifest.model_validate_json(data)
     except ValueError as error:
-        raise UsageError(f"{where} is not valid", expected="a manifest that deployctl wrote, unedited") from error
+        raise UsageError(
+            f"{where} is not valid",
+            expected="a manifest that deployctl wrote, unedited",
+            fix="publish the version again under another number, or restore the store",
+        ) from error
     if (manifest.name, manifest.version) != (name, number):
-        raise UsageError(f"{where} belongs to {manifest.name}:{manifest.version}", expected="the version's own")
+        raise UsageError(
+            f"{where} belongs to {manifest.name}:{manifest.version}",
+            expected="the version's own",
+            fix="publish the version again under another number, or restore the store",
+        )
     digest, pledged = sha256_bytes(data), store.pledged(name, number)
     if pledged not in (None, digest):
         raise UsageError(
@@ -126,7 +138,11 @@ def require_released(manifest: Manifest, *, where: object) -> None:
     """
     name = f"{manifest.name}:{manifest.version}"
     if blockers := manifest.blockers():
-        raise UsageError(f"{name} in {where} is not proven: {'; '.join(blockers)}", expected="checks that passed")
+        raise UsageError(
+            f"{name} in {where} is not proven: {'; '.join(blockers)}",
+            expected="checks that passed",
+            fix="package the checkpoint again: what a check refused is not sent on",
+        )
     if any(_CREDENTIAL.search(word) for word in manifest.command):
         raise UsageError(
             f"the command in the manifest of {name} holds a URL with a password, which is not repeated here",
