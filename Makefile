@@ -22,12 +22,12 @@ check:  ## Say what this machine lacks, with the remedy for each.
 
 setup: $(STAMP)  ## Make the venv and install what requirements/lock.txt pins.
 
+# Bytecode is made on every core, where pip takes one; packages bring files for other Pythons, which do not compile.
 $(STAMP):
 	$(PYTHON) scripts/check_machine.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --requirement requirements/lock.txt
-	# On every core, where pip takes one; some packages bring files for other Pythons, which do not compile.
-	-$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	rm -f $(VENV)/installed-*
 	touch $@
