@@ -22,10 +22,12 @@ check:  ## Say what this machine lacks, with the remedy for each.
 
 setup: $(STAMP)  ## Make the venv and install what requirements/lock.txt pins.
 
+# Bytecode is made on every core, where pip takes one; packages bring files for other Pythons, which do not compile.
 $(STAMP):
 	$(PYTHON) scripts/check_machine.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --requirement requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --no-compile --requirement requirements/lock.txt
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	rm -f $(VENV)/installed-*
 	touch $@
@@ -60,12 +62,12 @@ demo: engine  ## Fine-tune, package, serve in a real Triton, classify real image
 lint: setup  ## Style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
-# Two at a time, with OpenMP's idle threads asleep; tests that measure a server under load then have the cores for
-# themselves.
+# Four at a time for two cores, since tests wait for servers and children, with OpenMP's idle threads asleep; tests
+# that measure a server under load then have the cores for themselves.
 test: lint engine browser prometheus registry kubectl  ## Lint, types, and every test that is not slow.
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 2 --dist worksteal
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow and not alone" --numprocesses 4 --dist worksteal
 	$(BIN)/python -m pytest -m "alone and not slow"
 
 test-all: lint engine browser prometheus registry kubectl  ## Lint, types, and every test.

@@ -43,6 +43,19 @@ def packaged(request_: PackageRequest, engine: Engine) -> PackageResult:
     return run(request_, formats=("aoti", "onnx"), by_name=False)
 
 
+@pytest.fixture(scope="module")
+def unserved(request_: PackageRequest, tmp_path_factory: pytest.TempPathFactory) -> Version:
+    """The net as ONNX, published as `tiny` in a repository of its own without having been served."""
+    return published(run(request_, repository=tmp_path_factory.mktemp("unserved") / "repository", serve_check=False))
+
+
+@pytest.fixture
+def again(unserved: Version, request_: PackageRequest, tmp_path: Path) -> PackageRequest:
+    """What is asked of a repository that has that version already: a copy, which the test may change."""
+    repository = Path(shutil.copytree(unserved.repository, tmp_path / "repository"))
+    return replace(request_, repository=repository, serve_check=False)
+
+
 def published(result: PackageResult) -> Version:
     assert len(result.outcome.published) == 1
     return result.outcome.published[0].version
@@ -93,28 +106,25 @@ def test_verify_proves_it_again_and_sees_one_changed_byte(
     assert "served" not in broken.versions[0].checks
 
 
-def test_a_later_version_waits_for_promotion_and_can_be_rolled_back(request_: PackageRequest, tmp_path: Path) -> None:
-    asked = replace(request_, repository=tmp_path / "repository", serve_check=False)
-    run(asked)
-    model = asked.repository / "tiny"
+def test_a_later_version_waits_for_promotion_and_can_be_rolled_back(again: PackageRequest) -> None:
+    model = again.repository / "tiny"
     config = (model / "config.pbtxt").read_bytes()
-    second = published(run(asked))
+    second = published(run(again))
     assert second.number == 2
     assert (model / "config.pbtxt").read_bytes() == config
-    promote(asked.repository, "tiny", 2)
+    promote(again.repository, "tiny", 2)
     assert promoted_version(model) == 2
-    rollback(asked.repository, "tiny")
+    rollback(again.repository, "tiny")
     assert promoted_version(model) == 1
-    assert published(run(asked, promote=True)).number == 3
+    assert published(run(again, promote=True)).number == 3
     assert promoted_version(model) == 3
 
 
-def test_a_version_published_without_serving_says_so(request_: PackageRequest, tmp_path: Path) -> None:
-    version = published(run(request_, repository=tmp_path / "repository", serve_check=False))
-    manifest = read_manifest(version)
+def test_a_version_published_without_serving_says_so(unserved: Version) -> None:
+    manifest = read_manifest(unserved)
     assert manifest.served_check == "skipped"
     assert manifest.verdicts.served is None
-    assert not (version.evidence / "served.json").exists()
+    assert not (unserved.evidence / "served.json").exists()
 
 
 def test_weights_of_another_training_run_are_refuted_and_nothing_is_published(
@@ -162,21 +172,17 @@ def test_all_formats_are_models_of_their_own(request_: PackageRequest, tmp_path:
     assert [model.name for model in list_models(asked.repository)] == ["tiny_aoti", "tiny_onnx"]
 
 
-def test_a_bound_name_refuses_another_format_before_any_work(request_: PackageRequest, tmp_path: Path) -> None:
-    asked = replace(request_, repository=tmp_path / "repository", serve_check=False)
-    run(asked)
+def test_a_bound_name_refuses_another_format_before_any_work(again: PackageRequest) -> None:
     with pytest.raises(UsageError, match=r"bound to the format onnx by its version 1(.|\n)*--new-contract"):
-        run(asked, formats=("aoti",))
+        run(again, formats=("aoti",))
 
 
-def test_a_bound_name_refuses_another_label_order_before_any_work(request_: PackageRequest, tmp_path: Path) -> None:
-    asked = replace(request_, repository=tmp_path / "repository", serve_check=False)
-    run(asked)
+def test_a_bound_name_refuses_another_label_order_before_any_work(again: PackageRequest, tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(reversed(CLASSES)))
     passed: list[str] = []
     with pytest.raises(UsageError, match=r"label 0: ant -> eel|label 0"):
-        package(replace(asked, labels=labels), on_step=passed.append)
+        package(replace(again, labels=labels), on_step=passed.append)
     assert passed == []
 
 

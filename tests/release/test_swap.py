@@ -40,7 +40,6 @@ def test_versions_are_swapped_under_load_with_nothing_lost(mode: ModelControl, e
 
 
 @pytest.mark.engine
-@pytest.mark.alone
 def test_what_must_not_be_done_is_seen_by_the_same_counts(engine: Engine, tmp_path: Path) -> None:
     deeds = {mistake.name: mistake for mistake in MISTAKES}
     with served_world(tmp_path / "artifact", "explicit", engine) as world:
@@ -54,7 +53,6 @@ def promote_at(repository: Path, number: int, url: str, *more: str) -> Result:
 
 
 @pytest.mark.engine
-@pytest.mark.alone
 def test_promotion_with_a_server_waits_for_it_and_is_undone_where_it_cannot_load(
     engine: Engine, tmp_path: Path
 ) -> None:

@@ -62,12 +62,18 @@ class Linear:
         """The classifier as an AOTInductor archive; compiling takes seconds."""
         import torch
 
+        from deploy.convert.aoti import compiler_settings
+
+        # As the packager compiles, and without a test program for each instruction set that this machine may have.
+        settings = {**compiler_settings("cpu"), "cpp.simdlen": 256, "cpp.vec_isa_ok": True}
         layer = torch.nn.Linear(PIXELS, len(CLASSES))
         layer.weight.data, layer.bias.data = torch.from_numpy(self.weight.T.copy()), torch.from_numpy(self.bias)
         module = torch.nn.Sequential(torch.nn.Flatten(), layer).eval().requires_grad_(False)
         batch = torch.export.Dim("batch", min=1, max=SPEC.max_batch)
         program = torch.export.export(module, (torch.zeros(2, 3, 4, 4),), dynamic_shapes=({0: batch},))
-        path = torch._inductor.aoti_compile_and_package(program, package_path=str(folder / "model.pt2"))
+        path = torch._inductor.aoti_compile_and_package(
+            program, package_path=str(folder / "model.pt2"), inductor_configs=settings
+        )
         return Path(path).read_bytes()
 
     def baseline(self, spec: Spec = SPEC) -> Baseline:

@@ -91,7 +91,6 @@ def batches_of_a_burst(served: Bed, version: Version) -> set[int]:
 
 
 @pytest.mark.engine
-@pytest.mark.alone
 def test_a_tuned_version_is_served_from_the_stage_before_it_is_published(engine: Engine, tmp_path: Path) -> None:
     version = put_version(tmp_path / "models")
     config = parse_config(version.config.read_text())
