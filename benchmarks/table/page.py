@@ -18,9 +18,9 @@ _DASH = "—"
 _GB = 1e9
 _PAGE_WIDTH = 120
 _SEARCHED = (
-    "It is asked for the fastest artifacts (`--effort normal`). Both artifacts of the default effort are made first, by",
-    "the stages that the default effort has, and the time until then is compared with the script by hand; the search",
-    "for faster ones comes after that, and is part of the whole command only.",
+    "It is asked for the fastest artifacts (`--effort normal`). Both artifacts of the default effort are made first,",
+    "by the stages that the default effort has, and the time until then is compared with the script by hand; the",
+    "search for faster ones comes after that, and is part of the whole command only.",
 )
 
 
