@@ -4,10 +4,6 @@ Owns the import and what must happen before it. Knows nothing of architectures.
 Called by the zoo when its index is built, and by `build` when a module is.
 """
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -21,8 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NMS = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-# Torch's compiler, a third of what importing torchvision takes; an operator asks it, when it is called, for one answer.
-_COMPILER = "torch._dynamo.utils"
 _NMS_BLOCK = 512  # boxes whose overlaps with all others are held at once
 _registered: list[Any] = []  # a torch.library.Library takes its schemas with it when it is collected
 
@@ -55,8 +49,7 @@ def import_torchvision() -> ModuleType:
     if not native:
         _declare_schemas()
     try:
-        with _compiler_on_use():
-            import torchvision
+        import torchvision
     except (ImportError, RuntimeError) as error:
         raise MissingError(
             f"torchvision {release} cannot be imported beside torch {torch.__version__}: {error}",
@@ -84,40 +77,6 @@ def native_ops_load() -> bool:
     except OSError:
         return False
     return True
-
-
-@contextmanager
-def _compiler_on_use() -> Iterator[None]:
-    """While this lasts, who imports `is_compile_supported` gets one that imports torch's compiler when it is called.
-
-    Anything else that is wanted of that module imports it at once, as it would without this.
-    """
-    if _COMPILER in sys.modules:
-        yield
-        return
-    stand_in = ModuleType(_COMPILER)
-
-    def is_compile_supported(device: str) -> bool:
-        found: bool = import_module(_COMPILER).is_compile_supported(device)
-        return found
-
-    def of_the_module(name: str) -> Any:
-        # What the import system itself looks for in a module that is there, such as its spec, is no use of it.
-        if name.startswith("__"):
-            raise AttributeError(name)
-        leave()
-        return getattr(import_module(_COMPILER), name)
-
-    def leave() -> None:
-        if sys.modules.get(_COMPILER) is stand_in:
-            del sys.modules[_COMPILER]
-
-    vars(stand_in).update(is_compile_supported=is_compile_supported, __getattr__=of_the_module)
-    sys.modules[_COMPILER] = stand_in
-    try:
-        yield
-    finally:
-        leave()
 
 
 def _declare_schemas() -> None:
