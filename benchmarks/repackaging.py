@@ -2,73 +2,51 @@
 
 Owns results/repackaging.*. Run from the project's root on an idle machine: `python -m benchmarks.repackaging`. Each
 round of a model: an empty cache, one seeded fine-tune packaged, another of the same architecture packaged, and that one
-again without a cache, each by a new process, with parity, latency and the served check as by default: so the next one
-carries over the latency of the first, where that was measured quietly. The conversion part is the time from the start
-of the export to the end of the last format.
+again without a cache, each by the command `deployctl package` in a new process, with parity, latency and the served
+check as by default: so the next one carries over the latency of the first, where that was measured quietly. The
+conversion part is the time from the start of the export to the end of the last format.
 """
 
 import argparse
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from deploy.cache import cache_folder
-from deploy.checkpoint.model import CheckpointRequest
-from deploy.package import package
 from deploy.repository.manifest import Environment
-from deploy.request import PackageRequest, Resources
-from deploy.targets import find_target
 from deploy.validate.machine import describe_cpus
 from tests.fixtures import save_state_dict, seeded_module
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = ("resnet50", "vit_b_16")
 TURNS = (("first", 0, True), ("next", 1, True), ("next without cache", 1, False))
-PARTS = ("conversion", "export", "convert to aoti", "convert to onnx", "whole")
+PARTS = (
+    "read the checkpoint", "conversion", "export", "convert to aoti", "convert to onnx", "prove against float64",
+    "serve", "whole",
+)  # fmt: skip
 CARRIED = "latency carried over"
+_LINE = re.compile(r"\d\d:\d\d:\d\d  (?P<name>.+?)(?:(?P<begins> \.\.\.)|: done, [\d.]+ s)")
 # What the next one may take of the first one's time.
 AIMS = {"conversion": 0.05, "whole": 0.25}
 
 
-class Clock:
-    """A progress display that keeps when each stage began and ended, in seconds."""
-
-    def __init__(self) -> None:
-        self.stages: dict[str, tuple[float, float]] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Keep the two moments of a stage."""
-        started = time.monotonic()
-        yield
-        self.stages[name] = (started, time.monotonic())
-
-    def note(self, text: str) -> None:
-        """Say it, for whoever waits."""
-        print(text, file=sys.stderr)
-
-
 def main() -> None:
-    """All rounds, or the one run that a round asks for."""
+    """All rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS), help="torchvision builders")
     parser.add_argument("--n", type=int, default=3, help="rounds of each model")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the two files")
-    parser.add_argument("--one", nargs=4, metavar="X", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.one:
-        print(json.dumps(one(*given.one)))
-        return
     rows: list[dict[str, Any]] = []
     for model in given.models.split(","):
         rows += measure(model, given.n)
@@ -101,40 +79,49 @@ def measure(model: str, rounds: int) -> list[dict[str, Any]]:
             cache.mkdir(parents=True)
             (cache / "engines").symlink_to(engines)
             for turn, seed, cached in TURNS:
-                arguments = [model, f"{folder}/{seed}.pt", str(work / turn), "yes" if cached else "no"]
-                took = run([*arguments], cache)
+                arguments = [f"{folder}/{seed}.pt", "--arch", model, "--name", model, "--repository", str(work / turn)]
+                took = run([*arguments, *([] if cached else ["--no-cache"])], cache)
                 found.append({"model": model, "round": number, "turn": turn, **took})
             shutil.rmtree(work)
     return found
 
 
 def run(arguments: list[str], cache: Path) -> dict[str, float]:
-    """One run in a process of its own; what it says it took, and the whole by the clock."""
-    started = time.monotonic()
-    command = [sys.executable, "-m", "benchmarks.repackaging", "--one", *arguments]
+    """Seconds of the conversion part, of every stage and of the whole, of one packaging by the command line."""
     environment = {**os.environ, "DEPLOYCTL_CACHE": str(cache)}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-    stages: dict[str, float] = json.loads(done.stdout)
-    return {**stages, "whole": time.monotonic() - started}
+    lines: list[tuple[float, str]] = []
+    started = time.monotonic()
+    with subprocess.Popen(
+        [sys.executable, "-m", "deploy", "package", *arguments],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        for line in process.stderr:
+            lines.append((time.monotonic() - started, line.rstrip()))
+            print(line, end="", file=sys.stderr)
+    whole = time.monotonic() - started
+    assert process.returncode == 0, f"{arguments}: exit code {process.returncode}"
+    return {**taken(lines), "whole": whole}
 
 
-def one(model: str, checkpoint: str, repository: str, cache: str) -> dict[str, float]:
-    """Seconds of the conversion part and of every stage, of one packaging by the main job."""
-    clock = Clock()
-    request = PackageRequest(
-        checkpoint=CheckpointRequest(path=Path(checkpoint), arch=model),
-        repository=Path(repository),
-        target=find_target("local-cpu"),
-        name=model,
-        resources=Resources(cache=cache == "yes"),
-    )
-    result = package(request, progress=clock)
-    assert result.outcome.judgement.passed, result.outcome.judgement.reason
-    assert result.latency is not None
-    conversion = [span for name, span in clock.stages.items() if name == "export" or name.startswith("convert")]
-    seconds = {name: end - start for name, (start, end) in clock.stages.items()}
+def taken(lines: Iterable[tuple[float, str]]) -> dict[str, float]:
+    """Seconds of the conversion part and of every stage, from what the command said and when it said it."""
+    began: dict[str, float] = {}
+    stages: dict[str, tuple[float, float]] = {}
+    carried = False
+    for at, line in lines:
+        carried = carried or "--measure-again" in line
+        if found := _LINE.fullmatch(line):
+            if found["begins"]:
+                began[found["name"]] = at
+            elif found["name"] in began:
+                stages[found["name"]] = began[found["name"]], at
+    conversion = [span for name, span in stages.items() if name == "export" or name.startswith("convert")]
     took = max(end for _, end in conversion) - min(start for start, _ in conversion)
-    return {"conversion": took, CARRIED: float(result.latency.carried is not None), **seconds}
+    seconds = {name: end - start for name, (start, end) in stages.items()}
+    # Of a format that lost its served check there is a second one.
+    seconds["serve"] = sum(took for name, took in seconds.items() if name.startswith("serve "))
+    return {"conversion": took, CARRIED: float(carried), **seconds}
 
 
 def shares(rows: list[dict[str, Any]], model: str, part: str) -> list[float]:

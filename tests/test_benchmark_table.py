@@ -156,7 +156,22 @@ def test_the_conversion_aim_is_missed_where_ours_takes_longer() -> None:
         update={"cold": (cold("by hand", export=6.0, aoti=30.0, onnx=40.0), measured("resnet18").cold[-1])}
     )
     judged = {aim.name: aim.verdict for aim in aims([slow])}
-    assert judged["conversion to both formats, cold, over the script by hand"] == "missed"
+    assert judged["conversion to both formats, cold, default effort, over the script by hand"] == "missed"
+
+
+def test_the_search_for_faster_artifacts_is_no_part_of_the_conversion_that_is_compared(tmp_path: Path) -> None:
+    low = measured("resnet18")
+    ends = {"export": 7.0, "convert_to_onnx": 20.0, "convert_to_aoti": 42.0, "find_the_fastest_aoti": 90.0}
+    normal = low.model_copy(
+        update={"cold": (*low.cold[:2], cold("deployctl", **ends, find_the_fastest_onnx=100.0, measure_latency=130.0))}
+    )
+    assert sums.conversion_ratio(normal) == sums.conversion_ratio(low)
+    assert (sums.searched(low), sums.searched(normal)) == (0.0, 58.0)
+    for model, said in ((low, False), (normal, True)):
+        folder = tmp_path / str(said)
+        run(job(folder, "resnet18"), lambda *_, model=model: model)
+        text = (folder / "docs" / PAGE_FILE).read_text()
+        assert ("130.0 s, 6.00 GB, 58.0 s of it the search" in text, "--effort normal" in text) == (said, said)
 
 
 def test_a_lost_route_has_dashes_and_its_reason(tmp_path: Path) -> None:
@@ -227,6 +242,18 @@ def test_what_is_written_by_hand_owes_us_nothing() -> None:
 @pytest.mark.skipif(not (RESULTS / TABLE_FILE).exists(), reason="no table was measured yet")
 def test_the_page_in_docs_is_that_of_the_measured_table() -> None:
     assert (ROOT / "docs" / PAGE_FILE).read_text() == page(Table.read(RESULTS / TABLE_FILE))
+
+
+def test_the_stages_of_a_packaging_are_read_from_what_it_says() -> None:
+    said = ["read the checkpoint ...", "read the checkpoint: done, 2.0 s", "export ...", "export: done, 1.0 s"]
+    said += ["convert to aoti ...", "convert to onnx ...", "convert to onnx: done, 1 s", "convert to aoti: done, 3.0 s"]
+    said += ["serve onnx in a real Triton ...", "serve onnx in a real Triton: done, 1.0 s"]
+    lines = [(float(at), f"10:00:{at:02}  {text}") for at, text in enumerate(said)]
+    found = repackaging.taken(lines)
+    assert (found["read the checkpoint"], found["conversion"], found["serve"]) == (1.0, 5.0, 1.0)
+    assert found[repackaging.CARRIED] == 0.0
+    note = "10:00:11  latency is carried over from m; --measure-again measures this one"
+    assert repackaging.taken([*lines, (11.0, note)])[repackaging.CARRIED] == 1.0
 
 
 @pytest.mark.parametrize(("seconds", "verdict"), [((4.0, 4.5), "met"), ((4.0, 6.0), "open"), ((6.0, 7.0), "missed")])

@@ -19,6 +19,7 @@ from deploy.validate.winner import TOO_NOISY
 CONTROL = control_of(EAGER)
 EXPORT = "export"
 OUR_CONVERSIONS = ("convert to aoti", "convert to onnx")
+_SEARCH = "find the fastest"
 ABOVE, BELOW, LEVEL, NOISY, UNKNOWN = "above", "below", "level", "too noisy", "not measured"
 
 
@@ -106,10 +107,16 @@ def hand_seconds(run: Cold, route: str) -> float:
 
 
 def converted_after(model: ModelRecord) -> float | None:
-    """Seconds from the start of our command until both artifacts lay there."""
+    """Seconds from the start of our command until both artifacts of the default effort lay there."""
     run = model.run("deployctl")
     done = [name for name in OUR_CONVERSIONS if run and name in run.stages]
     return run.until(*done) if run and len(done) == len(OUR_CONVERSIONS) else None
+
+
+def searched(model: ModelRecord) -> float:
+    """Seconds of our command that went into looking for faster artifacts; 0 for the default effort."""
+    run = model.run("deployctl")
+    return sum(stage.seconds for name, stage in run.stages.items() if name.startswith(_SEARCH)) if run else 0.0
 
 
 def conversion_ratio(model: ModelRecord) -> float | None:

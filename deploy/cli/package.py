@@ -181,6 +181,10 @@ def command(ctx: click.Context, /, *, request: CheckpointRequest, as_json: bool,
     It is exported once, compiled to AOTInductor and ONNX, proven against float64, measured, served by a real
     tritonserver, and only then published.
     """
+    from deploy.processes import prepare
+
+    # What children need is imported by the server they are forked from, while this process imports its own part.
+    prepare("deploy.package", "deploy.convert.preload", "deploy.cli.main")
     from deploy.cli.packaged import show_plan, show_result
     from deploy.package import package, plan_package
     from deploy.report.stages import Stages

@@ -12,6 +12,8 @@ import torch.export
 
 from deploy.checkpoint.vision import import_torchvision
 
+# Torch's compiler comes with it, half of the time. Left out it would cost each child that builds a module as much: what
+# initialises parameters on the meta device imports it.
 import_torchvision()
 
 __all__ = ["torch"]

@@ -1,8 +1,8 @@
 """Runs one server and makes sure that it ends: when told to, by itself, or because whoever asked for it is gone.
 
 Owns the server's process group and the shared memory it leaves. Run as a script of its own by `server`, standard
-library only: `guard.py GRACE_SECONDS FOLDER COMMAND...`, with a pipe on stdin. Any byte there stops the server; the
-end of the pipe means that the parent died, and then FOLDER is removed as well.
+library only: `guard.py GRACE_SECONDS FOLDER COMMAND...`, with a pipe on stdin. Any byte there stops the server, the
+byte `k` without letting it finish; the end of the pipe means that the parent died, and then FOLDER is removed as well.
 """
 
 import ctypes
@@ -15,6 +15,8 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+
+AT_ONCE = b"k"
 
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.1
@@ -35,7 +37,7 @@ def main(grace: float, folder: Path, command: list[str]) -> int:
             told = os.read(0, 1)
             break
     parent_died = server.poll() is None and not asked and not told
-    status = _end(server, grace)
+    status = _end(server, grace, patience=0.0 if told == AT_ONCE else grace)
     if parent_died:
         shutil.rmtree(folder, ignore_errors=True)
     return status
@@ -45,12 +47,15 @@ def _die_with_guard() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _end(server: subprocess.Popen[bytes], grace: float) -> int:
-    """Ask the server to stop, then kill what is left of its group, and remove the regions they had mapped."""
+def _end(server: subprocess.Popen[bytes], grace: float, *, patience: float) -> int:
+    """Ask the server to stop, then kill what is left of its group, and remove the regions they had mapped.
+
+    It may take `patience` seconds to end by itself, and what was killed `grace` seconds to be gone.
+    """
     regions = _mapped_regions(server.pid)
     _signal(server.pid, signal.SIGINT)
     try:
-        status = server.wait(grace)
+        status = server.wait(patience)
     except subprocess.TimeoutExpired:
         _signal(server.pid, signal.SIGKILL)
         status = server.wait()

@@ -16,7 +16,7 @@ from deploy.serve.engines import Engine
 from deploy.serve.local import config_difference
 from deploy.serve.memory import peak_memory
 from deploy.serve.parameters import DEVICE_PARAMETER
-from deploy.serve.server import TritonServer
+from deploy.serve.server import ServerOptions, TritonServer
 from deploy.serve.serving import serving
 from deploy.targets import all_targets
 from deploy.validate.baseline import Baseline
@@ -40,7 +40,7 @@ def check_served(version: Version, engine: Engine, question: ServedQuestion, *, 
     Raises UsageError if a published one has changed, ServerFailed, with the server's own reason, if it does not get
     ready.
     """
-    with serving([version], engine=engine, staged=staged) as server:
+    with serving([version], engine=engine, options=ServerOptions(end_at_once=True), staged=staged) as server:
         return ask_server(server, version, question)
 
 

@@ -38,6 +38,7 @@ class ServerOptions:
     """How to serve. `expect` are the model versions that must be ready.
 
     `scratch` is an existing folder for the server's own files; it is removed with the server, whatever ends it.
+    `end_at_once`: nobody is left to ask it when it is stopped, so it is killed and need not unload its models.
     """
 
     host: str = "127.0.0.1"
@@ -46,6 +47,7 @@ class ServerOptions:
     expect: tuple[tuple[str, int], ...] = ()
     scratch: Path | None = None
     ready_seconds: float = 300.0
+    end_at_once: bool = False
 
 
 class ServerFailed(UnfinishedError):  # noqa: N818 - named for what happened
@@ -264,7 +266,7 @@ class TritonServer:
             return
         assert process.stdin is not None
         with suppress(OSError):
-            process.stdin.write(b"q")
+            process.stdin.write(guard.AT_ONCE if self.options.end_at_once else b"q")
         with suppress(OSError):
             process.stdin.close()
         process.wait()

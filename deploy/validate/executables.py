@@ -52,6 +52,13 @@ class _Timed:
     def _bind(self, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
         raise NotImplementedError
 
+    def run(self, inputs: Sequence[np.ndarray]) -> Arrays:
+        raise NotImplementedError
+
+    def run_twice(self, inputs: Sequence[np.ndarray]) -> tuple[Arrays, Arrays]:
+        """The outputs for one batch, and those of the same call again: one message for both."""
+        return self.run(inputs), self.run(inputs)
+
     def time_calls(self, inputs: Sequence[np.ndarray], calls: int) -> list[float]:
         call, finish = self._bind(inputs), self._finish()
         seconds = []

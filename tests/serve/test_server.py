@@ -66,8 +66,11 @@ def ask(server: TritonServer, number: int) -> float:
 
 
 @pytest.mark.engine
-def test_leaving_the_block_leaves_no_process_no_memory_and_no_folder(engine: Engine, version: Version) -> None:
-    with serving([version], engine=engine) as server:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_leaving_the_block_leaves_no_process_no_memory_and_no_folder(
+    engine: Engine, version: Version, at_once: bool
+) -> None:
+    with serving([version], engine=engine, options=ServerOptions(end_at_once=at_once)) as server:
         processes = descendants(server.pid)
         mapped = shared_memory(processes)
         folders = [server.repository, server.log.parent]

@@ -32,6 +32,16 @@ def test_the_device_is_waited_for_before_the_first_call_and_after_each() -> None
     assert model.marks == ["wait", "call", "wait", "call", "wait", "call", "wait"]
 
 
+def test_the_second_answer_is_that_of_a_second_call() -> None:
+    class Counting(Launched):
+        def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+            self.marks.append("run")
+            return [inputs[0] + len(self.marks)]
+
+    first, again = Counting().run_twice([np.zeros(1)])
+    assert (first[0].item(), again[0].item()) == (1.0, 2.0)
+
+
 def test_versions_are_those_that_the_modules_say_of_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`onnxruntime-gpu` brings another's module, and PyPI's torch 2.11.0 calls itself 2.11.0+cu130."""
     installed = installed_versions(["torch", "onnxruntime", "no-such-distribution"])
