@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deploy.checkpoint.load import read_checkpoint
+from deploy.checkpoint.model import CheckpointRequest
 from deploy.convert.export import export_program
 from deploy.errors import DeployError, UnfinishedError, UsageError
 from tests.signatures.models import LONGEST, Halves, Tagger, ask
@@ -111,6 +112,17 @@ class Remembers(Layer):
         return x - self.mean
 
 
+class Overwrites(Layer):
+    """Normalises its input in place, which two calls show; or cuts it off in place, which they do not."""
+
+    def __init__(self, *, twice_the_same: bool) -> None:
+        super().__init__()
+        self.twice_the_same = twice_the_same
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.clamp_(0, 1) if self.twice_the_same else x.sub_(0.5)) * self.scale
+
+
 class Drops(Layer):
     """Dropout that nobody turned off, beside one that eval mode does."""
 
@@ -149,6 +161,25 @@ def test_answers_that_change_from_call_to_call_are_refused(
     assert isinstance(error, UsageError)
     assert re.search(found, error.found), str(error)
     assert fix in error.fix
+
+
+@pytest.mark.parametrize("twice_the_same", [False, True])
+def test_a_forward_that_writes_into_its_input_is_refused(twice_the_same: bool, tmp_path: Path) -> None:
+    module = Overwrites(twice_the_same=twice_the_same)
+    torch.save(module.state_dict(), tmp_path / "m.pt")
+    factory = f"{__name__}:{'cutting' if twice_the_same else 'normalising'}"
+    request = CheckpointRequest(path=tmp_path / "m.pt", factory=factory, input_shapes=((8,),))
+    with pytest.raises(UsageError, match=r"changes its input .* in place") as error:
+        export_program(read_checkpoint(request), max_batch=4, folder=tmp_path)
+    assert "x.clone()" in error.value.fix
+
+
+def cutting() -> nn.Module:
+    return Overwrites(twice_the_same=True)
+
+
+def normalising() -> nn.Module:
+    return Overwrites(twice_the_same=False)
 
 
 def failure(module: nn.Module, path: Path, inputs: tuple[str, ...], **words: tuple[str, ...]) -> DeployError:
