@@ -126,6 +126,8 @@ def test_an_adapter_alone_says_how_to_serve_it(tmp_path: Path) -> None:
     [
         ({"use_dora": True}, "uses use_dora, which vLLM does not serve"),
         ({"modules_to_save": ["lm_head"]}, "uses modules_to_save"),
+        ({"alpha_pattern": {"q_proj": 32}}, "uses alpha_pattern, which vLLM does not serve"),
+        ({"init_lora_weights": "pissa"}, "uses init_lora_weights pissa"),
         ({"peft_type": "IA3"}, "is a IA3 adapter"),
         ({"r": 16}, r"lora_A.weight of .* is \[4, 128\]"),
     ],
