@@ -58,6 +58,9 @@ def two():
 def careful():
     return Careful()
 
+def as_in_training():
+    return nn.DataParallel(torch.compile(Net()))
+
 def needs(path):
     return Net()
 
@@ -92,7 +95,7 @@ def ask(folder: Path, function: str, *, rows: int = 2, shapes: tuple[tuple[int, 
     return read_checkpoint(CheckpointRequest(path=folder / "weights.pt", factory=function, input_shapes=shapes))
 
 
-@pytest.mark.parametrize("function", ["build", "build_for", "Net", "careful", "Scaled"])
+@pytest.mark.parametrize("function", ["build", "build_for", "Net", "careful", "Scaled", "as_in_training"])
 def test_a_factory_gives_the_module(function: str, folder: Path) -> None:
     checkpoint = ask(folder, f"mynet:{function}")
     assert checkpoint.architecture == f"factory/mynet:{function}"

@@ -98,6 +98,13 @@ class Spectrum(Layer):
         return found
 
 
+class Nothing(Layer):
+    """A part of its output that a switch of training left without elements."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"scores": x * self.scale, "aux": x[:, :0]}
+
+
 class Remembers(Layer):
     """A running mean that it goes on with when it is served."""
 
@@ -137,8 +144,9 @@ class Drops(Layer):
         (OfNumpy(), r"numpy\(\) is not supported(.|\n)*forward: order = np\.argsort", "with torch's operators"),
         (Checked(), r"forward: assert torch\.isfinite\(x\)\.all\(\)", "leave that check out"),
         (Spectrum(), "output 'output' is complex64", "view_as_real"),
+        (Nothing(), r"output 'aux' has the shape \['batch', 0\], which holds nothing", "leave it out"),
     ],
-    ids=["NumPy", "an assertion", "complex numbers"],
+    ids=["NumPy", "an assertion", "complex numbers", "no elements"],
 )
 def test_what_no_graph_holds_is_told_from_control_flow(module: nn.Module, found: str, fix: str, tmp_path: Path) -> None:
     error = failure(module, tmp_path, ("8",))
