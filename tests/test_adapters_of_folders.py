@@ -1,5 +1,6 @@
 """LoRA adapters on transformers folders, from PEFT's own files to served answers."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +28,20 @@ def trained_adapter(folder: Path, network: str, *, base: str = "Model", **option
     import_transformers()
     peft = pytest.importorskip("peft")
     save_folder(folder / "base", network + base)
-    classifier = getattr(import_transformers(), f"{network}ForSequenceClassification")
-    model = classifier.from_pretrained(folder / "base", num_labels=CLASSES)
-    config = peft.LoraConfig(
-        task_type="SEQ_CLS", r=2, lora_alpha=6, target_modules=["query", "value", "q_lin", "v_lin"], **options
-    )
-    torch.manual_seed(1)
-    adapted = peft.get_peft_model(model, config)
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_" in name or "modules_to_save" in name:
-                parameter.normal_(std=0.5)
-    adapted.eval().save_pretrained(folder / "adapter")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT uses what transformers calls deprecated
+        classifier = getattr(import_transformers(), f"{network}ForSequenceClassification")
+        model = classifier.from_pretrained(folder / "base", num_labels=CLASSES)
+        config = peft.LoraConfig(
+            task_type="SEQ_CLS", r=2, lora_alpha=6, target_modules=["query", "value", "q_lin", "v_lin"], **options
+        )
+        torch.manual_seed(1)
+        adapted = peft.get_peft_model(model, config)
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if "lora_" in name or "modules_to_save" in name:
+                    parameter.normal_(std=0.5)
+        adapted.eval().save_pretrained(folder / "adapter")
     return adapted
 
 

@@ -15,6 +15,8 @@ from deploy.processes import run_alone
 from tests.checkpoint.checkpoints import prefixed
 
 CODE = """
+import warnings
+
 import torch
 from torch import nn
 
@@ -59,7 +61,9 @@ def careful():
     return Careful()
 
 def as_in_training():
-    return nn.DataParallel(torch.compile(Net()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.compile imports what torch itself calls deprecated
+        return nn.DataParallel(torch.compile(Net()))
 
 def needs(path):
     return Net()
