@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.formats import read_stored
-from deploy.checkpoint.pretrained_folder import is_pretrained_folder
 from deploy.checkpoint.weights import strip_prefixes
 from deploy.errors import UsageError
 from deploy.files import sha256_bytes, sha256_path
@@ -27,11 +26,22 @@ _PREFIX = "base_model.model."
 _PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(\.weight)?")
 _MERGE = "merge it where it was trained: torch.save(model.merge_and_unload().state_dict(), 'merged.pt')"
 # What changes the arithmetic beyond W + scale * B A.
-_BEYOND = ("use_dora", "lora_bias", "target_parameters", "layer_replication", "use_qalora", "alora_invocation_tokens")
+_BEYOND = (
+    "use_dora", "lora_bias", "target_parameters", "layer_replication", "use_qalora", "alora_invocation_tokens",
+    "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "trainable_token_indices",
+)  # fmt: skip
+# How matrices began where the base stayed as it was. Others, such as PiSSA, OLoRA and LoftQ, took a part out of the
+# base's weights: what is saved changes that rest, and merged into the base itself it would count the part twice.
+BASE_UNCHANGED = (True, False, None, "gaussian", "eva", "orthogonal")
+_CONVERT = (
+    "save it as a change of the base itself, peft_model.save_pretrained(folder, "
+    "path_initial_model_for_weight_conversion=...), or merge it where it was trained: "
+    "torch.save(model.merge_and_unload().state_dict(), 'merged.pt')"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Adapter:
+class Adapter:
     """An adapter's settings, its pairs of matrices by module, and tensors that replace the base's whole."""
 
     folder: Path
@@ -48,8 +58,6 @@ def is_adapter(path: Path) -> bool:
 def require_base(path: Path, base: Path | None) -> Path:
     """The base's path. Raises UsageError if an adapter comes without one, or a base without an adapter."""
     if is_adapter(path) and base is not None:
-        if is_pretrained_folder(base):
-            raise UsageError(f"{base} is a transformers folder", expected="weights alone as a base", fix=_MERGE)
         return base
     if base is not None:
         raise UsageError(
@@ -74,7 +82,7 @@ def merge(tensors: Mapping[str, "Tensor"], folder: Path) -> dict[str, "Tensor"]:
 
     Raises UsageError if the adapter is no plain LoRA, or does not fit.
     """
-    adapter = _read_adapter(folder)
+    adapter = read_adapter(folder)
     targets = [f"{module}.weight" for module in adapter.pairs]
     forms = [form for _, form in strip_prefixes(tensors)]
     fitting = next((form for form in forms if all(name in form for name in targets)), None)
@@ -92,7 +100,8 @@ def merge(tensors: Mapping[str, "Tensor"], folder: Path) -> dict[str, "Tensor"]:
     return merged
 
 
-def _read_adapter(folder: Path) -> _Adapter:
+def read_adapter(folder: Path) -> Adapter:
+    """What PEFT saved, by the names that the base's tensors have. Raises UsageError if it is no plain LoRA."""
     config = _read_config(folder)
     path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
     if path is None:
@@ -107,7 +116,7 @@ def _read_adapter(folder: Path) -> _Adapter:
             raise _not_plain(folder, f"holds {name}")
         else:
             whole[name.replace(".modules_to_save.", ".").replace(".base_layer.", ".")] = tensor
-    return _Adapter(folder=folder, config=config, pairs=pairs, whole=whole)
+    return Adapter(folder=folder, config=config, pairs=pairs, whole=whole)
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
@@ -121,6 +130,13 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     beyond = next((key for key in _BEYOND if config.get(key)), None)
     if beyond:
         raise _not_plain(folder, f"was trained with {beyond}")
+    began = config.get("init_lora_weights")
+    if began not in BASE_UNCHANGED:
+        raise UsageError(
+            f"{folder} began as {began}, which took a part out of the base's weights",
+            expected="an adapter of the base itself: W + scale * B A would count that part twice",
+            fix=_CONVERT,
+        )
     return config
 
 
@@ -128,7 +144,7 @@ def _not_plain(folder: Path, what: str) -> UsageError:
     return UsageError(f"{folder} {what}", expected="plain LoRA, whose merge is W + scale * B A", fix=_MERGE)
 
 
-def _changed(adapter: _Adapter, module: str, weight: "Tensor", pair: Mapping[str, "Tensor"]) -> "Tensor":
+def _changed(adapter: Adapter, module: str, weight: "Tensor", pair: Mapping[str, "Tensor"]) -> "Tensor":
     """The weight with its pair of matrices in it. Raises UsageError if they do not fit it."""
     import torch
 

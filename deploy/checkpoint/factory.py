@@ -128,7 +128,18 @@ def _import(reference: str, module_name: str) -> Any:
 def _call(function: Callable[..., Any], keywords: Mapping[str, Any]) -> Any:
     # Standard output belongs to the result of the command.
     with redirect_stdout(sys.stderr):
-        return function(**keywords)
+        return _unwrapped(function(**keywords))
+
+
+def _unwrapped(module: Any) -> Any:
+    """The network inside torch.compile and data parallelism, which are of training and prefix every weight's name."""
+    while True:
+        if type(module).__name__ == "OptimizedModule":
+            module = module._orig_mod
+        elif isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        else:
+            return module
 
 
 def _explained(reference: str, doing: str, error: Exception) -> UsageError:

@@ -29,6 +29,8 @@ _AXES = {
     4: {2: "height", 3: "width"},
     5: {2: "frames", 3: "height", 4: "width"},
 }
+# What pixels are divided by, or not: the range that mean and standard deviation are of.
+PIXEL_RANGE, UNIT_RANGE = (0.0, 255.0), (0.0, 1.0)
 UNKNOWN = Preprocessing(source="unknown")
 UNKNOWN_NOTE = "preprocessing: unknown; nothing says how images became input tensors during training"
 
@@ -137,8 +139,36 @@ def _dim(tensor: TensorSpec, axis: int, *, name: str | None, bounds: tuple[int, 
 
 def preprocessing_of(match: Match, shape: Shape, facts: TrainingFacts) -> tuple[Preprocessing, tuple[str, ...]]:
     """What is known of the preprocessing, and the notes that say how far it can be relied on."""
-    if facts.knows_preprocessing:
-        return preprocessing_from(facts), ()
+    return with_facts(facts, *_usual_preprocessing(match, shape))
+
+
+def with_facts(
+    facts: TrainingFacts, usual: Preprocessing, notes: tuple[str, ...]
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """What the checkpoint tells, and the usual mean and deviation where it tells neither; `notes` are on the usual.
+
+    A size that is told leaves the usual resize behind: together they might be nobody's.
+    """
+    if not facts.knows_preprocessing:
+        return usual, notes
+    told = preprocessing_from(facts)
+    if told.mean or told.std or usual.mean is None:
+        return told, ()
+    filled: dict[str, object] = {
+        "mean": usual.mean,
+        "std": usual.std,
+        "value_range": usual.value_range,
+        "layout": usual.layout,
+    }
+    if told.interpolation is None:
+        filled["interpolation"] = usual.interpolation
+    if told.resize is None and told.crop is None:
+        filled |= {"resize": usual.resize, "crop": usual.crop}
+    return told.model_copy(update={**filled, "source": f"checkpoint, else {usual.source}"}), notes
+
+
+def _usual_preprocessing(match: Match, shape: Shape) -> tuple[Preprocessing, tuple[str, ...]]:
+    """That of the builder's default weights, and the notes that say that it is a guess."""
     transforms, size = match.architecture.transforms, shape[1:]
     if transforms is None or shape[0] != len(transforms.mean):
         return UNKNOWN, (UNKNOWN_NOTE,)
@@ -171,8 +201,14 @@ def preprocessing_from(facts: TrainingFacts) -> Preprocessing:
         crop=facts.size,
         mean=facts.mean,
         std=facts.std,
+        value_range=range_of(facts.mean, facts.std),
         interpolation=facts.interpolation,
     )
+
+
+def range_of(mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[float, float] | None:
+    """0..255 where mean or deviation can only be of such pixels (123.7 and 58.4, say); None where nothing is told."""
+    return PIXEL_RANGE if any(abs(value) > 1 for value in (*(mean or ()), *(std or ()))) else None
 
 
 def _asked_shape(match: Match, asked: tuple[tuple[int, ...], ...]) -> Shape:

@@ -54,11 +54,10 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
     if request.arch and request.factory:
         raise UsageError("--arch and --factory were both given", expected="one of them")
     base = require_base(request.path, request.base) if is_adapter(request.path) or request.base else None
-    if is_pretrained_folder(request.path):
+    if is_pretrained_folder(base or request.path):
         from deploy.checkpoint.pretrained import read_pretrained
 
-        checkpoint = read_pretrained(request, request.path, name=model_name(request.path))
-        return settle(checkpoint, request.preprocessing)
+        return settle(read_pretrained(request, name=model_name(request.path)), request.preprocessing)
     # 1. Refused before anything large is read; then the digest is taken while torch is imported.
     kind = recognise(base or request.path)
     if kind is Kind.PROGRAM and base is None:

@@ -124,7 +124,7 @@ class Checkpoint(Record):
     `decisions` has the decision axis by output name, where the shape alone would not tell. `size` is that of all files,
     in bytes; `found_under` the dotted path to the weights, None for the top. `base` is the checkpoint that an adapter
     at `path` changes; `digest` is then of both. `kept` are the files that a version keeps of a checkpoint that is a
-    folder, relative to it: its tokenizer.
+    folder, relative to `network_path`: its tokenizer.
     """
 
     path: Path
@@ -151,6 +151,11 @@ class Checkpoint(Record):
     trust_pickle: bool
     kept: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def network_path(self) -> Path:
+        """Where the network's own files lie: the base's, where `path` is an adapter."""
+        return self.base or self.path
 
     @property
     def origin(self) -> str:

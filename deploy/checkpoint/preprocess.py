@@ -5,7 +5,7 @@ Owns those two rules and their refusals; the tensors' side of it is in `fusing`.
 
 from math import isfinite
 
-from deploy.checkpoint.inputs import UNKNOWN_NOTE
+from deploy.checkpoint.inputs import UNIT_RANGE, UNKNOWN_NOTE, range_of
 from deploy.checkpoint.model import Checkpoint, FusedStep, Preprocessing, PreprocessingRequest
 from deploy.errors import UsageError
 from deploy.spec import BATCH, TensorSpec
@@ -79,6 +79,9 @@ def _with_facts(checkpoint: Checkpoint, asked: PreprocessingRequest) -> Checkpoi
     names = ", ".join(said)
     source = f"asked for ({names})" + ("" if known.source == "unknown" else f", else {known.source}")
     settled = known.model_copy(update={**said, "source": source})
+    pixels = range_of(settled.mean, settled.std)
+    if "mean" in said or "std" in said:
+        settled = settled.model_copy(update={"value_range": pixels or UNIT_RANGE})
     if isinstance(settled.resize, int) and settled.crop is not None and settled.crop > settled.resize:
         raise UsageError(
             f"a crop of {settled.crop} pixels does not fit into images resized to {settled.resize}",
@@ -86,7 +89,7 @@ def _with_facts(checkpoint: Checkpoint, asked: PreprocessingRequest) -> Checkpoi
             fix="correct --crop or --resize",
         )
     notes = [note for note in checkpoint.notes if note != UNKNOWN_NOTE]
-    told = (*notes, f"preprocessing: {names} as asked for")
+    told = (*notes, f"preprocessing: {names} as asked for" + (", of pixels in 0..255" if pixels else ""))
     return checkpoint.model_copy(update={"preprocessing": settled, "notes": told})
 
 

@@ -9,19 +9,23 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from deploy.checkpoint.adapters import digest_of, read_adapter
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
+from deploy.checkpoint.pretrained_adapter import adapted_folder, head_rows, merge_into
 from deploy.checkpoint.pretrained_folder import CONFIG, PretrainedFolder, has_tokenizer, open_folder
 from deploy.checkpoint.pretrained_inputs import class_names, decisions, pretrained_inputs
+from deploy.checkpoint.processors import read_processor
 from deploy.checkpoint.sentences import SentenceEmbedder, read_pooling
 from deploy.checkpoint.tensors import check_finite, check_usable, main_dtype
 from deploy.checkpoint.vision import import_torchvision
 from deploy.errors import MissingError, UsageError
+from deploy.files import sha256_folder, sha256_path, size_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,19 +42,22 @@ _OWN_CODE = "give the module as --factory package.module:function and its weight
 _SHOWN = 5
 
 
-def read_pretrained(request: CheckpointRequest, path: Path, *, name: str) -> Checkpoint:
-    """Everything there is to know about the folder, its weights proven whole and finite.
+def read_pretrained(request: CheckpointRequest, *, name: str) -> Checkpoint:
+    """Everything there is to know about the folder, or the base folder of an adapter; its weights whole and finite.
 
     Raises UsageError if something is missing or cannot be served, MissingError without transformers.
     """
-    from deploy.files import sha256_folder, size_of
-
+    path, base = request.path, request.base
     _check_options(request)
-    folder = open_folder(path)
+    folder, adapter = _open(path, base)
     _check_config(folder)
     tensors = _read_weights(folder)
-    module, notes = _load(folder)
+    module, notes = _load(folder, adapter)
     found = pretrained_inputs(folder, _network(module), request)
+    preprocessing, more = found.preprocessing, found.notes
+    if preprocessing is None:
+        with _silence():
+            preprocessing, more = read_processor(import_transformers(), folder, found.inputs[0])
     classes, count = class_names(folder.config, _class_name(folder))
     dtype = main_dtype(tensors)
     if dtype != "float32":
@@ -59,7 +66,8 @@ def read_pretrained(request: CheckpointRequest, path: Path, *, name: str) -> Che
         notes.append("no tokenizer lies in the folder: whoever calls the model must bring the right one")
     return Checkpoint(
         path=path.absolute(),
-        digest=sha256_folder(path),
+        base=base.absolute() if base else None,
+        digest=digest_of(path, base) if base else sha256_folder(path),
         format="safetensors",
         name=name,
         architecture=PRETRAINED + _class_name(folder),
@@ -70,23 +78,30 @@ def read_pretrained(request: CheckpointRequest, path: Path, *, name: str) -> Che
         decisions=decisions(_class_name(folder)),
         dtype=dtype,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
-        size=size_of(path),
+        size=size_of(path) + (size_of(base) if base else 0),
         classes=classes,
         num_classes=count,
-        preprocessing=found.preprocessing,
+        preprocessing=preprocessing,
         found_under=None,
         weights=None,
         removed_prefixes=(),
         trust_pickle=False,
         kept=folder.kept,
-        notes=(*notes, *found.notes),
+        notes=(*notes, *more),
     )
 
 
 def build_pretrained(checkpoint: Checkpoint) -> "nn.Module":
     """The module in float32 and eval mode, without gradients. Raises UsageError if the folder is not what it was."""
-    module, _ = _load(open_folder(checkpoint.path))
+    module, _ = _load(*_open(checkpoint.path, checkpoint.base))
     return module
+
+
+def _open(path: Path, base: Path | None) -> tuple[PretrainedFolder, Path | None]:
+    """The folder with the network, as the adapter makes it where there is one, and the adapter."""
+    if base is None:
+        return open_folder(path), None
+    return adapted_folder(import_transformers(), open_folder(base), path), path
 
 
 def import_transformers() -> ModuleType:
@@ -131,7 +146,7 @@ def _check_config(folder: PretrainedFolder) -> None:
         raise UsageError(
             f"{file} names {name}, which generates text token by token",
             expected=f"a network that answers in one call: {', '.join(f'...{ending}' for ending in _ENDINGS)}",
-            fix="serve it with an engine for generation, such as Triton's vLLM backend",
+            fix="serve it with an engine for generation: add --backend vllm",
         )
     cls = _find_class(name)
     if cls is None:
@@ -213,17 +228,26 @@ def _read_weights(folder: PretrainedFolder) -> dict[str, "Tensor"]:
     return tensors
 
 
-def _load(folder: PretrainedFolder) -> tuple["nn.Module", list[str]]:
-    """The module that the folder describes, and notes. Raises UsageError if a tensor of it is not in the files."""
+def _load(folder: PretrainedFolder, adapter: Path | None = None) -> tuple["nn.Module", list[str]]:
+    """The module that the folder describes, the adapter in it, and notes.
+
+    Raises UsageError if a tensor of it is in neither of them.
+    """
     name, pooling = _class_name(folder), read_pooling(folder)
     cls = _find_class(name)
     assert cls is not None
     # Pooled token embeddings are all that a sentence's is made of: a pooler of the network's own would go unused.
     unused = pooling is not None and "add_pooling_layer" in inspect.signature(cls.__init__).parameters
-    model, info = _from_pretrained(cls, folder, {"add_pooling_layer": False} if unused else {})
-    _check_whole(folder, name, info)
+    brought = read_adapter(adapter) if adapter else None
+    keywords, classes = {"add_pooling_layer": False} if unused else {}, head_rows(brought) if brought else None
+    model, info = _from_pretrained(cls, folder, keywords, classes=classes)
+    _check_whole(folder, name, info, brought=brought.whole if brought else ())
+    if adapter:
+        merge_into(model, adapter)
     left = [key for key in sorted(info["unexpected_keys"]) if not (unused and key.rpartition("pooler.")[1])]
     notes = [f"{len(left)} tensors that {name} does not have were left out: {_listed(left)}"] if left else []
+    if adapter:
+        notes.append(f"a LoRA adapter merged into {folder.path.name}, whose sha256 is {sha256_path(folder.path)}")
     if pooling is not None:
         model = SentenceEmbedder(model, pooling)
         how = " and ".join(pooling.modes) + (", then normalised" if pooling.normalize else "")
@@ -236,7 +260,7 @@ def _network(module: "nn.Module") -> "nn.Module":
 
 
 def _from_pretrained(
-    cls: Any, folder: PretrainedFolder, keywords: Mapping[str, Any]
+    cls: Any, folder: PretrainedFolder, keywords: Mapping[str, Any], *, classes: int | None
 ) -> tuple["nn.Module", dict[str, Any]]:
     import torch
 
@@ -244,6 +268,8 @@ def _from_pretrained(
         with _silence():
             config = cls.config_class.from_pretrained(str(folder.path), local_files_only=True)
             config.use_cache = False  # a cache of keys and values would be among the outputs
+            if classes is not None:
+                config.num_labels = classes
             model, info = cls.from_pretrained(
                 str(folder.path),
                 config=config,
@@ -265,22 +291,33 @@ def _from_pretrained(
     return model, info
 
 
-def _check_whole(folder: PretrainedFolder, name: str, info: Mapping[str, Any]) -> None:
-    """Raises UsageError if a tensor would be newly initialised, or has another shape than config.json says."""
-    wrong = sorted(f"{key} is {list(found)}, not {list(wanted)}" for key, found, wanted in info["mismatched_keys"])
+def _check_whole(folder: PretrainedFolder, name: str, info: Mapping[str, Any], *, brought: Collection[str]) -> None:
+    """Raises UsageError if a tensor would be newly initialised, or has another shape than config.json says.
+
+    Those that an adapter has `brought` come from there.
+    """
+    other = ((key, found, wanted) for key, found, wanted in info["mismatched_keys"] if key not in brought)
+    wrong = sorted(f"{key} is {list(found)}, not {list(wanted)}" for key, found, wanted in other)
     if wrong:
         raise UsageError(
             f"the weights of {folder.path} do not have the shapes that {CONFIG} says: {_listed(wrong)}",
             expected=f"weights and {CONFIG} of one save",
             fix="save both again with model.save_pretrained(folder)",
         )
-    missing = sorted(info["missing_keys"])
+    missing = sorted(set(info["missing_keys"]) - set(brought))
     if missing:
+        where = f", which {CONFIG} names"
+        fix = "save the fine-tuned model rather than its base: model.save_pretrained(folder)"
+        if brought:
+            where, fix = (
+                ", in the base or its adapter",
+                "name them in PEFT's modules_to_save and train again: what training drew at random was not saved",
+            )
         raise UsageError(
             f"the weights of {folder.path} lack {len(missing)} tensors of {name}, which would be random: "
             + _listed(missing),
-            expected=f"every tensor of {name}, which {CONFIG} names",
-            fix="save the fine-tuned model rather than its base: model.save_pretrained(folder)",
+            expected=f"every tensor of {name}{where}",
+            fix=fix,
         )
 
 

@@ -17,6 +17,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FOLDER, PROCESSOR_FOLDER = "tokenizer", "processor"
+PROCESSOR = "preprocessor_config.json"
 # What the networks of such folders call their inputs, a dynamic length, and the embedding of a whole text.
 TOKENS, MASK, TYPES, PIXELS = "input_ids", "attention_mask", "token_type_ids", "pixel_values"
 SEQUENCE, EMBEDDING = "sequence", "sentence_embedding"
@@ -27,7 +28,7 @@ _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
 )  # fmt: skip
-_IMAGES = ("preprocessor_config.json", "processor_config.json")
+_IMAGES = (PROCESSOR, "processor_config.json")
 # What says how tokens become one embedding; a client of the model needs the length and the prompts in them.
 _SENTENCES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 _SHOWN = 5

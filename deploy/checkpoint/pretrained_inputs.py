@@ -1,6 +1,6 @@
 """What a transformers network takes and gives: token ids or pixels, how many of them, and what its scores mean.
 
-Owns the reading of config.json, of the tokenizer's and of the image processor's settings for that. Loads nothing.
+Owns the reading of config.json and of the tokenizer's settings for that, and of the size of images. Loads nothing.
 Called by pretrained.
 """
 
@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from deploy.checkpoint.inputs import UNKNOWN, UNKNOWN_NOTE
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
 from deploy.checkpoint.pretrained_folder import (
     EMBEDDING,
     MASK,
     PIXELS,
+    PROCESSOR,
     SEQUENCE,
     TOKENS,
     TYPES,
@@ -31,16 +31,18 @@ if TYPE_CHECKING:
 _USUAL_TOKENS = 512
 # A tokenizer without a limit of its own has this one, or a larger one: 10^30.
 _NO_LIMIT = 10**9
-_RESAMPLING = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainedInputs:
-    """What is known of the inputs. `dims` are the dynamic ones beside the batch."""
+    """What is known of the inputs. `dims` are the dynamic ones beside the batch.
+
+    `preprocessing` is None for images, whose processor says it: `processors`.
+    """
 
     inputs: tuple[TensorSpec, ...]
     dims: tuple[Dim, ...]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     notes: tuple[str, ...]
 
     @property
@@ -184,15 +186,14 @@ def _image(folder: PretrainedFolder, request: CheckpointRequest) -> PretrainedIn
             expected="no --dynamic",
             fix="leave it out, or give the module as --factory and its weights as one file",
         )
-    settings = folder.read("preprocessor_config.json") or {}
+    settings = folder.read(PROCESSOR) or {}
     channels = int(folder.config.get("num_channels", 3))
     height, width = _size(folder, settings, request, channels)
-    known = bool(settings)
     return PretrainedInputs(
         inputs=(TensorSpec(name=PIXELS, dtype="float32", shape=(BATCH, channels, height, width)),),
         dims=(),
-        preprocessing=_preprocessing(settings) if known else UNKNOWN,
-        notes=() if known else (UNKNOWN_NOTE,),
+        preprocessing=None,
+        notes=(),
     )
 
 
@@ -200,7 +201,7 @@ def _size(
     folder: PretrainedFolder, settings: Mapping[str, Any], request: CheckpointRequest, channels: int
 ) -> tuple[int, int]:
     """Height and width: as asked, else what the network was built for, else what its processor makes."""
-    built = _sides(folder.config.get("image_size"))
+    built = sides(folder.config.get("image_size"))
     if request.input_shapes:
         (*rest,) = request.input_shapes
         if len(rest) != 1 or len(rest[0]) != 3 or rest[0][0] != channels:
@@ -216,7 +217,7 @@ def _size(
                 fix="leave out --input-shape",
             )
         return asked
-    found = built or _sides(settings.get("crop_size")) or _sides(settings.get("size"))
+    found = built or sides(settings.get("crop_size")) or sides(settings.get("size"))
     if found is None:
         raise UsageError(
             f"neither config.json nor preprocessor_config.json of {folder.path} says how large the images are",
@@ -226,7 +227,7 @@ def _size(
     return found
 
 
-def _sides(value: object) -> tuple[int, int] | None:
+def sides(value: object) -> tuple[int, int] | None:
     """Height and width of what config files hold: a number, a pair, or a mapping."""
     if isinstance(value, int):
         return value, value
@@ -238,21 +239,3 @@ def _sides(value: object) -> tuple[int, int] | None:
         if "shortest_edge" in value:
             return int(value["shortest_edge"]), int(value["shortest_edge"])
     return None
-
-
-def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
-    size, crop = settings.get("size"), _sides(settings.get("crop_size"))
-    resize = _sides(size)
-    # A bare number is the shorter edge where a crop follows, else both edges.
-    shorter = "shortest_edge" in size if isinstance(size, Mapping) else isinstance(size, int) and crop is not None
-    normalised = settings.get("do_normalize", True)
-    return Preprocessing(
-        source="preprocessor_config.json",
-        resize=(resize[0] if shorter else resize) if resize and settings.get("do_resize", True) else None,
-        crop=crop[0] if crop and settings.get("do_center_crop", "crop_size" in settings) else None,
-        mean=tuple(settings["image_mean"]) if normalised and settings.get("image_mean") else None,
-        std=tuple(settings["image_std"]) if normalised and settings.get("image_std") else None,
-        layout="NCHW, RGB",
-        value_range=(0.0, 1.0) if settings.get("do_rescale", True) else (0.0, 255.0),
-        interpolation=_RESAMPLING.get(settings.get("resample", -1)),
-    )

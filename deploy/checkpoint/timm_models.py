@@ -17,8 +17,8 @@ from deploy.checkpoint.inputs import (
     UNKNOWN_NOTE,
     check_plain,
     input_specs,
-    preprocessing_from,
     with_dynamic,
+    with_facts,
 )
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
 from deploy.checkpoint.tensors import check_floats
@@ -264,8 +264,10 @@ def _preprocessing(
     name: str, shape: tuple[int, int, int], facts: TrainingFacts
 ) -> tuple[Preprocessing, tuple[str, ...]]:
     """What the file says, else the pretrained_cfg of these weights, with a note on how far it can be relied on."""
-    if facts.knows_preprocessing:
-        return preprocessing_from(facts), ()
+    return with_facts(facts, *_usual_preprocessing(name, shape))
+
+
+def _usual_preprocessing(name: str, shape: tuple[int, int, int]) -> tuple[Preprocessing, tuple[str, ...]]:
     cfg = import_timm().models.get_pretrained_cfg(name)
     if cfg is None or shape[0] != len(cfg.mean):
         return UNKNOWN, (UNKNOWN_NOTE,)

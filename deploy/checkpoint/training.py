@@ -19,8 +19,8 @@ _NESTED = frozenset((
 ))  # fmt: skip
 _ARCH_KEYS = ("arch", "architecture", "model_name", "model_arch", "backbone", "model")
 _SETTINGS = ("hyper_parameters", "hparams", "config", "args")
-_SIZE_KEYS = ("crop", "crop_size", "input_size", "image_size", "img_size")
-_RESIZE_KEYS = ("resize", "resize_size")
+_SIZE_KEYS = ("val_crop_size", "crop", "crop_size", "input_size", "image_size", "img_size")
+_RESIZE_KEYS = ("val_resize_size", "resize", "resize_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class TrainingFacts:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     size: int | None = None
-    resize: int | None = None
+    resize: int | tuple[int, int] | None = None
     interpolation: str | None = None
     arch: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -57,8 +57,8 @@ def training_facts(content: Mapping[Any, Any], metadata: Mapping[str, str]) -> T
         std=_numbers(_first(groups, ("std",))),
         # A bare `size` at the top of a training dict is anything; inside a preprocessing dict it is pixels.
         size=_side(_first(groups, _SIZE_KEYS)) or _side(_first(groups[1:], ("size",))),
-        resize=_side(_first(groups, _RESIZE_KEYS)),
-        interpolation=interpolation if isinstance(interpolation, str) else None,
+        resize=_resize(_first(groups, _RESIZE_KEYS)),
+        interpolation=interpolation if isinstance(interpolation, str) and interpolation else None,
         arch=next((group[key] for group in groups for key in _ARCH_KEYS if isinstance(group.get(key), str)), None),
         settings=_settings(content),
     )
@@ -148,6 +148,14 @@ def _side(value: Any) -> int | None:
         return None
     sides = values[-2:]
     return int(sides[-1]) if sides[0] == sides[-1] else None
+
+
+def _resize(value: Any) -> int | tuple[int, int] | None:
+    """The shorter edge from one number, height and width from two: as torchvision's Resize takes them."""
+    values = _as_list(value)
+    if values is None or len(values) > 2 or any(number != int(number) or number < 1 for number in values):
+        return None
+    return int(values[0]) if len(values) == 1 else (int(values[0]), int(values[1]))
 
 
 def _as_list(value: Any) -> list[float] | None:

@@ -80,8 +80,8 @@ def find_weights(content: Mapping[Any, Any], wanted: WeightsChoice | None) -> Fo
     ema = [candidate for candidate in candidates if candidate.is_ema]
     raw = [candidate for candidate in candidates if not candidate.is_ema]
     choice = _choose_kind(ema, raw, wanted)
-    chosen = _only_one(ema if choice == "ema" else raw)
-    return _found(chosen, choice)
+    of_kind = ema if choice == "ema" else raw
+    return _found(_only_one(of_kind), choice, others=of_kind)
 
 
 def strip_prefixes(tensors: Mapping[str, "Tensor"]) -> Iterator[tuple[tuple[str, ...], dict[str, "Tensor"]]]:
@@ -201,7 +201,7 @@ def _names(candidates: list[_Candidate]) -> str:
     return ", ".join(repr(candidate.name or "the top of the file") for candidate in candidates)
 
 
-def _found(chosen: _Candidate, choice: WeightsChoice | None) -> Found:
+def _found(chosen: _Candidate, choice: WeightsChoice | None, *, others: list[_Candidate]) -> Found:
     import torch
 
     tensors = {key: value.detach() for key, value in chosen.mapping.items() if isinstance(value, torch.Tensor)}
@@ -213,9 +213,13 @@ def _found(chosen: _Candidate, choice: WeightsChoice | None) -> Found:
             fix="save the result of torch.distributed.checkpoint.state_dict.get_model_state_dict(model)",
         )
     notes = []
-    others = sorted(set(chosen.mapping) - set(tensors))
-    if others:
-        notes.append(f"entries beside the tensors were left out: {', '.join(others[:5])}")
+    beside = sorted(set(chosen.mapping) - set(tensors))
+    if beside:
+        notes.append(f"entries beside the tensors were left out: {', '.join(beside[:5])}")
+    # Such as those of the best epoch, or of a teacher: of as many tensors, and so perhaps the ones that were meant.
+    alike = [one for one in others if one is not chosen and len(one.mapping) == len(chosen.mapping)]
+    if alike:
+        notes.append(f"other weights in the file were left out: {_names(alike)}; taken were {_names([chosen])}")
     if _is_averaged_model(tensors):
         notes.append(f"the weights are an average of {int(tensors.pop('n_averaged'))} models (AveragedModel)")
     return Found(tensors=tensors, under=chosen.name or None, choice=choice, notes=tuple(notes))

@@ -97,6 +97,12 @@ def _output(name: str, value: Tensor, sizes: _Sizes, *, batched: bool, checkpoin
             expected=f"[{BATCH!r}, sizes ...]: the batch first, and nowhere else",
             fix="return one row per sample from the model's forward, or use --max-batch 1",
         )
+    if 0 in shape:
+        raise UsageError(
+            f"output {name!r} has the shape {list(shape)}, which holds nothing",
+            expected="outputs with elements: Triton has no size 0",
+            fix="leave it out of what the model's forward returns",
+        )
     dtype = str(value.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise UsageError(

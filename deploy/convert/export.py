@@ -25,7 +25,7 @@ from deploy.convert.hollow import fill, holds_only, save_hollow
 from deploy.convert.kept_program import PROGRAM_FILE, keep_program, module_of, take_program
 from deploy.convert.model import Device, Precision, Program
 from deploy.convert.precision import HALVES, with_edges
-from deploy.convert.repeats import buffer_versions, changed_buffers, require_repeatable
+from deploy.convert.repeats import buffer_versions, changed_buffers, require_inputs_kept, require_repeatable
 from deploy.convert.torchao_int8 import quantize_linear
 from deploy.errors import DeployError, UnfinishedError, UsageError
 from deploy.files import sha256_bytes
@@ -75,7 +75,9 @@ def export_program(
     names, notes = output_names(outputs), _numbers(module, arrange, example, outputs=outputs, max_batch=max_batch)
     flat = with_edges(positional(module, parameters, checkpoint.absent), checkpoint, precision)
     exported = _export(flat, example, inputs=inputs, dims=dims)
+    given = [tensor._version for tensor in example]
     again = _call(module, arrange, example)
+    require_inputs_kept(dict(zip(parameters, example, strict=True)), given)
     require_repeatable(outputs, again, exported, changed=changed_buffers(versions, module))
     spec = read_spec(exported, inputs, names, dims=dims, checkpoint=checkpoint)
     path = folder / PROGRAM_FILE

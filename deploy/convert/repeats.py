@@ -26,6 +26,17 @@ def buffer_versions(module: nn.Module) -> dict[str, int]:
     return {name: 0 if one.is_inference() else one._version for name, one in module.named_buffers()}
 
 
+def require_inputs_kept(inputs: Mapping[str, Tensor], versions: Sequence[int]) -> None:
+    """Raises UsageError if a call changed an input in place, whose versions were these before it."""
+    written = [name for (name, one), version in zip(inputs.items(), versions, strict=True) if one._version != version]
+    if written:
+        raise UsageError(
+            f"the forward changes its input {', '.join(written)} in place",
+            expected="inputs left as they are: a server and every check use them again",
+            fix="compute a new tensor (x = x - mean, not x.sub_(mean) or x -= mean), or begin with x = x.clone()",
+        )
+
+
 def require_repeatable(first: Any, second: Any, exported: ExportedProgram, *, changed: Sequence[str]) -> None:
     """Raises UsageError if two answers to the same inputs differ, naming the buffers `changed`, or what is random."""
     one, other = ([tensor for _, tensor in leaves(answer)] for answer in (first, second))

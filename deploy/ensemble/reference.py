@@ -7,6 +7,7 @@ Called by image and tokens.
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,12 @@ def network_answers(
     return Answers(reference=reference, eager=tuple(runs))
 
 
+def _crop_as_transformers(image: Any, crop: int) -> Any:
+    from torchvision.transforms import v2
+
+    return v2.functional.crop(image, (image.height - crop) // 2, (image.width - crop) // 2, crop, crop)
+
+
 def _training_transform(transform: ImageTransform) -> Any:
     """A function from encoded bytes to one row: the loader of torchvision's image folders, then its transforms."""
     import torch
@@ -70,8 +77,10 @@ def _training_transform(transform: ImageTransform) -> Any:
     if transform.resize is not None:
         size = [transform.resize] if isinstance(transform.resize, int) else list(transform.resize)
         steps.append(v2.Resize(size, interpolation=v2.InterpolationMode(transform.interpolation), antialias=True))
-    if transform.crop is not None:
+    if transform.crop is not None and transform.crop_rounds == "even":
         steps.append(v2.CenterCrop(transform.crop))
+    elif transform.crop is not None:
+        steps.append(partial(_crop_as_transformers, crop=transform.crop))
     steps.append(v2.PILToTensor())
     if transform.mean is not None and transform.std is not None:
         low, high = transform.value_range

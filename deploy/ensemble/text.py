@@ -28,6 +28,7 @@ from deploy.ensemble.inputs import NamedInput
 from deploy.ensemble.proof import TEXT, VECTOR, EnsembleQuestion, make_question
 from deploy.ensemble.texts import MAX_BYTES, damaged_texts, read_texts, seeded_texts
 from deploy.ensemble.tokens import TrainedTexts, count_tokens, read_tokenizer, trained_texts
+from deploy.ensemble.transform import require_one_class_of_several
 from deploy.ensemble.whole import (
     BEST,
     Design,
@@ -199,7 +200,7 @@ def _answer(checkpoint: Checkpoint) -> Literal["scores", "embedding"]:
             expected="a folder of transformers for texts, with its tokenizer",
             fix=f"leave {PURPOSE} out" + (", or write --ensemble image" if names == [PIXELS] else ""),
         )
-    folder = open_folder(checkpoint.path)
+    folder = open_folder(checkpoint.network_path)
     if not has_tokenizer(folder):
         raise UsageError(
             f"{PURPOSE}: no tokenizer lies in {checkpoint.path}",
@@ -221,14 +222,7 @@ def _answer(checkpoint: Checkpoint) -> Literal["scores", "embedding"]:
             expected=f"...{_CLASSIFIER}, or a folder of sentence-transformers (modules.json)",
             fix=f"leave {PURPOSE} out: the version takes token ids, and keeps its tokenizer",
         )
-    problem = folder.config.get("problem_type")
-    if checkpoint.num_classes == 1 or problem in ("regression", "multi_label_classification"):
-        what = "one number" if checkpoint.num_classes == 1 or problem == "regression" else "several labels at once"
-        raise UsageError(
-            f"{PURPOSE} scores classes of which one is right, and this network was trained for {what}",
-            expected="a classifier of at least two classes, trained with softmax",
-            fix=f"leave {PURPOSE} out: the version gives the raw outputs",
-        )
+    require_one_class_of_several(PURPOSE, checkpoint.num_classes, folder.config.get("problem_type"))
     return "scores"
 
 

@@ -88,7 +88,7 @@ def _load(checkpoint: Checkpoint) -> Any:
     from deploy.checkpoint.pretrained import import_transformers
 
     transformers = import_transformers()
-    folder = open_folder(checkpoint.path)
+    folder = open_folder(checkpoint.network_path)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             str(folder.path), local_files_only=True, trust_remote_code=False
@@ -135,7 +135,7 @@ def _call(tokenizer: Any, texts: Sequence[str], cut_at: int | None) -> Any:
 
 def _limit(tokenizer: Any, checkpoint: Checkpoint) -> int | None:
     """The tokens at which training cut texts off, where folder or tokenizer say so."""
-    told = (open_folder(checkpoint.path).read("sentence_bert_config.json") or {}).get("max_seq_length")
+    told = (open_folder(checkpoint.network_path).read("sentence_bert_config.json") or {}).get("max_seq_length")
     known = [limit for limit in (told, tokenizer.model_max_length) if limit is not None and limit < _NO_LIMIT]
     return min(known, default=None)
 

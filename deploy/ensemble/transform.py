@@ -7,6 +7,7 @@ from typing import Literal
 
 from deploy.checkpoint.model import Checkpoint, Preprocessing
 from deploy.checkpoint.preprocess import INTERPOLATIONS, known_scaling
+from deploy.checkpoint.pretrained_folder import open_folder
 from deploy.errors import UsageError
 from deploy.records import Record
 
@@ -21,6 +22,7 @@ class ImageTransform(Record):
     """From an encoded image to the network's row. `mean` and `std` are None where the graph itself normalises.
 
     `size` is the network's (height, width), `resize` the shorter edge or (height, width), lengths in pixels.
+    `crop_rounds` says where the crop begins when an odd number is left over: transformers rounds the half down.
     `exif_orientation` says whether training turned photographs as their EXIF says.
     """
 
@@ -34,6 +36,7 @@ class ImageTransform(Record):
     value_range: tuple[float, float]
     dtype: str
     exif_orientation: bool
+    crop_rounds: Literal["even", "down"] = "even"
     max_pixels: int = _MAX_PIXELS
 
 
@@ -42,6 +45,9 @@ def image_transform(checkpoint: Checkpoint, *, exif_orientation: bool) -> ImageT
     known = checkpoint.preprocessing
     channels, height, width = _image_of(checkpoint)
     fused = "scale" in known.fused
+    _check_answers(checkpoint)
+    if checkpoint.how == "config":
+        _check_processor(checkpoint)
     if not fused:
         known_scaling(known, channels, PURPOSE)
     crop = _check_resizing(known, (height, width))
@@ -56,7 +62,38 @@ def image_transform(checkpoint: Checkpoint, *, exif_orientation: bool) -> ImageT
         value_range=known.value_range or (0.0, 1.0),
         dtype=checkpoint.inputs[0].dtype,
         exif_orientation=exif_orientation,
+        crop_rounds="down" if checkpoint.how == "config" else "even",
     )
+
+
+def _check_answers(checkpoint: Checkpoint) -> None:
+    """Raises UsageError if softmax scores are not what the network was trained for, as far as that is known."""
+    problem = open_folder(checkpoint.network_path).config.get("problem_type") if checkpoint.how == "config" else None
+    require_one_class_of_several(PURPOSE, checkpoint.num_classes, problem)
+
+
+def require_one_class_of_several(purpose: str, classes: int | None, problem: str | None) -> None:
+    """Raises UsageError for one number and for several labels at once, of which softmax would make nonsense."""
+    if classes == 1 or problem in ("regression", "multi_label_classification"):
+        what = "one number" if classes == 1 or problem == "regression" else "several labels at once"
+        raise UsageError(
+            f"{purpose} scores classes of which one is right, and this network was trained for {what}",
+            expected="a classifier of at least two classes, trained with softmax",
+            fix=f"leave {purpose} out: the version gives the raw outputs",
+        )
+
+
+def _check_processor(checkpoint: Checkpoint) -> None:
+    """Raises UsageError if the folder's image processor does what the first step cannot."""
+    known = checkpoint.preprocessing
+    if known.mean is None or known.resize is None or known.layout == "NCHW, BGR":
+        why = next((note for note in checkpoint.notes if note.startswith(("preprocessing:", "resize and crop:"))), "")
+        raise UsageError(
+            f"{PURPOSE}: what the image processor of {checkpoint.path} does is more than the first step can do: "
+            + (why or "it turns RGB to BGR"),
+            expected="resize, crop, scaling and normalising to the size that the network takes",
+            fix=f"leave {PURPOSE} out, and prepare images with the processor itself, which the version keeps",
+        )
 
 
 def _image_of(checkpoint: Checkpoint) -> tuple[int, int, int]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from deploy.checkpoint.adapters import BASE_UNCHANGED
 from deploy.errors import UsageError
 from deploy.llm.model import Adapter
 from deploy.llm.safetensors import StoredTensor, read_header
@@ -67,6 +68,10 @@ def _rank(path: Path, config: Mapping[str, Any]) -> int:
         "bias": config.get("bias", "none") != "none",
         "modules_to_save": bool(config.get("modules_to_save")),
         "rank_pattern": bool(config.get("rank_pattern")),
+        # vLLM 0.32 follows it; releases of before read one alpha for all, and nothing would say so.
+        "alpha_pattern": bool(config.get("alpha_pattern")),
+        # What it took out of the base's weights would still be in those that vLLM adds the adapter to.
+        f"init_lora_weights {config.get('init_lora_weights')}": config.get("init_lora_weights") not in BASE_UNCHANGED,
     }
     found = [name for name, there in refused.items() if there]
     if found:

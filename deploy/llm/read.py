@@ -27,6 +27,8 @@ _BESIDE = (
     "preprocessor_config.json",
 )  # fmt: skip
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+# Stands for an image's embeddings in models that see; Gemma 3's of text alone have it too, beyond their vocabulary.
+_PLACEHOLDER = re.compile(r"<(image|audio|video)_soft_token>")
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
 
@@ -138,15 +140,23 @@ def _geometry(path: Path, config: Mapping[str, Any]) -> Geometry:
     """The sizes by the names that nearly all configs use, and those of older families."""
 
     def size(*names: str, default: int | None = None) -> int:
-        found = next((config[name] for name in names if isinstance(config.get(name), int)), default)
-        if found is None or found < 1:
+        name = next((name for name in names if config.get(name) is not None), names[0])
+        found = default if config.get(name) is None else config[name]
+        if type(found) is not int or found < 1:
+            said = f"has no {names[0]}" if found is None else f"says that {name} is {found!r}"
             raise UsageError(
-                f"{path / CONFIG} has no {names[0]}",
-                expected=f"{' or '.join(names)} as a number",
+                f"{path / CONFIG} {said}",
+                expected=f"{' or '.join(names)} as a number, of all layers",
                 fix="save it again: model.save_pretrained(FOLDER)",
             )
-        return int(found)
+        return found
 
+    if isinstance(config.get("text_config"), Mapping):
+        raise UsageError(
+            f"{path} holds a model of several parts, {_architecture(path, config)}: its {CONFIG} has a text_config",
+            expected="a language model alone, whose config.json has its sizes itself",
+            fix="save the language model by itself, as the causal class of its text_config",
+        )
     hidden, heads = size("hidden_size", "n_embd", "d_model"), size("num_attention_heads", "n_head", "n_heads")
     layers = size("num_hidden_layers", "n_layer", "n_layers")
     sizes = {"head_dim": size("head_dim", default=hidden // heads), **read_attention(path, config, layers=layers)}
@@ -182,6 +192,14 @@ def _check_tensors(
                 expected=f"{list(wanted)}, the vocabulary and hidden size of {CONFIG}",
                 fix="after adding tokens, call model.resize_token_embeddings before saving",
             )
+    keys = [tensor.shape for name, tensor in tensors.items() if name.endswith(".self_attn.k_proj.weight")]
+    rows = geometry.kv_heads * geometry.head_dim
+    if keys and not geometry.latent and not _quantization(config) and all(shape[0] != rows for shape in keys):
+        raise UsageError(
+            f"the keys' weights of {path} have {keys[0][0]} rows",
+            expected=f"{rows}: {CONFIG} says {geometry.kv_heads} heads of keys and values, of {geometry.head_dim} each",
+            fix="copy config and weights of one save",
+        )
     tied = config.get("tie_word_embeddings", True)
     if not tied and any(".layers." in name for name in tensors) and "lm_head.weight" not in tensors:
         raise UsageError(
@@ -209,7 +227,11 @@ def _check_tokenizer(path: Path, geometry: Geometry) -> None:
 def _highest_token(tokenizer: Mapping[str, Any]) -> int:
     vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
     ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-    added = (token.get("id", 0) for token in tokenizer.get("added_tokens") or ())
+    added = (
+        token.get("id", 0)
+        for token in tokenizer.get("added_tokens") or ()
+        if not _PLACEHOLDER.fullmatch(str(token.get("content")))
+    )
     return max((*ids, *added), default=0)
 
 

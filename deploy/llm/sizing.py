@@ -61,9 +61,11 @@ def size_model(checkpoint: LlmCheckpoint, target: Target, wishes: Wishes, *, dty
     ways = ["fewer --sequences", "a --gpu with more memory"]
     if shorter >= _LEAST_CONTEXT:
         ways.insert(0, f"--context {shorter} or less")
+    able = ", ".join(str(found.tensor_parallel) for found in tries)
     raise UsageError(
         "the model does not fit:\n" + "\n".join(f"    {line}" for line in best.lines()),
-        expected=f"room for {best.wanted} sequences of {context:,} tokens on at most {wishes.gpus} devices",
+        expected=f"room for {best.wanted} sequences of {context:,} tokens on at most {wishes.gpus} devices "
+        f"({checkpoint.geometry.heads} heads, {checkpoint.geometry.kv_heads} of keys and values, split over {able})",
         fix=", or ".join(ways),
     )
 
@@ -98,10 +100,19 @@ def _device(target: Target, wishes: Wishes) -> _Device:
 
 
 def _splits(checkpoint: LlmCheckpoint, wishes: Wishes, target: Target) -> list[int]:
-    """The numbers of devices to try: powers of two that divide the heads; one on CPU."""
-    heads = checkpoint.geometry.heads
+    """The numbers of devices to try: powers of two over which vLLM splits the model's heads; one on CPU."""
     most = wishes.gpus if target.device == "cuda" else 1
-    return [tp for tp in (1, 2, 4, 8, 16) if tp <= most and heads % tp == 0]
+    return [tp for tp in (1, 2, 4, 8, 16) if tp <= most and _splits_heads(checkpoint.geometry, tp)]
+
+
+def _splits_heads(geometry: Geometry, devices: int) -> bool:
+    """Whether vLLM can: each device has as many heads, and as many of keys and values, or one that several repeat.
+
+    vLLM's own assertion, of `LlamaAttention` and its like; a latent vector (MLA) is whole on each device.
+    """
+    kept = geometry.kv_heads
+    whole = geometry.latent or (kept % devices == 0 if kept >= devices else devices % kept == 0)
+    return geometry.heads % devices == 0 and bool(whole)
 
 
 def _size(checkpoint: LlmCheckpoint, device: _Device, wishes: Wishes, way: _Try) -> Sizing:

@@ -64,8 +64,13 @@ def refusal(folder: Path, base: str | None = "base.pt") -> str:
 
 @pytest.mark.parametrize(
     ("more", "scale"),
-    [({}, 3.0), ({"use_rslora": True}, 6 / 2**0.5), ({"alpha_pattern": {r"features\.3": 1}}, 0.5)],
-    ids=["alpha / r", "rslora", "its own alpha"],
+    [
+        ({}, 3.0),
+        ({"use_rslora": True}, 6 / 2**0.5),
+        ({"alpha_pattern": {r"features\.3": 1}}, 0.5),
+        ({"init_lora_weights": "gaussian"}, 3.0),
+    ],
+    ids=["alpha / r", "rslora", "its own alpha", "another beginning"],
 )
 def test_an_adapter_is_merged_into_its_base(more: dict[str, Any], scale: float, folder: Path) -> None:
     put(folder, {**CONFIG, **more}, matrices())
@@ -98,17 +103,21 @@ def test_a_base_without_an_adapter_is_refused(folder: Path) -> None:
         read_checkpoint(CheckpointRequest(path=folder.parent / "base.pt", base=folder.parent / "base.pt"))
 
 
-def test_a_base_that_is_a_transformers_folder_is_refused_with_the_way_out(folder: Path) -> None:
-    base = folder.parent / "llm"
-    base.mkdir()
-    (base / "config.json").write_text('{"model_type": "bert"}')
-    (base / "model.safetensors").touch()
-    assert "merge_and_unload" in refusal(folder, "llm")
-
-
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "another type": (lambda path: put(path, {"peft_type": "LOHA"}, matrices()), "an adapter of the type LOHA"),
     "DoRA": (lambda path: put(path, {**CONFIG, "use_dora": True}, matrices()), "was trained with use_dora"),
+    "PiSSA": (
+        lambda path: put(path, {**CONFIG, "init_lora_weights": "pissa_niter_4"}, matrices()),
+        "began as pissa_niter_4, which took a part out of the base's weights",
+    ),
+    "OLoRA": (
+        lambda path: put(path, {**CONFIG, "init_lora_weights": "olora"}, matrices()),
+        "path_initial_model_for_weight_conversion",
+    ),
+    "tokens of its own": (
+        lambda path: put(path, {**CONFIG, "trainable_token_indices": [3]}, matrices()),
+        "was trained with trainable_token_indices",
+    ),
     "a vector": (
         lambda path: put(path, CONFIG, {**matrices(), f"{PREFIX}head.lora_magnitude_vector": torch.ones(2)}),
         "holds head.lora_magnitude_vector",

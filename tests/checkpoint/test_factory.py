@@ -15,6 +15,8 @@ from deploy.processes import run_alone
 from tests.checkpoint.checkpoints import prefixed
 
 CODE = """
+import warnings
+
 import torch
 from torch import nn
 
@@ -58,6 +60,11 @@ def two():
 def careful():
     return Careful()
 
+def as_in_training():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.compile imports what torch itself calls deprecated
+        return nn.DataParallel(torch.compile(Net()))
+
 def needs(path):
     return Net()
 
@@ -92,7 +99,7 @@ def ask(folder: Path, function: str, *, rows: int = 2, shapes: tuple[tuple[int, 
     return read_checkpoint(CheckpointRequest(path=folder / "weights.pt", factory=function, input_shapes=shapes))
 
 
-@pytest.mark.parametrize("function", ["build", "build_for", "Net", "careful", "Scaled"])
+@pytest.mark.parametrize("function", ["build", "build_for", "Net", "careful", "Scaled", "as_in_training"])
 def test_a_factory_gives_the_module(function: str, folder: Path) -> None:
     checkpoint = ask(folder, f"mynet:{function}")
     assert checkpoint.architecture == f"factory/mynet:{function}"

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from deploy.checkpoint.formats import read_stored
 from deploy.checkpoint.load import build_module, read_checkpoint
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest, PreprocessingRequest
 from deploy.checkpoint.preprocess import resized_size
@@ -95,6 +96,43 @@ def test_what_is_asked_for_stands_beside_what_the_file_says(saved: CheckpointReq
     known = read(told, PreprocessingRequest(std=(0.5, 0.5, 0.5))).preprocessing
     assert (known.mean, known.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
     assert known.source == "asked for (std), else checkpoint"
+
+
+OF_PIXELS = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+
+
+@pytest.mark.parametrize("by", ["the file", "the command"])
+def test_a_mean_of_pixels_is_taken_for_one(by: str, saved: CheckpointRequest, tmp_path: Path) -> None:
+    """Of 0..255, as much training code has it; taken for one of 0..1 every image would be all but black."""
+    told = replace(saved, path=tmp_path / "told.pt")
+    torch.save({"model": read_stored(saved.path).content, **(OF_PIXELS if by == "the file" else {})}, told.path)
+    asked = PreprocessingRequest(fuse=True)
+    if by == "the command":
+        asked = replace(asked, mean=OF_PIXELS["mean"], std=OF_PIXELS["std"])
+    checkpoint = read(told, asked)
+    assert checkpoint.preprocessing.value_range == (0.0, 255.0)
+    usual, image = read(saved, FUSE), pixels(checkpoint)
+    with torch.no_grad():
+        expected = build_module(usual)(image)
+        torch.testing.assert_close(build_module(checkpoint)(image), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(build_module(checkpoint, as_in_training=True)(image), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_usual_mean_takes_the_place_of_one_of_pixels_with_its_range(saved: CheckpointRequest, tmp_path: Path) -> None:
+    told = replace(saved, path=tmp_path / "told.pt")
+    torch.save({"model": read_stored(saved.path).content, **OF_PIXELS}, told.path)
+    assert read(told, replace(FUSE, fuse=False)).preprocessing.value_range == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("written", "resize"), [(256, 256), ([256], 256), ([256, 256], (256, 256)), ((224, 320), (224, 320)), ("no", None)]
+)
+def test_two_numbers_are_both_edges_as_torchvision_has_it(
+    written: object, resize: object, saved: CheckpointRequest, tmp_path: Path
+) -> None:
+    told = replace(saved, path=tmp_path / "told.pt")
+    torch.save({"model": read_stored(saved.path).content, "preprocessing": {"resize": written, "crop": 224}}, told.path)
+    assert read(told, PreprocessingRequest()).preprocessing.resize == resize
 
 
 @pytest.mark.parametrize(

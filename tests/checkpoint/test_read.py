@@ -1,6 +1,7 @@
 """A whole checkpoint, from the file to the value that the rest of the project works with."""
 
 import hashlib
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,22 @@ def test_an_input_size_that_the_checkpoint_tells(tmp_path: Path) -> None:
     checkpoint = read(tmp_path / "a.pt", {"state_dict": small_state(), "config": {"img_size": 96}})
     assert checkpoint.inputs[0].shape == ("batch", 3, 96, 96)
     assert checkpoint.preprocessing.crop == 96
+
+
+def test_what_torchvision_s_own_training_leaves_is_read(tmp_path: Path) -> None:
+    args = Namespace(val_resize_size=232, val_crop_size=96, train_crop_size=88, interpolation="bicubic", lr=0.1)
+    checkpoint = read(tmp_path / "a.pth", {"model": small_state(), "args": args, "epoch": 3})
+    known = checkpoint.preprocessing
+    assert (known.resize, known.crop, known.interpolation) == (232, 96, "bicubic")
+    assert (known.mean, known.value_range) == ((0.485, 0.456, 0.406), (0.0, 1.0))
+    assert known.source == "checkpoint, else torchvision SqueezeNet1_1_Weights.IMAGENET1K_V1"
+    assert any("nothing in the checkpoint says" in note for note in checkpoint.notes)
+
+
+def test_the_best_epoch_s_weights_beside_the_last_one_s_are_named(tmp_path: Path) -> None:
+    checkpoint = read(tmp_path / "a.pt", {"state_dict": small_state(), "best_weights_so_far": small_state()})
+    assert checkpoint.found_under == "state_dict"
+    assert any("left out: 'best_weights_so_far'; taken were 'state_dict'" in note for note in checkpoint.notes)
 
 
 def test_one_channel_leaves_the_preprocessing_unknown(tmp_path: Path) -> None:

@@ -86,6 +86,10 @@ def test_a_shard_of_another_save_is_refused(tmp_path: Path) -> None:
         ({"architectures": None}, "names no architecture"),
         ({"vocab_size": None}, "has no vocab_size"),
         ({"vocab_size": 300}, "embed_tokens.weight is"),
+        ({"num_key_value_heads": 4}, "keys' weights of .* have 64 rows"),
+        ({"head_dim": 64}, "says 2 heads of keys and values, of 64 each"),
+        ({"num_key_value_heads": [2, 2]}, r"says that num_key_value_heads is \[2, 2\]"),
+        ({"text_config": {"hidden_size": 128}}, "holds a model of several parts, LlamaForCausalLM"),
     ],
 )
 def test_a_config_of_another_model_is_refused(tmp_path: Path, changes: dict[str, object], said: str) -> None:
@@ -102,6 +106,15 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path) 
     (path / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(UsageError, match="a token 384 and the model a vocabulary of 384"):
         read_llm(path)
+
+
+def test_gemma_s_token_for_images_beyond_the_vocabulary_of_a_text_model_is_taken(tmp_path: Path) -> None:
+    """As google/gemma-3-1b-it has it: https://github.com/huggingface/transformers/issues/37011."""
+    path = TINY.write(tmp_path / "llama")
+    tokenizer = json.loads((path / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({"id": 384, "content": "<image_soft_token>", "special": True})
+    (path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert read_llm(path).geometry.vocabulary == 384
 
 
 def test_a_broken_chat_template_is_refused_and_a_missing_one_is_said(tmp_path: Path) -> None:
@@ -126,6 +139,8 @@ def test_an_adapter_alone_says_how_to_serve_it(tmp_path: Path) -> None:
     [
         ({"use_dora": True}, "uses use_dora, which vLLM does not serve"),
         ({"modules_to_save": ["lm_head"]}, "uses modules_to_save"),
+        ({"alpha_pattern": {"q_proj": 32}}, "uses alpha_pattern, which vLLM does not serve"),
+        ({"init_lora_weights": "pissa"}, "uses init_lora_weights pissa"),
         ({"peft_type": "IA3"}, "is a IA3 adapter"),
         ({"r": 16}, r"lora_A.weight of .* is \[4, 128\]"),
     ],

@@ -73,6 +73,16 @@ def test_more_gpus_than_heads_repeat_the_heads() -> None:
     assert split.kv_bytes_per_token == 2 * 80 * 1 * 128 * 2
 
 
+def test_only_devices_over_which_vllm_splits_the_heads_are_tried() -> None:
+    """Phi-3 medium's 40 heads, 10 of keys and values: four devices, which divide the one, do not divide the other."""
+    phi = llama(EIGHT.model_copy(update={"hidden": 5120, "layers": 40, "heads": 40, "kv_heads": 10}), 70_000_000_000)
+    with pytest.raises(UsageError, match=r"40 heads, 10 of keys and values, split over 1, 2\)"):
+        size_model(phi, H100, Wishes(gpu="H100-80GB", sequences=4, context=8192), dtype="bfloat16")
+    latent = phi.model_copy(update={"geometry": phi.geometry.model_copy(update={"latent": 576})})
+    found = size_model(latent, H100, Wishes(gpu="H100-80GB", sequences=4, context=8192), dtype="bfloat16")
+    assert found.tensor_parallel == 4
+
+
 def test_what_does_not_fit_shows_its_arithmetic_and_the_way_out() -> None:
     with pytest.raises(UsageError) as caught:
         size_model(LLAMA_70B, H100, Wishes(gpu="H100-80GB", gpus=2, sequences=4), dtype="bfloat16")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deploy.checkpoint.load import read_checkpoint
+from deploy.checkpoint.model import CheckpointRequest
 from deploy.convert.export import export_program
 from deploy.errors import DeployError, UnfinishedError, UsageError
 from tests.signatures.models import LONGEST, Halves, Tagger, ask
@@ -97,6 +98,13 @@ class Spectrum(Layer):
         return found
 
 
+class Nothing(Layer):
+    """A part of its output that a switch of training left without elements."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"scores": x * self.scale, "aux": x[:, :0]}
+
+
 class Remembers(Layer):
     """A running mean that it goes on with when it is served."""
 
@@ -109,6 +117,17 @@ class Remembers(Layer):
     def forward(self, x: Tensor) -> Tensor:
         self.mean.mul_(0.5).add_(x.mean(0) * self.scale)
         return x - self.mean
+
+
+class Overwrites(Layer):
+    """Normalises its input in place, which two calls show; or cuts it off in place, which they do not."""
+
+    def __init__(self, *, twice_the_same: bool) -> None:
+        super().__init__()
+        self.twice_the_same = twice_the_same
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.clamp_(0, 1) if self.twice_the_same else x.sub_(0.5)) * self.scale
 
 
 class Drops(Layer):
@@ -125,8 +144,9 @@ class Drops(Layer):
         (OfNumpy(), r"numpy\(\) is not supported(.|\n)*forward: order = np\.argsort", "with torch's operators"),
         (Checked(), r"forward: assert torch\.isfinite\(x\)\.all\(\)", "leave that check out"),
         (Spectrum(), "output 'output' is complex64", "view_as_real"),
+        (Nothing(), r"output 'aux' has the shape \['batch', 0\], which holds nothing", "leave it out"),
     ],
-    ids=["NumPy", "an assertion", "complex numbers"],
+    ids=["NumPy", "an assertion", "complex numbers", "no elements"],
 )
 def test_what_no_graph_holds_is_told_from_control_flow(module: nn.Module, found: str, fix: str, tmp_path: Path) -> None:
     error = failure(module, tmp_path, ("8",))
@@ -149,6 +169,25 @@ def test_answers_that_change_from_call_to_call_are_refused(
     assert isinstance(error, UsageError)
     assert re.search(found, error.found), str(error)
     assert fix in error.fix
+
+
+@pytest.mark.parametrize("twice_the_same", [False, True])
+def test_a_forward_that_writes_into_its_input_is_refused(twice_the_same: bool, tmp_path: Path) -> None:
+    module = Overwrites(twice_the_same=twice_the_same)
+    torch.save(module.state_dict(), tmp_path / "m.pt")
+    factory = f"{__name__}:{'cutting' if twice_the_same else 'normalising'}"
+    request = CheckpointRequest(path=tmp_path / "m.pt", factory=factory, input_shapes=((8,),))
+    with pytest.raises(UsageError, match=r"changes its input .* in place") as error:
+        export_program(read_checkpoint(request), max_batch=4, folder=tmp_path)
+    assert "x.clone()" in error.value.fix
+
+
+def cutting() -> nn.Module:
+    return Overwrites(twice_the_same=True)
+
+
+def normalising() -> nn.Module:
+    return Overwrites(twice_the_same=False)
 
 
 def failure(module: nn.Module, path: Path, inputs: tuple[str, ...], **words: tuple[str, ...]) -> DeployError:

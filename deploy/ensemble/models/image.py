@@ -68,13 +68,14 @@ def _resize(image: Any, transform: dict[str, Any]) -> Any:
 
 
 def _crop(image: Any, transform: dict[str, Any]) -> Any:
-    """The centre, rounded as torchvision rounds; what training would have padded is refused."""
+    """The centre, rounded as training's library rounds; what training would have padded is refused."""
     crop = transform["crop"]
     width, height = image.size
     if crop is not None:
         if width < crop or height < crop:
             raise BadImage(f"an image of {width} x {height} is too small for training's crop of {crop}")
-        top, left = round((height - crop) / 2.0), round((width - crop) / 2.0)
+        whole = int if transform["crop_rounds"] == "down" else round
+        top, left = whole((height - crop) / 2.0), whole((width - crop) / 2.0)
         image = image.crop((left, top, left + crop, top + crop))
         width, height = image.size
     wanted = tuple(transform["size"])

@@ -1,0 +1,85 @@
+"""A LoRA adapter of PEFT on a transformers folder: which class the two make together, and its weights merged.
+
+Owns reading that from the adapter; the arithmetic is in `adapters`. Called by pretrained.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from deploy.checkpoint.adapters import Adapter, merge, read_adapter
+from deploy.checkpoint.pretrained_folder import PretrainedFolder
+from deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# What PEFT calls a task, and the class of transformers that it wraps for it.
+_TASKS = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "FEATURE_EXTRACTION": "AutoModel",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+}
+# A head's last layer, by the names that transformers has for it.
+_HEAD = re.compile(r"(.*\.)?(classifier|out_proj|score|logits_proj|classifier\.[13])\.weight")
+
+
+def adapted_folder(transformers: ModuleType, folder: PretrainedFolder, adapter: Path) -> PretrainedFolder:
+    """The base's folder as the adapter makes it: its class, and as many classes as the adapter's own head has.
+
+    Names of classes are not among what PEFT saves: the base's own are kept only where its head is. Raises UsageError
+    if the adapter cannot be read, or its task fits no class of the base's kind.
+    """
+    found = read_adapter(adapter)
+    config = {**folder.config, "architectures": _class_names(transformers, folder, found)}
+    if (classes := head_rows(found)) is not None:
+        config |= {"id2label": {str(index): f"LABEL_{index}" for index in range(classes)}, "num_labels": classes}
+    return replace(folder, config=config)
+
+
+def head_rows(adapter: Adapter) -> int | None:
+    """The number of classes of the head that the adapter brings; None where it brings none."""
+    rows = [tensor.shape[0] for name, tensor in adapter.whole.items() if _HEAD.fullmatch(name) and tensor.dim() == 2]
+    return rows[-1] if rows else None
+
+
+def merge_into(module: "nn.Module", adapter: Path) -> None:
+    """The adapter's change put into the module's weights. Raises UsageError if a part of it is not the module's."""
+    state = module.state_dict()
+    merged = merge(state, adapter)
+    wrong = sorted(
+        f"{name} {list(tensor.shape)}"
+        for name, tensor in merged.items()
+        if name not in state or state[name].shape != tensor.shape
+    )
+    if wrong:
+        raise UsageError(
+            f"the adapter {adapter} brings what its base has not, or of another shape: {', '.join(wrong[:3])}",
+            expected="the base that it was trained on",
+            fix="give that one as --base",
+        )
+    module.load_state_dict({name: tensor.to(state[name].dtype) for name, tensor in merged.items()})
+
+
+def _class_names(transformers: ModuleType, folder: PretrainedFolder, adapter: Adapter) -> Any:
+    """The `architectures` of a config.json for base and adapter together."""
+    task, mapped = adapter.config.get("task_type"), adapter.config.get("auto_mapping")
+    if task is None:
+        wrapped = mapped.get("base_model_class") if isinstance(mapped, Mapping) else None
+        return [wrapped] if isinstance(wrapped, str) else folder.config.get("architectures")
+    auto = getattr(transformers, _TASKS.get(str(task), ""), None)
+    kind = folder.config.get("model_type")
+    by_kind = {found.model_type: cls for found, cls in auto._model_mapping.items()} if auto else {}
+    cls = by_kind.get(kind)
+    if cls is None:
+        raise UsageError(
+            f"the adapter {adapter.folder} is for the task {task}, and its base is of the kind {kind}",
+            expected=f"a task of {', '.join(_TASKS)} that transformers has for that kind",
+            fix="merge it where it was trained: model.merge_and_unload().save_pretrained('merged')",
+        )
+    return [(cls[0] if isinstance(cls, tuple) else cls).__name__]

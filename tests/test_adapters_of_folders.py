@@ -1,0 +1,104 @@
+"""LoRA adapters on transformers folders, from PEFT's own files to served answers."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deploy.checkpoint.load import build_module, read_checkpoint
+from deploy.checkpoint.model import CheckpointRequest
+from deploy.checkpoint.pretrained import import_transformers
+from deploy.errors import ExitCode, UsageError
+from deploy.package import package
+from deploy.repository.manifest import verify_files
+from deploy.request import PackageRequest, Resources
+from deploy.serve.engines import Engine
+from deploy.targets import find_target
+from tests.pretrained import make_tokenizer, save_folder
+from tests.test_pretrained import TEXTS, ask, tokens
+
+CLASSES = 4
+
+
+def trained_adapter(folder: Path, network: str, *, base: str = "Model", **options: Any) -> Any:
+    """An adapter as PEFT saves it on the base in `folder`/base, its matrices and head away from where they begin."""
+    import_transformers()
+    peft = pytest.importorskip("peft")
+    save_folder(folder / "base", network + base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT uses what transformers calls deprecated
+        classifier = getattr(import_transformers(), f"{network}ForSequenceClassification")
+        model = classifier.from_pretrained(folder / "base", num_labels=CLASSES)
+        config = peft.LoraConfig(
+            task_type="SEQ_CLS", r=2, lora_alpha=6, target_modules=["query", "value", "q_lin", "v_lin"], **options
+        )
+        torch.manual_seed(1)
+        adapted = peft.get_peft_model(model, config)
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if "lora_" in name or "modules_to_save" in name:
+                    parameter.normal_(std=0.5)
+        adapted.eval().save_pretrained(folder / "adapter")
+    return adapted
+
+
+@pytest.mark.parametrize(("network", "base"), [("Bert", "Model"), ("Roberta", "ForMaskedLM"), ("DistilBert", "Model")])
+def test_it_computes_what_peft_does_though_the_base_has_another_head(network: str, base: str, tmp_path: Path) -> None:
+    adapted = trained_adapter(tmp_path, network, base=base)
+    checkpoint = read_checkpoint(CheckpointRequest(path=tmp_path / "adapter", base=tmp_path / "base"))
+    assert checkpoint.architecture == f"transformers/{network}ForSequenceClassification"
+    assert (checkpoint.num_classes, checkpoint.classes) == (CLASSES, None)
+    assert any("merged into base" in note for note in checkpoint.notes)
+    given = make_tokenizer()(list(TEXTS), padding=True, return_tensors="pt")
+    inputs = {tensor.name: given[tensor.name] for tensor in checkpoint.inputs}
+    with torch.no_grad():
+        expected, found = adapted(**inputs).logits, build_module(checkpoint)(**inputs).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert expected.std(dim=0).min() > 0.01
+
+
+def test_an_adapter_of_another_base_or_task_is_refused(tmp_path: Path) -> None:
+    trained_adapter(tmp_path, "Bert")
+    request = CheckpointRequest(path=tmp_path / "adapter", base=tmp_path / "other")
+    save_folder(tmp_path / "other", "BertModel", hidden_size=16)
+    with pytest.raises(UsageError, match=r"give that one as --base"):
+        read_checkpoint(request)
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"SEQ_CLS"', '"SEQ_2_SEQ_LM"'))
+    with pytest.raises(UsageError, match=r"for the task SEQ_2_SEQ_LM(.|\n)*merge_and_unload\(\)\.save_pretrained"):
+        read_checkpoint(request)
+
+
+def test_what_neither_base_nor_adapter_holds_is_refused_rather_than_drawn_at_random(tmp_path: Path) -> None:
+    """A masked language model has no pooler: training drew one, and PEFT keeps only what it is told to."""
+    trained_adapter(tmp_path, "Bert", base="ForMaskedLM")
+    with pytest.raises(UsageError, match=r"bert\.pooler\.dense\.bias(.|\n)*modules_to_save"):
+        read_checkpoint(CheckpointRequest(path=tmp_path / "adapter", base=tmp_path / "base"))
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_it_is_served_with_the_tokenizer_of_its_base(engine: Engine, tmp_path: Path) -> None:
+    adapted = trained_adapter(tmp_path, "Bert")
+    request = PackageRequest(
+        checkpoint=CheckpointRequest(path=tmp_path / "adapter", base=tmp_path / "base"),
+        repository=tmp_path / "repository",
+        target=find_target("local-cpu"),
+        formats=("onnx",),
+        by_name=True,
+        max_batch=4,
+        ensemble="text",
+        resources=Resources(seconds_per_cell=0.05, threads=1),
+    )
+    result = package(request)
+    assert result.exit_code is ExitCode.OK, result.outcome.judgement.reason
+    version = next(one.version for one in result.outcome.published if one.version.name == "adapter")
+    assert (version.folder / "tokenizer" / "tokenizer.json").is_file()
+    assert verify_files(version.folder).classes is None
+    (found,) = ask(version, engine, [tokens(make_tokenizer(), TEXTS)])
+    with torch.no_grad():
+        expected = adapted(**make_tokenizer()(list(TEXTS), padding=True, return_tensors="pt")).logits.numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
