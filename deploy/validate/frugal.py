@@ -85,8 +85,11 @@ class Nudges:
         import torch
 
         generator = torch.Generator().manual_seed(draw)
-        for name, tensor in self._module.state_dict().items():
-            yield name, _nudged(tensor, generator, whole=draw % 2 == 1, lazily=self._frugal)
+        seen: set[int] = set()
+        for name, tensor in self._module.state_dict(keep_vars=True).items():
+            if id(tensor) not in seen:  # tied: the other names follow
+                seen.add(id(tensor))
+                yield name, _nudged(tensor.detach(), generator, whole=draw % 2 == 1, lazily=self._frugal)
 
 
 def _nudged(tensor: Any, generator: Any, *, whole: bool, lazily: bool) -> Any:

@@ -73,3 +73,23 @@ def test_weights_that_a_module_needs_in_memory_are_drawn_whole() -> None:
     module, rows = stubborn().requires_grad_(False), (torch.from_numpy(ROWS),)
     with torch.inference_mode():
         assert torch.equal(Nudges(module, frugal_from=0)(rows, draw=1), Nudges(module)(rows, draw=1))
+
+
+class Tied(nn.Module):
+    """Tokens in and out by one matrix, as of a masked language model: its state_dict has two names for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(6, 4)
+        self.head = nn.Linear(4, 6, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.tokens(ids))  # type: ignore[no-any-return]
+
+
+def test_tied_weights_are_nudged_as_one() -> None:
+    module, ids = Tied().requires_grad_(False), torch.arange(6).reshape(1, 6)
+    plain, nudged = module(ids), Nudges(module)((ids,), draw=1)
+    assert not torch.equal(nudged, plain)
+    torch.testing.assert_close(nudged, plain, rtol=1e-5, atol=1e-5)
