@@ -76,7 +76,7 @@ def understand_timm(
     module = build_timm(TIMM + name, options, filled=shapes)
     difference = compare(shapes, _shapes(module.state_dict()))
     if difference:
-        raise _misfit(name, difference)
+        raise _misfit(name, difference, match.entry, size)
     state = module.state_dict()
     check_floats(tensors, {key for key, tensor in state.items() if tensor.is_floating_point()})
     check_plain(request, names=(_IMAGE,), why=TIMM + name)
@@ -99,7 +99,7 @@ def understand_timm(
         preprocessing=preprocessing,
         tensors=tensors,
         removed=removed,
-        notes=(*hint, *notes),
+        notes=(*hint, *_headless(options), *notes),
     )
 
 
@@ -133,6 +133,16 @@ def timm_look_alikes(request: CheckpointRequest, understood: Understood) -> tupl
     return (
         f"timm has architectures with the same tensors: {_listed(names)}; if timm trained it, say which one: "
         f"--arch {TIMM}{names[0]}",
+    )
+
+
+def _headless(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """A note where the weights have no head: another way of making the network leaves the same tensors."""
+    if options["num_classes"]:
+        return ()
+    return (
+        "no head: it gives pooled features, as with num_classes=0; the maps of features_only=True would have the same "
+        "tensors, and are a network of your own: --factory",
     )
 
 
@@ -308,11 +318,18 @@ def _unknown(otherwise: UsageError | None, shapes: Shapes) -> UsageError:
     return UsageError(otherwise.found + words, expected=otherwise.expected, fix=otherwise.fix)
 
 
-def _misfit(name: str, difference: Difference) -> UsageError:
+def _misfit(name: str, difference: Difference, entry: TimmEntry, size: tuple[int, int, int]) -> UsageError:
+    """What differs; where only shapes do, in a model that is built for one image size, that may be another one."""
+    fix = f"leave out --arch to have it identified; or {_FACTORY}"
+    if entry.sized and not difference.missing and not difference.unexpected:
+        fix = (
+            f"say which size it was made for, where that was not {size[1]} x {size[2]}: "
+            f"--input-shape {size[0]},HEIGHT,WIDTH; or {fix}"
+        )
     return UsageError(
         f"the weights do not fit {TIMM}{name}:\n    " + "\n    ".join(difference.lines(limit=20)),
         expected="every tensor of the architecture and no other",
-        fix=f"leave out --arch to have it identified; or {_FACTORY}",
+        fix=fix,
     )
 
 

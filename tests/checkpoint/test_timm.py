@@ -62,6 +62,7 @@ def test_wrappers_prefixes_are_taken_off_and_no_others(tmp_path: Path) -> None:
 def test_a_network_without_a_head_gives_features(tmp_path: Path) -> None:
     checkpoint = read(tmp_path, fine_tuned("test_efficientnet", num_classes=0).state_dict())
     assert (checkpoint.options["num_classes"], checkpoint.num_classes) == (0, None)
+    assert "no head: it gives pooled features" in " ".join(checkpoint.notes)
 
 
 def test_torchvision_goes_first_and_the_look_alikes_of_timm_are_named(tmp_path: Path) -> None:
@@ -123,6 +124,14 @@ def test_a_shape_that_contradicts_the_weights_is_refused(tmp_path: Path) -> None
     state = fine_tuned("test_vit", num_classes=4).state_dict()
     with pytest.raises(UsageError, match="contradicts the positional embedding"):
         read(tmp_path, state, arch="timm/test_vit", input_shapes=((3, 224, 224),))
+
+
+def test_images_that_are_not_square_are_asked_for(tmp_path: Path) -> None:
+    state = fine_tuned("test_vit", num_classes=4, img_size=(64, 96)).state_dict()
+    with pytest.raises(UsageError, match=r"pos_embed is(.|\n)*--input-shape 3,HEIGHT,WIDTH"):
+        read(tmp_path, state, arch="timm/test_vit")
+    checkpoint = read(tmp_path, state, arch="timm/test_vit", input_shapes=((3, 64, 96),))
+    assert checkpoint.inputs[0].shape == ("batch", 3, 64, 96)
 
 
 def test_without_the_extra_its_pip_line_is_named(tmp_path: Path) -> None:
