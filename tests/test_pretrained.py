@@ -26,7 +26,7 @@ from deploy.validate.baseline import Baseline
 from deploy.validate.executables import EagerModel
 from deploy.validate.parity import Answer, judge
 from deploy.validate.store import load_baseline
-from tests.pretrained import LABELS, LONGEST, make_tokenizer, save_folder
+from tests.pretrained import LABELS, LONGEST, change_config, make_tokenizer, save_folder
 
 TEXTS = ("the bird sang", "a small grey bird flew over the cold house in the morning and sang", "may")
 BOTH: tuple[Format, ...] = ("aoti", "onnx")
@@ -140,6 +140,55 @@ def test_other_encoders_in_both_formats(network: str, tmp_path: Path, engine: En
     _, manifest = published(packaged(tmp_path / "encoder", tmp_path / "repository", formats=BOTH))
     named = {output.name: output.decision_axis for output in manifest.spec.outputs}
     assert named == ({"logits": 1} if "Sequence" in network else {"last_hidden_state": None, "pooler_output": None})
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        ("DebertaV2ForSequenceClassification", {}),
+        ("ModernBertForSequenceClassification", {}),
+        ("GPT2ForSequenceClassification", {"pad_token_id": 0}),
+        ("T5EncoderModel", {}),
+        ("DistilBertForMaskedLM", {}),
+        ("BertForQuestionAnswering", {"id2label": {0: "LABEL_0", 1: "LABEL_1"}}),
+    ],
+)
+def test_more_networks_answer_as_transformers_does(
+    network: str, options: dict[str, Any], tmp_path: Path, engine: Engine
+) -> None:
+    """Tied weights, padding that is found by its id, and attention by distance, in padded batches."""
+    module = save_folder(tmp_path / "texts", network, **options)
+    version, manifest = published(packaged(tmp_path / "texts", tmp_path / "repository"))
+    names = {tensor.name for tensor in manifest.spec.inputs}
+    inputs = {name: array for name, array in tokens(make_tokenizer(), TEXTS).items() if name in names}
+    (served,) = ask(version, engine, [inputs])
+    with torch.no_grad():
+        expected = module(**{name: torch.from_numpy(array) for name, array in inputs.items()})[0].numpy()
+    np.testing.assert_allclose(served, expected, rtol=1e-3, atol=1e-4)
+    assert expected.std(axis=0).max() > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_chain_with_a_dense_layer_answers_as_sentence_transformers_does(tmp_path: Path, engine: Engine) -> None:
+    """Saved by sentence-transformers itself, its config.json naming the class that was pretrained."""
+    save_folder(tmp_path / "pretrained", "MPNetModel")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Dense, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    folder = tmp_path / "texts"
+    parts = [Transformer(str(tmp_path / "pretrained")), Pooling(32, pooling_mode="weightedmean"), Dense(32, 16)]
+    model = SentenceTransformer(modules=parts, device="cpu")
+    model.save(str(folder))
+    change_config(folder, architectures=["MPNetForMaskedLM"])
+    version, manifest = published(packaged(folder, tmp_path / "repository"))
+    names = {tensor.name for tensor in manifest.spec.inputs}
+    inputs = {name: array for name, array in tokens(make_tokenizer(), TEXTS).items() if name in names}
+    (served,) = ask(version, engine, [inputs])
+    np.testing.assert_allclose(served, model.encode(list(TEXTS)), atol=1e-5)
 
 
 @pytest.mark.slow

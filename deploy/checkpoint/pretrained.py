@@ -19,9 +19,10 @@ from deploy.checkpoint.adapters import digest_of, read_adapter
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.checkpoint.pretrained_adapter import adapted_folder, head_rows, merge_into
 from deploy.checkpoint.pretrained_folder import CONFIG, PretrainedFolder, has_tokenizer, open_folder
-from deploy.checkpoint.pretrained_inputs import class_names, decisions, pretrained_inputs
-from deploy.checkpoint.processors import read_processor
-from deploy.checkpoint.sentences import SentenceEmbedder, read_pooling
+from deploy.checkpoint.pretrained_inputs import answer_notes, class_names, decisions, pretrained_inputs
+from deploy.checkpoint.processors import made_size, read_processor
+from deploy.checkpoint.sentence_folder import read_pooling, with_token_class
+from deploy.checkpoint.sentences import SentenceEmbedder
 from deploy.checkpoint.tensors import check_finite, check_usable, main_dtype
 from deploy.checkpoint.vision import import_torchvision
 from deploy.errors import MissingError, UsageError
@@ -53,12 +54,15 @@ def read_pretrained(request: CheckpointRequest, *, name: str) -> Checkpoint:
     _check_config(folder)
     tensors = _read_weights(folder)
     module, notes = _load(folder, adapter)
-    found = pretrained_inputs(folder, _network(module), request)
+    with _silence():
+        made = made_size(import_transformers(), folder)
+    found = pretrained_inputs(folder, _network(module), request, made=made)
     preprocessing, more = found.preprocessing, found.notes
     if preprocessing is None:
         with _silence():
             preprocessing, more = read_processor(import_transformers(), folder, found.inputs[0])
     classes, count = class_names(folder.config, _class_name(folder))
+    notes += answer_notes(folder, count)
     dtype = main_dtype(tensors)
     if dtype != "float32":
         notes.append(f"the weights are {dtype}; they are computed with in float32, which holds each of them exactly")
@@ -100,7 +104,10 @@ def build_pretrained(checkpoint: Checkpoint) -> "nn.Module":
 def _open(path: Path, base: Path | None) -> tuple[PretrainedFolder, Path | None]:
     """The folder with the network, as the adapter makes it where there is one, and the adapter."""
     if base is None:
-        return open_folder(path), None
+        folder = open_folder(path)
+        transformers = import_transformers()
+        with _silence():  # classes are imported when they are looked up
+            return with_token_class(transformers, folder), None
     return adapted_folder(import_transformers(), open_folder(base), path), path
 
 
@@ -164,7 +171,7 @@ def _check_config(folder: PretrainedFolder) -> None:
             expected="float weights",
             fix="save the model before it was quantized, or dequantized: model.dequantize()",
         )
-    if config.get("is_encoder_decoder"):
+    if config.get("is_encoder_decoder") and not name.endswith("EncoderModel"):
         raise UsageError(f"{name} has an encoder and a decoder", expected="a network of one part", fix=_OWN_CODE)
     wanted = getattr(cls.config_class, "model_type", None)
     if config.get("model_type", wanted) != wanted:
@@ -250,8 +257,7 @@ def _load(folder: PretrainedFolder, adapter: Path | None = None) -> tuple["nn.Mo
         notes.append(f"a LoRA adapter merged into {folder.path.name}, whose sha256 is {sha256_path(folder.path)}")
     if pooling is not None:
         model = SentenceEmbedder(model, pooling)
-        how = " and ".join(pooling.modes) + (", then normalised" if pooling.normalize else "")
-        notes.append(f"one embedding per text, as modules.json says: {how}")
+        notes.append(f"one embedding per text, as modules.json says: {pooling}")
     return model.eval().requires_grad_(False), notes
 
 
@@ -267,7 +273,8 @@ def _from_pretrained(
     try:
         with _silence():
             config = cls.config_class.from_pretrained(str(folder.path), local_files_only=True)
-            config.use_cache = False  # a cache of keys and values would be among the outputs
+            config.use_cache = False  # a cache of keys and values would be among the outputs,
+            config.use_mems_eval = False  # and so would what XLNet remembers
             if classes is not None:
                 config.num_labels = classes
             model, info = cls.from_pretrained(

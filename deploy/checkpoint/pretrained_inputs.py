@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
+from deploy.checkpoint.padding import check_padding
 from deploy.checkpoint.pretrained_folder import (
     EMBEDDING,
     MASK,
@@ -20,7 +21,7 @@ from deploy.checkpoint.pretrained_folder import (
     TYPES,
     PretrainedFolder,
 )
-from deploy.checkpoint.sentences import longest_text
+from deploy.checkpoint.sentence_folder import longest_text, score_activation
 from deploy.errors import UsageError
 from deploy.spec import BATCH, Dim, TensorSpec
 
@@ -51,15 +52,24 @@ class PretrainedInputs:
         return self.inputs[0].name == TOKENS
 
 
-def pretrained_inputs(folder: PretrainedFolder, network: "nn.Module", request: CheckpointRequest) -> PretrainedInputs:
-    """The inputs of the network. Raises UsageError if it takes something else than one text or one image."""
+def pretrained_inputs(
+    folder: PretrainedFolder,
+    network: "nn.Module",
+    request: CheckpointRequest,
+    *,
+    made: tuple[int, int] | None = None,
+) -> PretrainedInputs:
+    """The inputs of the network, `made` being the height and width of what its image processor makes.
+
+    Raises UsageError if it takes something else than one text or one image.
+    """
     takes = set(inspect.signature(network.forward).parameters)
     main = getattr(network, "main_input_name", None)
     _check_said(request)
     if main == TOKENS and PIXELS not in takes:
         return _text(folder, network, request, takes)
     if main == PIXELS and TOKENS not in takes:
-        return _image(folder, request)
+        return _image(folder, network, request, made)
     raise UsageError(
         f"{type(network).__name__} takes {main} and more",
         expected=f"a text ({TOKENS}) or an image ({PIXELS}), and not both",
@@ -83,6 +93,19 @@ def class_names(config: Mapping[str, Any], architecture: str) -> tuple[tuple[str
     # What transformers calls classes that nobody named; one class is a number to be predicted.
     unnamed = len(ordered) == 1 or ordered == tuple(f"LABEL_{index}" for index in range(len(ordered)))
     return None if unnamed else ordered, len(ordered)
+
+
+def answer_notes(folder: PretrainedFolder, classes: int | None) -> list[str]:
+    """What a client makes of the scores, where that is something else than taking the largest."""
+    activation = score_activation(folder, classes=classes)
+    if activation:
+        return [f"a CrossEncoder puts its scores through {activation}: the version answers with those before it"]
+    said = {
+        "multi_label_classification": "several labels may be right at once: a client puts each score through a sigmoid",
+        "regression": "regression: the scores are the numbers themselves",
+    }
+    problem = folder.config.get("problem_type") if classes is not None else None
+    return [said[problem]] if problem in said else []
 
 
 def decisions(architecture: str) -> dict[str, int | None]:
@@ -115,10 +138,10 @@ def _asked_length(request: CheckpointRequest, longest: int) -> Dim | None:
     asked = request.dynamic[0]
     bounds = asked.bounds
     plain = len(request.dynamic) == 1 and asked.input == TOKENS and [axis for axis, _ in asked.axes] == [1]
-    if not plain or bounds is None or not 1 <= bounds[0] < bounds[1] <= longest:
+    if not plain or bounds is None or not 1 <= bounds[0] <= bounds[1] <= longest:
         raise UsageError(
             f"--dynamic {asked.input} does not fit a network that takes texts of 1 to {longest} tokens",
-            expected=f"bounds of their length: --dynamic {TOKENS}:1=MIN..MAX",
+            expected=f"bounds of their length: --dynamic {TOKENS}:1=MIN..MAX, or N..N for texts of that length alone",
             fix=f"leave it out, or write --dynamic {TOKENS}:1=1..{longest}",
         )
     return Dim(name=SEQUENCE, minimum=bounds[0], maximum=bounds[1])
@@ -134,7 +157,10 @@ def _text(
             fix="leave out --input-shape",
         )
     config: Any = network.config
-    shape = (BATCH, SEQUENCE)
+    check_padding(folder, network)
+    dim, note = _length(folder, network, request)
+    fixed = dim.minimum == dim.maximum
+    shape = (BATCH, dim.maximum if fixed else SEQUENCE)
     inputs = [
         TensorSpec(name=TOKENS, dtype="int64", shape=shape, values=(0, config.vocab_size - 1)),
         TensorSpec(name=MASK, dtype="int64", shape=shape, mask=True),
@@ -142,10 +168,9 @@ def _text(
     types = getattr(config, "type_vocab_size", 0) or 0
     if TYPES in takes and types > 1:
         inputs.append(TensorSpec(name=TYPES, dtype="int64", shape=shape, values=(0, types - 1)))
-    dim, note = _length(folder, network, request)
     return PretrainedInputs(
         inputs=tuple(inputs),
-        dims=(dim,),
+        dims=() if fixed else (dim,),
         preprocessing=Preprocessing(source=f"the tokenizer of {folder.path.name}"),
         notes=note,
     )
@@ -159,7 +184,8 @@ def _length(folder: PretrainedFolder, network: "nn.Module", request: CheckpointR
     longest = min(limits, default=_USUAL_TOKENS)
     asked = _asked_length(request, longest)
     if asked is not None:
-        return asked, ()
+        fixed = f"texts of {asked.maximum} tokens: clients fill up shorter ones, as padding='max_length' does"
+        return asked, (fixed,) if asked.minimum == asked.maximum else ()
     dim = Dim(name=SEQUENCE, minimum=1, maximum=min(longest, _USUAL_TOKENS))
     if longest <= _USUAL_TOKENS:
         return dim, ()
@@ -179,44 +205,58 @@ def _positions(network: "nn.Module") -> int | None:
     return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
 
 
-def _image(folder: PretrainedFolder, request: CheckpointRequest) -> PretrainedInputs:
+def _image(
+    folder: PretrainedFolder, network: "nn.Module", request: CheckpointRequest, made: tuple[int, int] | None
+) -> PretrainedInputs:
     if request.dynamic:
         raise UsageError(
             f"--dynamic was given for {request.path}, whose images have one size",
             expected="no --dynamic",
             fix="leave it out, or give the module as --factory and its weights as one file",
         )
-    settings = folder.read(PROCESSOR) or {}
     channels = int(folder.config.get("num_channels", 3))
-    height, width = _size(folder, settings, request, channels)
+    built = sides(folder.config.get("image_size"))
+    size = _asked_size(network, request, channels, built) or _own_size(folder, network, channels, made)
     return PretrainedInputs(
-        inputs=(TensorSpec(name=PIXELS, dtype="float32", shape=(BATCH, channels, height, width)),),
+        inputs=(TensorSpec(name=PIXELS, dtype="float32", shape=(BATCH, channels, *size)),),
         dims=(),
         preprocessing=None,
         notes=(),
     )
 
 
-def _size(
-    folder: PretrainedFolder, settings: Mapping[str, Any], request: CheckpointRequest, channels: int
+def _asked_size(
+    network: "nn.Module", request: CheckpointRequest, channels: int, built: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """Height and width as asked for; None where nothing was."""
+    if not request.input_shapes:
+        return None
+    (*rest,) = request.input_shapes
+    if len(rest) != 1 or len(rest[0]) != 3 or rest[0][0] != channels:
+        raise UsageError(
+            f"--input-shape {' and '.join(','.join(map(str, shape)) for shape in rest)} does not fit",
+            expected=f"one shape {channels},HEIGHT,WIDTH, without the batch",
+        )
+    asked = rest[0][1], rest[0][2]
+    if built and asked != built and not _takes(network, (channels, *asked)):
+        raise UsageError(
+            f"--input-shape asks for {asked[0]} x {asked[1]}, and config.json says {built[0]} x {built[1]}",
+            expected="the size that the network's positions were made for",
+            fix="leave out --input-shape",
+        )
+    return asked
+
+
+def _own_size(
+    folder: PretrainedFolder, network: "nn.Module", channels: int, made: tuple[int, int] | None
 ) -> tuple[int, int]:
-    """Height and width: as asked, else what the network was built for, else what its processor makes."""
-    built = sides(folder.config.get("image_size"))
-    if request.input_shapes:
-        (*rest,) = request.input_shapes
-        if len(rest) != 1 or len(rest[0]) != 3 or rest[0][0] != channels:
-            raise UsageError(
-                f"--input-shape {' and '.join(','.join(map(str, shape)) for shape in rest)} does not fit",
-                expected=f"one shape {channels},HEIGHT,WIDTH, without the batch",
-            )
-        asked = rest[0][1], rest[0][2]
-        if built and asked != built and "patch_size" in folder.config:
-            raise UsageError(
-                f"--input-shape asks for {asked[0]} x {asked[1]}, and config.json says {built[0]} x {built[1]}",
-                expected="the size that the network's positions were made for",
-                fix="leave out --input-shape",
-            )
-        return asked
+    """Height and width: what the processor makes if the network takes it, else what either was set to.
+
+    A network that takes images of other sizes than it was built for, as DINOv2, is fed what its processor makes.
+    """
+    built, settings = sides(folder.config.get("image_size")), folder.read(PROCESSOR) or {}
+    if made and (made == built or _takes(network, (channels, *made))):
+        return made
     found = built or sides(settings.get("crop_size")) or sides(settings.get("size"))
     if found is None:
         raise UsageError(
@@ -225,6 +265,18 @@ def _size(
             fix=f"add --input-shape {channels},HEIGHT,WIDTH",
         )
     return found
+
+
+def _takes(network: "nn.Module", shape: tuple[int, int, int]) -> bool:
+    """Whether the network computes with an image of this shape."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, *shape))
+    except Exception:  # noqa: BLE001 - each network has its own way to refuse a size
+        return False
+    return True
 
 
 def sides(value: object) -> tuple[int, int] | None:

@@ -23,7 +23,9 @@ _CONVNEXT_STRETCHES = 384
 # Resizing rounds to whole levels, in torchvision's tensors at times otherwise than in Pillow: by up to 9 in the noise
 # that is resized here, and by 0.3 in the mean. Another mean, order of colours or place is off by more.
 _MOST_LEVELS, _MEAN_LEVELS = 24.0, 0.5
-_SEED, _SIDE = 0, 250
+_SEED, _COLOURS = 0, 3
+# A wide image and an upright one, whose sides leave even and odd rests to be cut off: height and width.
+_PICTURES = ((501, 752), (755, 504))
 
 
 def read_processor(
@@ -46,6 +48,23 @@ def read_processor(
         note = f"resize and crop: unknown for {asked}; the folder's image processor makes {own}"
         return described.model_copy(update={"resize": None, "crop": None}), (note,)
     return described, ()
+
+
+def made_size(transformers: ModuleType, folder: PretrainedFolder) -> tuple[int, int] | None:
+    """Height and width of what the folder's processor makes of any image; None where that depends on the image."""
+    if folder.read(PROCESSOR) is None:
+        return None
+    channels = int(folder.config.get("num_channels", _COLOURS))
+    try:
+        processor: Any = transformers.AutoImageProcessor.from_pretrained(str(folder.path), local_files_only=True)
+        made = {
+            processor(images=[_picture(size, channels)], return_tensors="np")["pixel_values"].shape[-2:]
+            for size in _PICTURES
+        }
+    except Exception:  # noqa: BLE001 - a processor of any class runs here; `read_processor` says what it raises
+        return None
+    height, width = made.pop()
+    return None if made else (int(height), int(width))
 
 
 def _only_by_itself(why: str) -> tuple[Preprocessing, tuple[str, ...]]:
@@ -90,14 +109,11 @@ def _normalised(settings: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[f
 
 
 def _compared(processor: Any, described: Preprocessing, channels: int) -> tuple[tuple[int, ...], str | None]:
-    """Height and width of what the processor makes, and what of it the steps make otherwise; None for nothing.
-
-    Of a wide image and of an upright one, whose sides leave even and odd rests to be cut off.
-    """
+    """Height and width of what the processor makes, and what of it the steps make otherwise; None for nothing."""
     assert described.std is not None and described.value_range is not None
     prepare, made = _as_described(described), np.empty(0)
     level = (described.value_range[1] - described.value_range[0]) / _LEVELS
-    for size in ((_SIDE * 2 + 1, _SIDE * 3 + 2), (_SIDE * 3 + 5, _SIDE * 2 + 4)):
+    for size in _PICTURES:
         picture = _picture(size, channels)
         made = np.asarray(processor(images=[picture], return_tensors="np")["pixel_values"], np.float64)[0]
         ours = prepare(picture)

@@ -1,26 +1,18 @@
-"""A sentence-transformers folder: how its tokens' embeddings become one per sentence, as part of the module.
+"""How tokens' embeddings become one per sentence, as sentence-transformers does it, as part of the module.
 
-Owns the reading of modules.json and the pooling. Loads no weights. Called by pretrained.
+Owns the pooling and what follows it, with the weights of that. Reads no settings. Called by pretrained.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from deploy.checkpoint.pretrained_folder import EMBEDDING, PretrainedFolder
+from deploy.checkpoint.pretrained_folder import EMBEDDING
+from deploy.checkpoint.sentence_folder import Dense, Pooling
+from deploy.checkpoint.tensors import check_finite, check_usable
 from deploy.errors import UsageError
-
-_OWN = "give the module of the whole chain as --factory, with the weights of all its parts in one file"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pooling:
-    """How tokens are pooled (several ways are concatenated), and whether the result is normalised to length 1."""
-
-    modes: tuple[str, ...]
-    normalize: bool
 
 
 class SentenceEmbedder(nn.Module):
@@ -30,6 +22,7 @@ class SentenceEmbedder(nn.Module):
         super().__init__()
         self.transformer = transformer
         self.pooling = pooling
+        self.then = nn.ModuleList(_Normalised() if part is None else _dense(part) for part in pooling.then)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -38,55 +31,51 @@ class SentenceEmbedder(nn.Module):
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         tokens = self.transformer(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
         pooled = torch.cat([_POOLED[mode](tokens, attention_mask) for mode in self.pooling.modes], dim=1)
-        if self.pooling.normalize:
-            pooled = nn.functional.normalize(pooled, p=2.0, dim=1)
+        for part in self.then:
+            pooled = part(pooled)
         return {EMBEDDING: pooled}
 
 
-def read_pooling(folder: PretrainedFolder) -> Pooling | None:
-    """The pooling of a sentence-transformers folder; None where it is none. Raises UsageError for other parts."""
-    modules = folder.read("modules.json")
-    if modules is None:
-        return None
-    kinds = [str(part.get("type", "")).rpartition(".")[2] for part in modules]
-    paths = [str(part.get("path", "")) for part in modules]
-    if kinds[:2] != ["Transformer", "Pooling"] or kinds[2:] not in ([], ["Normalize"]) or paths[0] not in ("", "."):
+class _Normalised(nn.Module):
+    def forward(self, embedding: Tensor) -> Tensor:
+        return nn.functional.normalize(embedding, p=2.0, dim=1)
+
+
+def _dense(part: Dense) -> nn.Module:
+    """The layer with its weights in float32. Raises UsageError if the file holds others than its settings say."""
+    linear = nn.Linear(part.inputs, part.outputs, bias=part.bias)
+    tensors = _read(part.file)
+    wanted = {f"linear.{name}": list(tensor.shape) for name, tensor in linear.state_dict().items()}
+    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    if found != wanted:
         raise UsageError(
-            f"{folder.path / 'modules.json'} is a chain of {', '.join(kinds)}",
-            expected="Transformer (in the folder itself), Pooling and, where wanted, Normalize",
-            fix=_OWN,
+            f"{part.file} holds {found}",
+            expected=f"{wanted}, as the config.json beside it says",
+            fix="copy or download the folder again",
         )
-    config = folder.read(f"{paths[1]}/config.json")
-    if not isinstance(config, dict):
-        raise UsageError(f"{folder.path} lacks {paths[1]}/config.json, which says how tokens are pooled")
-    return Pooling(modes=_modes(folder, config), normalize=len(kinds) > 2)
+    linear.load_state_dict({name.removeprefix("linear."): tensor.float() for name, tensor in tensors.items()})
+    return nn.Sequential(linear, getattr(nn, part.activation)())
 
 
-def longest_text(folder: PretrainedFolder) -> int | None:
-    """The tokens at which sentence-transformers cuts a text off; None where the folder does not say."""
-    config = folder.read("sentence_bert_config.json")
-    return config.get("max_seq_length") if isinstance(config, dict) else None
+def _read(path: Path) -> dict[str, Tensor]:
+    from deploy.checkpoint.formats import read_stored
 
-
-def _modes(folder: PretrainedFolder, config: dict[str, object]) -> tuple[str, ...]:
-    given = config.get("pooling_mode")
-    if given is None:
-        modes = [mode for mode, key in _KEYS.items() if config.get(key)] or ["mean"]
-    else:
-        modes = [given] if isinstance(given, str) else [str(mode) for mode in given] if isinstance(given, list) else []
-    unknown = [mode for mode in modes if mode not in _POOLED]
-    if unknown or not modes:
-        raise UsageError(
-            f"{folder.path}: tokens are pooled by {', '.join(unknown) or 'nothing'}",
-            expected=f"one or more of {', '.join(_POOLED)}",
-            fix=_OWN,
-        )
-    return tuple(modes)
+    tensors: dict[str, Tensor] = dict(read_stored(path).content)
+    check_usable(tensors)
+    check_finite(tensors)
+    return tensors
 
 
 def _first(tokens: Tensor, mask: Tensor) -> Tensor:
     """The embedding of the first token that is no padding, wherever the padding is."""
     at = mask.to(torch.int32).argmax(dim=1).view(-1, 1, 1).expand(-1, 1, tokens.shape[-1])
+    return tokens.gather(1, at).squeeze(1)
+
+
+def _last(tokens: Tensor, mask: Tensor) -> Tensor:
+    """The embedding of the last token that is no padding, wherever the padding is."""
+    places = torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.int32)
+    at = (places * mask.to(torch.int32)).argmax(dim=1).view(-1, 1, 1).expand(-1, 1, tokens.shape[-1])
     return tokens.gather(1, at).squeeze(1)
 
 
@@ -104,6 +93,14 @@ def _mean_of_root(tokens: Tensor, mask: Tensor) -> Tensor:
     return total / count.sqrt()
 
 
+def _weighted_mean(tokens: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the tokens weighted by their place: 1 for the first that is no padding, 2 for the next."""
+    places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device, dtype=tokens.dtype)
+    padded = mask.to(torch.int32).argmax(dim=1).to(tokens.dtype)
+    total, count = _sum(tokens, mask.to(tokens.dtype) * (places.unsqueeze(0) - padded.unsqueeze(1)))
+    return total / count
+
+
 def _sum(tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     weights = mask.unsqueeze(-1).to(tokens.dtype)
     return (tokens * weights).sum(dim=1), weights.sum(dim=1).clamp(min=1e-9)
@@ -114,13 +111,6 @@ _POOLED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "max": _largest,
     "mean": _mean,
     "mean_sqrt_len_tokens": _mean_of_root,
-}
-# How earlier releases of sentence-transformers wrote them, in the order in which they are concatenated.
-_KEYS = {
-    "cls": "pooling_mode_cls_token",
-    "max": "pooling_mode_max_tokens",
-    "mean": "pooling_mode_mean_tokens",
-    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
-    "weightedmean": "pooling_mode_weightedmean_tokens",
-    "lasttoken": "pooling_mode_lasttoken",
+    "weightedmean": _weighted_mean,
+    "lasttoken": _last,
 }

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deploy.checkpoint.pretrained_folder import SEQUENCE, TOKENS
 from deploy.errors import UnfinishedError
 from deploy.spec import BATCH, Dim
 
@@ -58,10 +59,10 @@ def explain_export_error(
         return UnfinishedError(
             f"the model makes its {dimension} a constant{_where_specialised(attempt)}: {constraint}",
             expected=f"a forward that takes any {dim.name} of {dim.minimum}..{dim.maximum}",
-            fix=f"make that code independent of the size, or {instead}",
+            fix=f"make that code independent of the size, or {instead}{_one_length(dims)}",
         )
     if _VIOLATED in str(error):
-        return _explain_sizes(error)
+        return _explain_sizes(error, dims)
     place = user_line(error)
     expected, fix = _advice(error, place)
     return UnfinishedError(
@@ -69,6 +70,12 @@ def explain_export_error(
         expected=expected,
         fix=f"{fix}, or pass --factory with a module that exports",
     )
+
+
+def _one_length(dims: Sequence[Dim]) -> str:
+    """How a folder of transformers is made to take texts of one length: not all of its networks can be of any."""
+    longest = next((dim.maximum for dim in dims if dim.name == SEQUENCE), None)
+    return f"; a folder of transformers: --dynamic {TOKENS}:1={longest}..{longest}, texts of one length" * bool(longest)
 
 
 def _advice(error: Exception, place: str) -> tuple[str, str]:
@@ -92,7 +99,7 @@ def _advice(error: Exception, place: str) -> tuple[str, str]:
     )
 
 
-def _explain_sizes(error: Exception) -> UnfinishedError:
+def _explain_sizes(error: Exception, dims: Sequence[Dim]) -> UnfinishedError:
     """What to say of a model that takes some of the sizes that were asked for, and which those are."""
     text = str(error)
     equal = re.search(r"The values of (\w+) = .* and (\w+) = .* must always be equal", text)
@@ -109,7 +116,8 @@ def _explain_sizes(error: Exception) -> UnfinishedError:
     return UnfinishedError(
         f"the model does not take every size that --dynamic asks for: {'; '.join(words) or _first_paragraph(error)}",
         expected="bounds within which its forward takes every size",
-        fix="narrow the bounds (NAME:AXES=MIN..MAX), pad or crop inside the forward, or leave out --dynamic",
+        fix="narrow the bounds (NAME:AXES=MIN..MAX), pad or crop inside the forward, or leave out --dynamic"
+        + _one_length(dims),
     )
 
 

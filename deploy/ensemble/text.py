@@ -132,7 +132,13 @@ def plan_texts(checkpoint: Checkpoint, file: Path | None) -> TextPlan:
     """
     answer = _answer(checkpoint)
     own = read_texts(file) if file else ()
-    (length,) = (dim for dim in checkpoint.dims if dim.name == SEQUENCE)
+    length = next((dim for dim in checkpoint.dims if dim.name == SEQUENCE), None)
+    if length is None:
+        raise UsageError(
+            f"{PURPOSE}: the network takes texts of one length alone",
+            expected="one that takes texts as long as they are",
+            fix=f"leave {PURPOSE} out: clients fill up their texts",
+        )
     with Worker("the tokenizer", log=Path(os.devnull)) as worker:
         tokenizer = worker.run(read_tokenizer, checkpoint, length.maximum).value
         cut_at = length.maximum if tokenizer.cut else None

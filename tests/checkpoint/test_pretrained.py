@@ -78,6 +78,8 @@ def test_a_long_context_is_cut_and_said(tmp_path: Path) -> None:
     assert any(note.endswith("could take 2048: --dynamic input_ids:1=1..2048") for note in checkpoint.notes)
     asked = DynamicRequest(input="input_ids", axes=((1, None),), bounds=(2, 2048))
     assert read(tmp_path, dynamic=(asked,)).dims[0].maximum == 2048
+    fixed = read(tmp_path, dynamic=(replace(asked, bounds=(64, 64)),))
+    assert ([one.shape for one in fixed.inputs], fixed.dims) == ([("batch", 64)] * 3, ())
     with pytest.raises(UsageError, match=r"--dynamic input_ids:1=1\.\.2048"):
         read(tmp_path, dynamic=(replace(asked, bounds=(1, 4096)),))
 
@@ -116,7 +118,7 @@ def sentence_folder(folder: Path, *, last: str = "Normalize", **pooling: Any) ->
     return folder
 
 
-@pytest.mark.parametrize("mode", ["cls", "mean", "max", "mean_sqrt_len_tokens"])
+@pytest.mark.parametrize("mode", ["cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"])
 def test_a_sentence_is_pooled_as_sentence_transformers_does(mode: str, tmp_path: Path) -> None:
     module: Any = build_module(read(sentence_folder(tmp_path, pooling_mode=mode)))
     # Only now: it imports transformers and so torchvision, which must be done in our way first.
@@ -136,11 +138,109 @@ def test_a_pooler_that_no_sentence_needs_may_be_absent(tmp_path: Path) -> None:
     assert "one embedding per text, as modules.json says: cls, then normalised" in read(folder).notes
 
 
-def test_a_chain_with_a_part_of_its_own_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="a chain of Transformer, Pooling, Dense"):
-        read(sentence_folder(tmp_path / "a", last="Dense", pooling_mode="mean"))
-    with pytest.raises(UsageError, match="tokens are pooled by lasttoken"):
-        read(sentence_folder(tmp_path / "b", pooling_mode="lasttoken"))
+def test_a_chain_of_other_parts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="a chain of Transformer, Pooling, LSTM"):
+        read(sentence_folder(tmp_path / "a", last="LSTM", pooling_mode="mean"))
+    with pytest.raises(UsageError, match="tokens are pooled by median"):
+        read(sentence_folder(tmp_path / "b", pooling_mode="median"))
+    with pytest.raises(UsageError, match="leaves out the tokens of a prompt"):
+        read(sentence_folder(tmp_path / "c", pooling_mode="mean", include_prompt=False))
+
+
+def dense_folder(folder: Path, **settings: Any) -> Path:
+    sentence_folder(folder, last="Dense", pooling_mode="mean")
+    (folder / "2_Last").mkdir()
+    usual = {"in_features": 32, "out_features": 8, "bias": True, "activation_function": "torch.nn.modules.Tanh"}
+    (folder / "2_Last" / "config.json").write_text(json.dumps({**usual, **settings}))
+    layer = {"linear.weight": torch.randn(8, 32), "linear.bias": torch.randn(8)}
+    save_file(layer, folder / "2_Last" / "model.safetensors")
+    return folder
+
+
+def test_a_dense_layer_behind_the_pooling_is_part_of_the_module(tmp_path: Path) -> None:
+    checkpoint = read(dense_folder(tmp_path))
+    assert "one embedding per text, as modules.json says: mean, then dense to 8" in checkpoint.notes
+    assert "2_Last/config.json" in checkpoint.kept
+    module: Any = build_module(checkpoint)
+    from sentence_transformers.base.modules import Dense as Theirs
+
+    ids, mask = torch.randint(4, len(WORDS), (3, 7)), torch.ones(3, 7, dtype=torch.int64)
+    pooled = module.transformer(input_ids=ids, attention_mask=mask).last_hidden_state.mean(dim=1)
+    wanted = Theirs.load(str(tmp_path), subfolder="2_Last")({"sentence_embedding": pooled})["sentence_embedding"]
+    torch.testing.assert_close(module(ids, mask)["sentence_embedding"], wanted)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"activation_function": "own.module.Swirl"}, "the activation Swirl"),
+        ({"use_residual": True}, "a residual connection"),
+        ({"module_input_name": "token_embeddings"}, "inputs or outputs sentence_embedding, token_embeddings"),
+        ({"out_features": 9}, r"expected: .*\[9, 32\]"),
+    ],
+)
+def test_a_dense_layer_that_is_something_else_is_refused(settings: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        read(dense_folder(tmp_path, **settings))
+
+
+def test_the_class_of_a_sentence_folder_is_that_of_its_kind(tmp_path: Path) -> None:
+    """The folders of many published embeddings name the class that was pretrained, without its head."""
+    folder = sentence_folder(tmp_path, pooling_mode="mean")
+    change_config(folder, architectures=["BertForMaskedLM"])
+    assert read(folder).architecture == "transformers/BertModel"
+
+
+def test_an_encoder_of_two_parts_is_taken_alone(tmp_path: Path) -> None:
+    save_folder(tmp_path, "T5EncoderModel")
+    change_config(tmp_path, is_encoder_decoder=True)  # as earlier releases wrote it
+    assert read(tmp_path).architecture == "transformers/T5EncoderModel"
+
+
+def test_what_a_cross_encoder_makes_of_its_scores_is_said(folder: Path) -> None:
+    (folder / "modules.json").write_text(json.dumps([{"path": "", "type": "base.modules.transformer.Transformer"}]))
+    (folder / "sentence_bert_config.json").write_text('{"transformer_task": "sequence-classification"}')
+    change_config(folder, sentence_transformers={"activation_fn": "torch.nn.modules.activation.Sigmoid"})
+    checkpoint = read(folder)
+    assert checkpoint.architecture == "transformers/BertForSequenceClassification"
+    assert "a CrossEncoder puts its scores through Sigmoid" in " ".join(checkpoint.notes)
+
+
+def decoder(folder: Path, **options: Any) -> Path:
+    save_folder(folder, "GPT2ForSequenceClassification", **options)
+    return folder
+
+
+def test_a_decoder_that_classifies_must_know_its_padding(tmp_path: Path) -> None:
+    assert read(decoder(tmp_path / "a", pad_token_id=0)).num_classes == 3
+    with pytest.raises(UsageError, match=r'has no pad_token_id(.|\n)*"pad_token_id": 0'):
+        read(decoder(tmp_path / "b"))
+    with pytest.raises(UsageError, match=r"has the pad_token_id 3, and the tokenizer fills up with 0"):
+        read(decoder(tmp_path / "c", pad_token_id=3))
+
+
+def test_what_xlnet_remembers_is_no_output(tmp_path: Path) -> None:
+    save_folder(tmp_path, "XLNetForSequenceClassification")
+    ids = torch.ones(2, 5, dtype=torch.int64)
+    assert list(build_module(read(tmp_path))(input_ids=ids, attention_mask=ids)) == ["logits"]
+
+
+def test_what_scores_mean_beside_the_largest_is_said(tmp_path: Path) -> None:
+    for problem, words in (("multi_label_classification", "several labels may be right"), ("regression", "regression")):
+        save_folder(tmp_path / problem, "BertForSequenceClassification", problem_type=problem)
+        assert words in " ".join(read(tmp_path / problem).notes)
+
+
+def test_images_are_as_large_as_their_processor_makes_them(tmp_path: Path) -> None:
+    save_folder(tmp_path, "Dinov2Model", tokenizer=False, image_size=70, patch_size=14)
+    settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 28, "width": 28}, "do_center_crop": True}
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "BitImageProcessor", "do_resize": True, "resample": 3, **settings})
+    )
+    checkpoint = read(tmp_path)
+    assert checkpoint.inputs[0].shape == ("batch", 3, 28, 28)
+    assert (checkpoint.preprocessing.resize, checkpoint.preprocessing.crop) == (32, 28)
+    assert read(tmp_path, input_shapes=((3, 42, 42),)).inputs[0].shape == ("batch", 3, 42, 42)
 
 
 def drop(folder: Path, *names: str) -> None:

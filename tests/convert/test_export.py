@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from deploy.checkpoint.model import Checkpoint
+from deploy.convert.explain import explain_export_error
 from deploy.convert.export import export_program, load_program, seeded_inputs
 from deploy.convert.model import Program
 from deploy.errors import ExitCode, UnfinishedError, UsageError
@@ -159,3 +160,11 @@ def test_seeded_inputs_are_the_same_each_time_and_fit_their_dtype() -> None:
         ("torch.bool", (2,)),
     ]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_network_for_texts_of_one_length_is_told_the_way() -> None:
+    error = ValueError("Constraints violated (sequence)! For more information, run with TORCH_LOGS.")
+    dims = (Dim(name="batch", minimum=1, maximum=4), Dim(name="sequence", minimum=1, maximum=24))
+    told = explain_export_error(error, lambda: None, lambda: None, dims=dims)
+    assert "--dynamic input_ids:1=24..24" in told.fix
+    assert "input_ids" not in str(explain_export_error(error, lambda: None, lambda: None, dims=dims[:1]))
