@@ -23,6 +23,7 @@ from deploy.checkpoint.pretrained_folder import (
     has_tokenizer,
     open_folder,
 )
+from deploy.checkpoint.sentence_folder import read_pooling
 from deploy.ensemble.configs import Tensor
 from deploy.ensemble.inputs import NamedInput
 from deploy.ensemble.proof import TEXT, VECTOR, EnsembleQuestion, make_question
@@ -214,6 +215,12 @@ def _answer(checkpoint: Checkpoint) -> Literal["scores", "embedding"]:
             fix="save it there: tokenizer.save_pretrained(folder)",
         )
     if folder.read("modules.json") is not None:
+        if read_pooling(folder) is None:
+            raise UsageError(
+                f"{PURPOSE}: {checkpoint.path} is a CrossEncoder, which reads two texts at once",
+                expected="a network that reads one text",
+                fix=f"leave {PURPOSE} out: the version takes token ids, and keeps its tokenizer",
+            )
         prompt = (folder.read("config_sentence_transformers.json") or {}).get("default_prompt_name")
         if prompt:
             raise UsageError(

@@ -20,6 +20,7 @@ from deploy.checkpoint.model import (
     ValuesRequest,
 )
 from deploy.checkpoint.pretrained_folder import is_pretrained_folder
+from deploy.ensemble.text import plan_texts
 from deploy.errors import MissingError, UsageError
 from tests.pretrained import LABELS, LONGEST, WORDS, change_config, save_folder
 
@@ -82,6 +83,14 @@ def test_a_long_context_is_cut_and_said(tmp_path: Path) -> None:
     assert ([one.shape for one in fixed.inputs], fixed.dims) == ([("batch", 64)] * 3, ())
     with pytest.raises(UsageError, match=r"--dynamic input_ids:1=1\.\.2048"):
         read(tmp_path, dynamic=(replace(asked, bounds=(1, 4096)),))
+
+
+def test_an_ensemble_takes_texts_of_any_length(folder: Path) -> None:
+    asked = DynamicRequest(input="input_ids", axes=((1, None),), bounds=(LONGEST, LONGEST))
+    checkpoint = read(folder, dynamic=(asked,))
+    assert f"texts of {LONGEST} tokens" in " ".join(checkpoint.notes)
+    with pytest.raises(UsageError, match="texts of one length alone"):
+        plan_texts(checkpoint, None)
 
 
 def test_placeholders_for_labels_are_no_names(tmp_path: Path) -> None:
@@ -204,6 +213,8 @@ def test_what_a_cross_encoder_makes_of_its_scores_is_said(folder: Path) -> None:
     checkpoint = read(folder)
     assert checkpoint.architecture == "transformers/BertForSequenceClassification"
     assert "a CrossEncoder puts its scores through Sigmoid" in " ".join(checkpoint.notes)
+    with pytest.raises(UsageError, match="reads two texts at once"):
+        plan_texts(checkpoint, None)
 
 
 def decoder(folder: Path, **options: Any) -> Path:
