@@ -69,7 +69,7 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
         # 3.
         understood = understand_factory(request, contents) if request.factory else understand_library(request, contents)
         # 4.
-        check_finite(understood.tensors)
+        check_finite(understood.tensors, masks=understood.buffers)
         # 5.
         return settle(_put_down(request, contents, understood, digest.result()), request.preprocessing)
 
@@ -172,7 +172,7 @@ def _read_program(request: CheckpointRequest) -> Checkpoint:
         )
     program = read_program(request.path, trust_pickle=request.trust_pickle)
     check_usable(program.tensors)
-    check_finite(program.tensors)
+    check_finite(program.tensors, masks=set(program.tensors).difference(program.exported.graph_signature.parameters))
     dtype = main_dtype(program.tensors)
     if dtype in COMPUTED_IN:
         raise UsageError(

@@ -49,7 +49,7 @@ class Contents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Understood:
-    """The answer. `tensors` are the weights that the module takes, under its own names.
+    """The answer. `tensors` are the weights that the module takes, under its own names; `buffers` of the user's own.
 
     `dims`, `absent` and `decisions` are the `Checkpoint`'s.
     """
@@ -65,6 +65,7 @@ class Understood:
     parameters: int
     preprocessing: Preprocessing
     tensors: dict[str, "Tensor"]
+    buffers: frozenset[str] = frozenset()
     removed: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -152,6 +153,7 @@ def understand_factory(request: CheckpointRequest, contents: Contents) -> Unders
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         preprocessing=preprocessing_from(contents.facts) if known else UNKNOWN,
         tensors=tensors,
+        buffers=frozenset(name for name, _ in module.named_buffers()),
         removed=removed,
         notes=() if known else (UNKNOWN_NOTE,),
     )
