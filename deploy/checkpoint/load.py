@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.checkpoint.adapters import digest_of, is_adapter, merge, require_base
+from deploy.checkpoint.adapters import digest_of, is_adapter, merge, require_base, require_merged
 from deploy.checkpoint.formats import read_stored
 from deploy.checkpoint.inputs import UNKNOWN
 from deploy.checkpoint.library import understand_library
@@ -67,7 +67,7 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
         # 2.
         contents = _read_contents(request)
         # 3.
-        understood = understand_factory(request, contents) if request.factory else understand_library(request, contents)
+        understood = _understand(request, contents)
         # 4.
         check_finite(understood.tensors, masks=understood.buffers)
         # 5.
@@ -150,6 +150,14 @@ def _read_contents(request: CheckpointRequest) -> Contents:
     check_usable(found.tensors)
     facts = training_facts(stored.content, stored.metadata)
     return Contents(stored=stored, found=found, facts=facts, dtype=main_dtype(found.tensors))
+
+
+def _understand(request: CheckpointRequest, contents: Contents) -> Understood:
+    try:
+        return understand_factory(request, contents) if request.factory else understand_library(request, contents)
+    except UsageError:
+        require_merged(request.path, contents.found.tensors)
+        raise
 
 
 def _read_program(request: CheckpointRequest) -> Checkpoint:
