@@ -160,6 +160,13 @@ class Summed(nn.Module):
         return x.sum(0)
 
 
+class OneRow(nn.Module):
+    """Traced for a batch of one, which tracing wrote into it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(int(x.shape[0]), 3, 1) * 2
+
+
 class Counted(nn.Module):
     """An input that is no tensor."""
 
@@ -176,6 +183,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], str, str]] = {
     "weights": (_weights, ("3",), "is no TorchScript archive", "leave --as-is out"),
     "named outputs": (lambda path: save(Named(), path), ("3",), "returns a dict", "script it again"),
     "no rows": (lambda path: save(Summed(), path), ("3",), "do not follow the batch", "--max-batch 1"),
+    "one batch": (
+        lambda path: save(OneRow(), path, torch.zeros(1, 3)),
+        ("3",),
+        "fails on inputs of shape [2, 3]",
+        "--max-batch 1",
+    ),
     "an int": (lambda path: save(Counted(), path), ("3",), "times: int", "--input-shape x=SHAPE"),
     "no shape": (lambda path: save(Summed(), path), (), "0 input shapes were given", "--input-shape x=SHAPE"),
 }

@@ -7,7 +7,7 @@ Called by load.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,16 @@ def require_base(path: Path, base: Path | None) -> Path:
         expected="the checkpoint that it was trained on",
         fix="add --base CHECKPOINT",
     )
+
+
+def require_merged(path: Path, names: Iterable[str]) -> None:
+    """Raises UsageError for the state_dict of a model that PEFT has wrapped: its matrices lack their scale."""
+    if any(".lora_A." in name or ".lora_embedding_A." in name for name in names):
+        raise UsageError(
+            f"{path} holds the low-rank matrices of an adapter beside the weights they change, and not their scale",
+            expected="merged weights, or the folder that PEFT saves and its base",
+            fix=f"{_MERGE}; or model.save_pretrained(folder), and package that with --base",
+        )
 
 
 def digest_of(path: Path, base: Path) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.checkpoint.adapters import digest_of, is_adapter, merge, require_base
+from deploy.checkpoint.adapters import digest_of, is_adapter, merge, require_base, require_merged
 from deploy.checkpoint.formats import read_stored
 from deploy.checkpoint.inputs import UNKNOWN
 from deploy.checkpoint.library import understand_library
@@ -67,9 +67,9 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
         # 2.
         contents = _read_contents(request)
         # 3.
-        understood = understand_factory(request, contents) if request.factory else understand_library(request, contents)
+        understood = _understand(request, contents)
         # 4.
-        check_finite(understood.tensors)
+        check_finite(understood.tensors, masks=understood.buffers)
         # 5.
         return settle(_put_down(request, contents, understood, digest.result()), request.preprocessing)
 
@@ -152,6 +152,14 @@ def _read_contents(request: CheckpointRequest) -> Contents:
     return Contents(stored=stored, found=found, facts=facts, dtype=main_dtype(found.tensors))
 
 
+def _understand(request: CheckpointRequest, contents: Contents) -> Understood:
+    try:
+        return understand_factory(request, contents) if request.factory else understand_library(request, contents)
+    except UsageError:
+        require_merged(request.path, contents.found.tensors)
+        raise
+
+
 def _read_program(request: CheckpointRequest) -> Checkpoint:
     """The Checkpoint of an exported program. Raises UsageError if the request says what the program itself says."""
     given = {
@@ -172,7 +180,7 @@ def _read_program(request: CheckpointRequest) -> Checkpoint:
         )
     program = read_program(request.path, trust_pickle=request.trust_pickle)
     check_usable(program.tensors)
-    check_finite(program.tensors)
+    check_finite(program.tensors, masks=set(program.tensors).difference(program.exported.graph_signature.parameters))
     dtype = main_dtype(program.tensors)
     if dtype in COMPUTED_IN:
         raise UsageError(

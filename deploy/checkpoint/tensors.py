@@ -5,7 +5,7 @@ Called by load.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -60,10 +60,13 @@ def check_floats(tensors: Mapping[str, "Tensor"], floats: set[str]) -> None:
         )
 
 
-def check_finite(tensors: Mapping[str, "Tensor"]) -> None:
-    """Raises UsageError if any element is NaN or infinite, with the first such tensor and the counts."""
+def check_finite(tensors: Mapping[str, "Tensor"], *, masks: Collection[str] = ()) -> None:
+    """Raises UsageError if any element is NaN or infinite, with the first such tensor and the counts.
+
+    Minus infinity is no fault in the `masks`: what training does not change may be added to scores to rule them out.
+    """
     with _one_thread():
-        broken = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
+        broken = [name for name, tensor in tensors.items() if not _is_finite(tensor, mask=name in masks)]
     if not broken:
         return
     first = tensors[broken[0]]
@@ -100,10 +103,12 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _is_finite(tensor: "Tensor") -> bool:
+def _is_finite(tensor: "Tensor", *, mask: bool) -> bool:
     import torch
 
     if not tensor.is_floating_point():
         return True
     # One pass at memory speed: a NaN or an infinity survives a sum. A sum that overflows by itself is looked at again.
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+    if bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all()):
+        return True
+    return mask and bool((torch.isfinite(tensor) | torch.isneginf(tensor)).all())

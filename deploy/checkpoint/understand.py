@@ -26,7 +26,7 @@ from deploy.checkpoint.model import CheckpointRequest, Preprocessing
 from deploy.checkpoint.signature import read_signature
 from deploy.checkpoint.tensors import check_floats
 from deploy.checkpoint.training import TrainingFacts
-from deploy.checkpoint.weights import Found, strip_prefixes
+from deploy.checkpoint.weights import Found, parts_of, strip_prefixes
 from deploy.checkpoint.zoo import find_architecture, load_zoo
 from deploy.errors import UsageError
 from deploy.spec import Dim, TensorSpec
@@ -49,7 +49,7 @@ class Contents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Understood:
-    """The answer. `tensors` are the weights that the module takes, under its own names.
+    """The answer. `tensors` are the weights that the module takes, under its own names; `buffers` of the user's own.
 
     `dims`, `absent` and `decisions` are the `Checkpoint`'s.
     """
@@ -65,6 +65,7 @@ class Understood:
     parameters: int
     preprocessing: Preprocessing
     tensors: dict[str, "Tensor"]
+    buffers: frozenset[str] = frozenset()
     removed: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -152,6 +153,7 @@ def understand_factory(request: CheckpointRequest, contents: Contents) -> Unders
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         preprocessing=preprocessing_from(contents.facts) if known else UNKNOWN,
         tensors=tensors,
+        buffers=frozenset(name for name, _ in module.named_buffers()),
         removed=removed,
         notes=() if known else (UNKNOWN_NOTE,),
     )
@@ -162,28 +164,43 @@ def _fitting_module(
 ) -> tuple["nn.Module", dict[str, Any], tuple[str, ...], dict[str, "Tensor"]]:
     """The factory's module with the keywords and prefixes under which every tensor fits.
 
-    Prefixes are tried from none removed on: a wrapper module of the user's own may rightly call its part `model`.
+    Prefixes are tried from none removed on: a wrapper module of the user's own may rightly call its part `model`. Where
+    the whole fits in no way, a part of it may, if it is the only one.
     """
     from deploy.checkpoint.build import complete
     from deploy.checkpoint.factory import call_factory, keyword_choices
 
     difference = None
-    forms = list(strip_prefixes(contents.found.tensors))
-    names = {name for _, tensors in forms for name in tensors}
-    for options in keyword_choices(reference, _guess_classes(contents), settings=contents.facts.settings):
+    whole, parts = list(strip_prefixes(contents.found.tensors)), list(parts_of(contents.found.tensors))
+    names = {name for _, tensors in (*whole, *parts) for name in tensors}
+    choices = keyword_choices(reference, _guess_classes(contents), settings=contents.facts.settings)
+    for forms, options in [(forms, options) for forms in (whole, parts) if forms for options in choices]:
         module = call_factory(reference, options, filled=names)
-        expected = _shapes(module.state_dict())
+        expected, fits = _shapes(module.state_dict()), []
         for removed, tensors in forms:
             full = complete(module, tensors)
-            difference = compare(_shapes(full), expected)
-            if not difference:
-                return module, options, removed, full
+            found = compare(_shapes(full), expected)
+            difference = found if forms is whole else difference
+            fits += [] if found else [(removed, full)]
+        if len(fits) > 1 and forms is parts:
+            raise _several(reference, [removed for removed, _ in fits])
+        if fits:
+            return module, options, *fits[0]
     assert difference is not None
     raise UsageError(
         f"the weights do not fit the module of --factory {reference}:\n    "
         + "\n    ".join(difference.lines(limit=20)),
         expected="every tensor of the module and no other",
         fix="let the function build what was trained, with the same arguments",
+    )
+
+
+def _several(reference: str, places: list[tuple[str, ...]]) -> UsageError:
+    under = ", ".join("".join(step for step in place if not step.startswith(".")) for place in places)
+    return UsageError(
+        f"several networks in the file fit the module of --factory {reference}: those under {under}",
+        expected="one, or a module that holds them all",
+        fix="save the one to deploy by itself: torch.save(model.PART.state_dict(), 'weights.pt')",
     )
 
 

@@ -111,13 +111,29 @@ def unwrap(tensors: Mapping[str, "Tensor"], removed: Iterable[str]) -> dict[str,
     return current
 
 
+def parts_of(tensors: Mapping[str, "Tensor"]) -> Iterator[tuple[tuple[str, ...], dict[str, "Tensor"]]]:
+    """What lies under each first part of the names, in the forms of `strip_prefixes`; nothing where there is one part.
+
+    A training module may hold its network beside metrics of any name, or beside another network.
+    """
+    *_, (removed, whole) = strip_prefixes(tensors)
+    parts = dict.fromkeys(f"{name.partition('.')[0]}." for name in whole if "." in name)
+    for part in parts if len(parts) > 1 else ():
+        for further, form in strip_prefixes(unwrap(whole, (part,))):
+            yield (*removed, part, *further), form
+
+
 def left_out_notes(tensors: Mapping[str, "Tensor"], removed: Iterable[str]) -> tuple[str, ...]:
-    """What to say of the losses and metrics that `unwrap` leaves out; nothing where there are none."""
+    """What to say of the losses, metrics and others that `unwrap` leaves out; nothing where there are none."""
     current, gone = dict(tensors), list[str]()
     for step in removed:
         gone += [name for name in current if not step.startswith(".") and not name.startswith(step)]
         current = unwrap(current, (step,))
-    return (f"tensors that only training uses were left out: {', '.join(gone[:5])}",) if gone else ()
+    if not gone:
+        return ()
+    training = all(_ONLY_IN_TRAINING.match(name.partition(".")[0]) for name in gone)
+    which = "that only training uses" if training else "beside the network that was asked for"
+    return (f"tensors {which} were left out: {', '.join(gone[:5])}",)
 
 
 def may_hold_weights(key: str) -> bool:
@@ -154,11 +170,19 @@ def _candidates(mapping: Mapping[Any, Any], path: tuple[str, ...]) -> Iterator[_
         for key, value in named.items()
         if isinstance(value, Mapping) and len(path) < _DEPTH and may_hold_weights(key)
         for candidate in _candidates(value, (*path, key))
+        if any(map(_has_values, candidate.mapping.values()))
     ]
     if nested:
         yield from nested
     elif tensors:
         yield _Candidate(path, named)
+
+
+def _has_values(value: Any) -> bool:
+    """Whether it can be a network's: a count of steps, or a generator's state, is none."""
+    import torch
+
+    return isinstance(value, torch.Tensor) and value.dim() > 0 and (value.is_floating_point() or value.is_quantized)
 
 
 def _choose_kind(ema: list[_Candidate], raw: list[_Candidate], wanted: WeightsChoice | None) -> WeightsChoice | None:

@@ -55,7 +55,13 @@ class _Sizes:
             return self.symbols[expression]
         formula = str(expression.xreplace({symbol: type(symbol)(name) for symbol, name in self.symbols.items()}))
         used = {self.symbols.get(symbol) for symbol in expression.free_symbols}
-        if BATCH in used or None in used:
+        if None in used:
+            raise UsageError(
+                f"output {output!r} has a size that depends on the values of the inputs",
+                expected="sizes that are the batch, follow from another dynamic dim, or are constant",
+                fix="keep every row and say which count (by torch.where, or a mask as an output)",
+            )
+        if BATCH in used:
             raise UsageError(
                 f"output {output!r} has a size that depends on the inputs in another way than by the batch: {formula}",
                 expected="sizes that are the batch, follow from another dynamic dim, or are constant",

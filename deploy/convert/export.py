@@ -72,6 +72,8 @@ def export_program(
     arrange = arguments_of(module, parameters, checkpoint.absent)
     versions = buffer_versions(module)
     example, outputs = _first_call(module, arrange, inputs, dims, device=device)
+    if max_batch > 1:
+        _call(module, arrange, [tensor[:1] for tensor in example])  # statistics of a batch, say, have none of one row
     names, notes = output_names(outputs), _numbers(module, arrange, example, outputs=outputs, max_batch=max_batch)
     flat = with_edges(positional(module, parameters, checkpoint.absent), checkpoint, precision)
     exported = _export(flat, example, inputs=inputs, dims=dims)
@@ -209,7 +211,7 @@ def _call(module: nn.Module, arrange: Arrange, example: Sequence[Tensor]) -> Any
         shapes = ", ".join(str(list(tensor.shape)) for tensor in example)
         raise UnfinishedError(
             f"the model fails on a batch of inputs of shape {shapes}: {error}{user_line(error)}",
-            fix="check --input-shape and the model's forward",
+            fix="check --input-shape and the model's forward, which is given a tensor for each --input-shape",
         ) from error
 
 

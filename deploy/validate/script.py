@@ -26,11 +26,19 @@ class ScriptModel:
         self._module = load_script(path)
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The outputs for one batch. Raises UsageError for what Triton's backend would not take as outputs."""
+        """The outputs for one batch. Raises UsageError where it fails, or gives what Triton cannot hand out."""
         import torch
 
         with torch.inference_mode():
-            found: Any = self._module(*(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs))
+            try:
+                found: Any = self._module(*(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs))
+            except (RuntimeError, torch.jit.Error) as error:  # the last line is the operator's own
+                shapes = ", ".join(str(list(array.shape)) for array in inputs)
+                raise UsageError(
+                    f"the archive fails on inputs of shape {shapes}: {str(error).strip().splitlines()[-1]}",
+                    expected="an archive that takes these shapes, and any batch up to --max-batch",
+                    fix="check --input-shape; where it was traced for a batch of 1, use --max-batch 1 or trace it anew",
+                ) from error
         outputs = [found] if isinstance(found, torch.Tensor) else list(found) if isinstance(found, tuple | list) else []
         if not outputs or not all(isinstance(one, torch.Tensor) for one in outputs):
             raise UsageError(

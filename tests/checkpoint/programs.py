@@ -49,6 +49,21 @@ class Growing(nn.Module):
         return self.body(x) + calls[0]  # type: ignore[no-any-return]
 
 
+class Ruled(nn.Module):
+    """Rules out classes by minus infinity in a buffer and in a constant."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(6, 4)
+        self.register_buffer("mask", torch.tensor([0.0, 0.0, 0.0, -torch.inf]))
+        self.other = torch.tensor([0.0, -torch.inf, 0.0, 0.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.body(x) + self.mask + self.other).softmax(1)  # type: ignore[no-any-return]
+
+
 def save_program(path: Path, *, batch: "Dim | int | None" = None, training: bool = False, rows: int = 4) -> ConvNet:
     """The lively net's program at `path`, its batch free unless another dim is given; 0 makes it static."""
     module = lively(0)

@@ -40,6 +40,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
+def test_the_weights_of_a_wrapped_model_are_refused_with_both_ways_out(folder: Path) -> None:
+    state = {f"{PREFIX}{name}": tensor for name, tensor in lively(0).state_dict().items()}
+    torch.save({**state, f"{PREFIX}head.lora_A.default.weight": torch.ones(2, 8)}, folder.parent / "wrapped.pt")
+    for factory in (None, "tests.models:ConvNet"):
+        with pytest.raises(UsageError, match=r"not their scale(.|\n)*merge_and_unload(.|\n)*--base"):
+            read_checkpoint(
+                CheckpointRequest(path=folder.parent / "wrapped.pt", factory=factory, input_shapes=(IMAGE,))
+            )
+
+
 def put(folder: Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config))
     save_file(tensors, folder / "adapter_model.safetensors")

@@ -20,6 +20,7 @@ from deploy.errors import UsageError
 from deploy.files import sha256_folder
 from deploy.processes import own_peak_memory, run_alone
 from tests.models import IMAGE
+from tests.packaging import lively
 from tests.trainers import CLASS_NAMES, trained
 
 NET = "tests.models:ConvNet"
@@ -90,6 +91,21 @@ def test_losses_and_metrics_that_are_left_out_are_named() -> None:
     tensors = {"model.fc.weight": torch.ones(2), "criterion.weight": torch.ones(2)}
     assert left_out_notes(tensors, ("model.",)) == ("tensors that only training uses were left out: criterion.weight",)
     assert left_out_notes({"model.fc.weight": torch.ones(2)}, ("model.",)) == ()
+
+
+def test_a_network_beside_metrics_of_any_name_is_found_by_its_factory(tmp_path: Path) -> None:
+    net = {f"net._orig_mod.{name}": value for name, value in lively(0).state_dict().items()}
+    other = {f"critic.{name}": value for name, value in lively(1).state_dict().items()}
+    metrics = {"conf.confmat": torch.ones(5, 5), "val_f1.tp": torch.ones(5)}
+    torch.save({**net, **metrics, "other.weight": torch.ones(3)}, tmp_path / "w.pt")
+    found = read(tmp_path / "w.pt")
+    assert found.removed_prefixes == ("._orig_mod.", "net.")
+    note = "tensors beside the network that was asked for were left out: conf.confmat, val_f1.tp, other.weight"
+    assert note in found.notes
+    assert torch.equal(build_module(found).state_dict()["head.weight"], lively(0).head.weight)
+    torch.save({**net, **other}, tmp_path / "w.pt")
+    with pytest.raises(UsageError, match=r"several networks .*under net\., critic\."):
+        read(tmp_path / "w.pt")
 
 
 def test_a_second_network_in_the_file_is_no_loss_and_stays() -> None:

@@ -20,7 +20,7 @@ from deploy.convert.export import export_program
 from deploy.errors import UsageError
 from deploy.files import sha256_file
 from deploy.spec import BATCH
-from tests.checkpoint.programs import Caster, Growing, Nested, save, save_program
+from tests.checkpoint.programs import Caster, Growing, Nested, Ruled, save, save_program
 from tests.models import IMAGE, ConvNet, TwoTowers
 
 
@@ -274,6 +274,11 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         module.body.bias[1] = float("nan")
     save(tmp_path / "p.pt2", module, (torch.randn(4, 6),), dynamic_shapes=({0: Dim("n")},))
     assert "'body.bias' has 1 NaN" in refusal(tmp_path / "p.pt2")
+
+
+def test_a_mask_of_minus_infinity_is_no_broken_weight(tmp_path: Path) -> None:
+    save(tmp_path / "p.pt2", Ruled(), (torch.randn(1, 6),))
+    assert read(tmp_path / "p.pt2").how == "program"
 
 
 def test_the_content_decides_not_the_suffix(saved: Path, tmp_path: Path) -> None:

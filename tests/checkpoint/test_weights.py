@@ -108,6 +108,13 @@ def test_a_prefix_that_only_some_names_carry_stays() -> None:
     assert list(strip_prefixes(mixed)) == [((), mixed)]
 
 
+def test_counts_beside_loose_weights_are_no_network() -> None:
+    state = {"step": torch.tensor(3), "tokens": torch.tensor(9.0)}
+    content = {"body.weight": torch.ones(2, 2), "train_state": state, "dataloader": {"rng": torch.zeros(9).byte()}}
+    found = find_weights(content, None)
+    assert (found.under, set(found.tensors)) == (None, {"body.weight"})
+
+
 def test_the_first_broken_tensor_is_named_and_counted() -> None:
     broken = {
         "a": torch.ones(3),

@@ -84,6 +84,18 @@ class Halves(nn.Module):
         return self.body(x)  # type: ignore[no-any-return]
 
 
+class Masked(nn.Module):
+    """A causal mask of minus infinity in a buffer, as torch's own helper makes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x, src_mask=self.mask)  # type: ignore[no-any-return]
+
+
 def ask(
     module: nn.Module,
     path: Path,

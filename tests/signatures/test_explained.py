@@ -105,6 +105,29 @@ class Nothing(Layer):
         return {"scores": x * self.scale, "aux": x[:, :0]}
 
 
+class Selects(Layer):
+    """Only the rows whose values say so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[x[:, 0] > 0] * self.scale
+
+
+class OfTheBatch(Layer):
+    """Normalises by the batch at hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x * self.scale)  # type: ignore[no-any-return]
+
+
+def test_a_forward_that_fails_on_a_lone_row_is_told_where(tmp_path: Path) -> None:
+    error = failure(OfTheBatch(), tmp_path, ("8",))
+    assert re.search(r"shape \[1, 8\]: Expected more than 1 value.*forward: return self\.norm", error.found), str(error)
+
+
 class Remembers(Layer):
     """A running mean that it goes on with when it is served."""
 
@@ -145,8 +168,9 @@ class Drops(Layer):
         (Checked(), r"forward: assert torch\.isfinite\(x\)\.all\(\)", "leave that check out"),
         (Spectrum(), "output 'output' is complex64", "view_as_real"),
         (Nothing(), r"output 'aux' has the shape \['batch', 0\], which holds nothing", "leave it out"),
+        (Selects(), "output 'output' has a size that depends on the values", "torch.where"),
     ],
-    ids=["NumPy", "an assertion", "complex numbers", "no elements"],
+    ids=["NumPy", "an assertion", "complex numbers", "no elements", "rows by their values"],
 )
 def test_what_no_graph_holds_is_told_from_control_flow(module: nn.Module, found: str, fix: str, tmp_path: Path) -> None:
     error = failure(module, tmp_path, ("8",))

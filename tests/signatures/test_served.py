@@ -10,6 +10,7 @@ import torch
 
 from deploy.checkpoint.load import read_checkpoint
 from deploy.checkpoint.model import CheckpointRequest
+from deploy.errors import UsageError
 from deploy.evidence import ParityEvidence, ServedEvidence
 from deploy.package import package
 from deploy.processes import prepare
@@ -20,7 +21,7 @@ from deploy.serve.engines import Engine
 from deploy.spec import Dim, TensorSpec
 from deploy.validate.store import load_baseline
 from deploy.verify import verify
-from tests.signatures.models import LONGEST, VOCABULARY, Halves, ask, ask_mixed, ask_tagger, to_package
+from tests.signatures.models import LONGEST, VOCABULARY, Halves, Masked, ask, ask_mixed, ask_tagger, to_package
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -153,9 +154,23 @@ def test_bfloat16_weights_keep_each_of_their_values(tmp_path: Path) -> None:
         assert torch.equal(tensor, module.state_dict()[name].float())
 
 
-def test_samples_are_held_against_the_ranges(tmp_path: Path) -> None:
-    from deploy.errors import UsageError
+def test_a_mask_of_minus_infinity_is_no_broken_weight(tmp_path: Path) -> None:
+    assert read_checkpoint(ask(Masked(), tmp_path / "m.pt", ("5,8",))).parameters
+    for name, value in (("mask", "nan"), ("mask", "inf"), ("body.linear1.bias", "-inf")):
+        broken = Masked()
+        broken.state_dict()[name].view(-1)[0] = float(value)
+        with pytest.raises(UsageError, match=f"{name!r} has"):
+            read_checkpoint(ask(broken, tmp_path / "broken.pt", ("5,8",)))
 
+
+@pytest.mark.slow
+def test_a_mask_of_minus_infinity_is_proven(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    result = package(to_package(ask(Masked(), tmp_path / "m.pt", ("5,8",)), tmp_path, serve_check=False))
+    published(result)
+
+
+def test_samples_are_held_against_the_ranges(tmp_path: Path) -> None:
     asked = to_package(ask_tagger(tmp_path / "tagger.pt"), tmp_path, serve_check=False)
     ids, mask = np.zeros((4, 5), np.int64), np.ones((4, 5), np.int64)
     for changed, words in (

@@ -247,6 +247,25 @@ def test_a_zero_head_makes_the_reference_worthless() -> None:
     assert judged(bias_single, allowed).judgement.passed
 
 
+def test_half_precision_is_no_constant_output() -> None:
+    asked = question(spec(TensorSpec(name="logits", dtype="float16", shape=(BATCH, 4))))
+
+    def reference(x: np.ndarray) -> Arrays:
+        return [1.0 + 0.3 * np.tanh(exact(x)[0])]
+
+    def eager(x: np.ndarray) -> Arrays:
+        return [reference(x)[0].astype(np.float16)]
+
+    def mostly_bias(x: np.ndarray) -> Arrays:
+        return [100.0 + exact(x)[0] * 1e-3]
+
+    def bias_in_half(x: np.ndarray) -> Arrays:
+        return [mostly_bias(x)[0].astype(np.float16)]
+
+    assert judged(eager, baseline(asked, reference, eager)).judgement.passed
+    assert checks(judged(bias_in_half, baseline(asked, mostly_bias, bias_in_half))) == ["vacuous"]
+
+
 def test_one_constant_output_among_two_is_named() -> None:
     outputs = [TensorSpec(name=name, dtype="float32", shape=(BATCH, 4)) for name in ("live", "dead")]
     asked = question(spec(*outputs))
