@@ -58,6 +58,8 @@ def as_trained(module: nn.Module, preprocessing: Preprocessing) -> nn.Module:
             size = [preprocessing.resize] if isinstance(preprocessing.resize, int) else list(preprocessing.resize or ())
             mode = v2.InterpolationMode(preprocessing.interpolation)
             steps.append(v2.Resize(size, interpolation=mode, antialias=True))
+            # Training on 8-bit images, of Pillow or tensors, cuts off what a bicubic curve overshoots.
+            steps.append(v2.Lambda(lambda values: values.clamp(0.0, 1.0)))
             steps += [v2.CenterCrop(preprocessing.crop)] if preprocessing.crop else []
         if (scale, shift) != (1.0, 0.0):
             steps.append(lambda values: values * scale + shift)
@@ -108,6 +110,8 @@ def _resized(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     size = resized_size(preprocessing, (pixels.shape[-2], pixels.shape[-1]))
     mode = preprocessing.interpolation or "bilinear"
     pixels = functional.interpolate(pixels, size=size, mode=mode, antialias=True, align_corners=False)
+    if mode == "bicubic":
+        pixels = pixels.clamp(0.0, _LEVELS)  # as 8-bit images do: the curve overshoots at edges
     crop = preprocessing.crop
     if crop is None:
         return pixels

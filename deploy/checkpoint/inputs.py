@@ -33,6 +33,7 @@ _AXES = {
 PIXEL_RANGE, UNIT_RANGE = (0.0, 255.0), (0.0, 1.0)
 UNKNOWN = Preprocessing(source="unknown")
 UNKNOWN_NOTE = "preprocessing: unknown; nothing says how images became input tensors during training"
+RESIZE_NOTE = "resize and crop: unknown for"  # how it begins
 
 
 def input_shape(match: Match, request: CheckpointRequest, facts: TrainingFacts) -> Shape:
@@ -164,6 +165,8 @@ def with_facts(
         filled["interpolation"] = usual.interpolation
     if told.resize is None and told.crop is None:
         filled |= {"resize": usual.resize, "crop": usual.crop}
+    if told.resize is not None:
+        notes = tuple(note for note in notes if not note.startswith(RESIZE_NOTE))
     return told.model_copy(update={**filled, "source": f"checkpoint, else {usual.source}"}), notes
 
 
@@ -180,7 +183,7 @@ def _usual_preprocessing(match: Match, shape: Shape) -> tuple[Preprocessing, tup
     ]
     if steps and not as_trained:
         used = transforms.crop or transforms.resize
-        notes.append(f"resize and crop: unknown for {' x '.join(map(str, size))}; those weights used {used}")
+        notes.append(f"{RESIZE_NOTE} {' x '.join(map(str, size))}; those weights used {used}")
     return Preprocessing(
         source=transforms.source,
         resize=transforms.resize if as_trained else None,
@@ -209,6 +212,14 @@ def preprocessing_from(facts: TrainingFacts) -> Preprocessing:
 def range_of(mean: Sequence[float] | None, std: Sequence[float] | None) -> tuple[float, float] | None:
     """0..255 where mean or deviation can only be of such pixels (123.7 and 58.4, say); None where nothing is told."""
     return PIXEL_RANGE if any(abs(value) > 1 for value in (*(mean or ()), *(std or ()))) else None
+
+
+def mixed_ranges(mean: Sequence[float] | None, std: Sequence[float] | None) -> bool:
+    """Whether one of them can only be of pixels in 0..255 (123.7), and the other only of pixels in 0..1 (0.229)."""
+    if not mean or not std:
+        return False
+    largest, widest = max(map(abs, mean)), max(std)
+    return widest < 1 < largest or 0 < largest <= 1 < widest
 
 
 def _asked_shape(match: Match, asked: tuple[tuple[int, ...], ...]) -> Shape:

@@ -5,7 +5,7 @@ Owns those two rules and their refusals; the tensors' side of it is in `fusing`.
 
 from math import isfinite
 
-from deploy.checkpoint.inputs import UNIT_RANGE, UNKNOWN_NOTE, range_of
+from deploy.checkpoint.inputs import RESIZE_NOTE, UNIT_RANGE, UNKNOWN_NOTE, mixed_ranges, range_of
 from deploy.checkpoint.model import Checkpoint, FusedStep, Preprocessing, PreprocessingRequest
 from deploy.errors import UsageError
 from deploy.spec import BATCH, TensorSpec
@@ -65,6 +65,7 @@ def known_scaling(preprocessing: Preprocessing, channels: int, purpose: str) -> 
                 expected=f"{channels} values, one per channel",
                 fix=_WAY_OUT,
             )
+    _check_one_range(preprocessing)
     assert preprocessing.std is not None and preprocessing.mean is not None
     if not all(map(isfinite, (*preprocessing.mean, *preprocessing.std))) or min(preprocessing.std) <= 0:
         raise UsageError(
@@ -74,21 +75,40 @@ def known_scaling(preprocessing: Preprocessing, channels: int, purpose: str) -> 
         )
 
 
+def _check_one_range(preprocessing: Preprocessing) -> None:
+    """Raises UsageError if the mean is of pixels in 0..255 and the standard deviation of pixels in 0..1, or so."""
+    mean, std = preprocessing.mean, preprocessing.std
+    if mixed_ranges(mean, std):
+        assert mean is not None and std is not None
+        of_mean, of_std = ("0..255", "0..1") if max(std) < 1 else ("0..1", "0..255")
+        raise UsageError(
+            f"mean {mean} is of pixels in {of_mean}, and std {std} of pixels in {of_std} "
+            f"(source: {preprocessing.source})",
+            expected="both of the same pixels, as training had them",
+            fix=_WAY_OUT,
+        )
+
+
 def _with_facts(checkpoint: Checkpoint, asked: PreprocessingRequest) -> Checkpoint:
     known, said = checkpoint.preprocessing, asked.said
     names = ", ".join(said)
     source = f"asked for ({names})" + ("" if known.source == "unknown" else f", else {known.source}")
     settled = known.model_copy(update={**said, "source": source})
+    _check_one_range(settled)
     pixels = range_of(settled.mean, settled.std)
-    if "mean" in said or "std" in said:
+    if "mean" in said and "std" in said:
         settled = settled.model_copy(update={"value_range": pixels or UNIT_RANGE})
+    elif "mean" in said or "std" in said:
+        # The other one is still of the pixels that it was of.
+        settled = settled.model_copy(update={"value_range": pixels or known.value_range or UNIT_RANGE})
     if isinstance(settled.resize, int) and settled.crop is not None and settled.crop > settled.resize:
         raise UsageError(
             f"a crop of {settled.crop} pixels does not fit into images resized to {settled.resize}",
             expected="a crop of at most the resized shorter edge",
             fix="correct --crop or --resize",
         )
-    notes = [note for note in checkpoint.notes if note != UNKNOWN_NOTE]
+    answered = (UNKNOWN_NOTE, *([RESIZE_NOTE] if "resize" in said else []))
+    notes = [note for note in checkpoint.notes if not note.startswith(answered)]
     told = (*notes, f"preprocessing: {names} as asked for" + (", of pixels in 0..255" if pixels else ""))
     return checkpoint.model_copy(update={"preprocessing": settled, "notes": told})
 

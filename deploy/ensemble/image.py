@@ -61,7 +61,8 @@ class ImagePlan:
         return Proven(
             design=self._design(plan, output),
             judgement=judge_transform(self.images, self.transform, answers),
-            asked=make_question(self.images, damaged_images(self.images[0].data), answers, question),
+            # Half of a seeded one: half of a photograph may hold it whole, with a film or a second one behind it.
+            asked=make_question(self.images, damaged_images(self.images[-1].data), answers, question),
         )
 
     def _design(self, plan: VersionPlan, output: int) -> Design:

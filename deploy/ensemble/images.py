@@ -63,7 +63,7 @@ def seeded_images(transform: ImageTransform) -> tuple[NamedInput, ...]:
 
 
 def damaged_images(good: bytes) -> tuple[NamedInput, ...]:
-    """What no decoder can use: nothing, text, half of an image, a header without an image."""
+    """What no decoder can use: nothing, text, half of an image that ends with its pixels, a header without an image."""
     return (
         NamedInput(name="an empty string", data=b""),
         NamedInput(name="a text", data=b"<html>no such image</html>"),

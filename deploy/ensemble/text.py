@@ -210,7 +210,7 @@ def _answer(checkpoint: Checkpoint) -> Literal["scores", "embedding"]:
     folder = open_folder(checkpoint.network_path)
     if not has_tokenizer(folder):
         raise UsageError(
-            f"{PURPOSE}: no tokenizer lies in {checkpoint.path}",
+            f"{PURPOSE}: no tokenizer lies in {checkpoint.network_path}",
             expected="the tokenizer of training beside the weights",
             fix="save it there: tokenizer.save_pretrained(folder)",
         )

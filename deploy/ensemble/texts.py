@@ -31,7 +31,7 @@ _SEEDED = {
 def read_texts(file: Path) -> tuple[NamedInput, ...]:
     """At most 16 of the file's lines that are not blank, spread evenly. Raises UsageError if there is none."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"--texts {file} cannot be read: {error}", expected="a file in UTF-8 with one text per line"

@@ -5,9 +5,10 @@ Owns which checkpoints it is known for, and the refusals. Runs nothing. Called b
 
 from typing import Literal
 
+from deploy.checkpoint.inputs import RESIZE_NOTE, UNKNOWN
 from deploy.checkpoint.model import Checkpoint, Preprocessing
 from deploy.checkpoint.preprocess import INTERPOLATIONS, known_scaling
-from deploy.checkpoint.pretrained_folder import open_folder
+from deploy.checkpoint.pretrained_folder import PROCESSOR, open_folder
 from deploy.errors import UsageError
 from deploy.records import Record
 
@@ -84,12 +85,18 @@ def require_one_class_of_several(purpose: str, classes: int | None, problem: str
 
 
 def _check_processor(checkpoint: Checkpoint) -> None:
-    """Raises UsageError if the folder's image processor does what the first step cannot."""
+    """Raises UsageError if the folder has no image processor, or one that does what the first step cannot."""
     known = checkpoint.preprocessing
-    if known.mean is None or known.resize is None or known.layout == "NCHW, BGR":
-        why = next((note for note in checkpoint.notes if note.startswith(("preprocessing:", "resize and crop:"))), "")
+    if known.source == UNKNOWN.source:
         raise UsageError(
-            f"{PURPOSE}: what the image processor of {checkpoint.path} does is more than the first step can do: "
+            f"{PURPOSE}: no image processor lies in {checkpoint.network_path}",
+            expected=f"that of training beside the weights: {PROCESSOR}",
+            fix="save it there: processor.save_pretrained(folder)",
+        )
+    if known.mean is None or known.resize is None or known.layout == "NCHW, BGR":
+        why = next((note for note in checkpoint.notes if note.startswith(("preprocessing:", RESIZE_NOTE))), "")
+        raise UsageError(
+            f"{PURPOSE}: what the processor of {checkpoint.network_path} does is more than the first step can do: "
             + (why or "it turns RGB to BGR"),
             expected="resize, crop, scaling and normalising to the size that the network takes",
             fix=f"leave {PURPOSE} out, and prepare images with the processor itself, which the version keeps",

@@ -3,14 +3,19 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from deploy.checkpoint.formats import read_stored
+from deploy.checkpoint.fusing import fuse
+from deploy.checkpoint.inputs import RESIZE_NOTE, with_facts
 from deploy.checkpoint.load import build_module, read_checkpoint
-from deploy.checkpoint.model import Checkpoint, CheckpointRequest, PreprocessingRequest
+from deploy.checkpoint.model import Checkpoint, CheckpointRequest, Preprocessing, PreprocessingRequest
 from deploy.checkpoint.preprocess import resized_size
+from deploy.checkpoint.training import TrainingFacts
 from deploy.checkpoint.vision import import_torchvision
 from deploy.errors import UsageError
 from tests import models
@@ -69,6 +74,31 @@ def test_the_transform_of_the_pretrained_weights_is_the_one_that_is_fused(saved:
         torch.testing.assert_close(build_module(checkpoint)(image), expected, rtol=1e-5, atol=1e-5)
 
 
+def prepared(image: np.ndarray, asked: PreprocessingRequest) -> np.ndarray:
+    """Pixels in 0..1 as the graph resizes and crops an image [height, width, 3]."""
+    known = Preprocessing(
+        source="training", resize=asked.resize, crop=asked.crop, interpolation=asked.interpolation,
+        mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), fused=("resize", "crop", "scale", "normalize"),
+    )  # fmt: skip
+    made = fuse(torch.nn.Identity(), known)(torch.from_numpy(image.transpose(2, 0, 1))[None])
+    return made[0].numpy()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_the_graph_resizes_as_pillow_does_within_its_rounding(interpolation: str) -> None:
+    """Black beside white too, where a bicubic curve overshoots by 20 levels and 8 bits hold none of them."""
+    import_torchvision()
+    from torchvision.transforms import v2
+
+    stripes = np.tile((np.arange(75) // 5 % 2 * 255).astype(np.uint8), (55, 1))
+    image = np.stack([stripes, stripes // 2 + 60, np.full_like(stripes, 200)], axis=-1)
+    steps = v2.Compose([v2.Resize([20], interpolation=v2.InterpolationMode(interpolation)), v2.CenterCrop(17)])
+    trained = np.asarray(steps(Image.fromarray(image))).transpose(2, 0, 1) / 255
+    found = prepared(image, replace(RESIZING, crop=17, interpolation=interpolation))
+    assert found.shape == trained.shape
+    assert np.abs(found - trained).max() * 255 < 1.5
+
+
 def test_a_wrong_mean_is_seen(saved: CheckpointRequest) -> None:
     right, wrong = read(saved, FUSE), read(saved, replace(FUSE, mean=(0.5, 0.5, 0.5)))
     image = pixels(right)
@@ -124,6 +154,13 @@ def test_a_usual_mean_takes_the_place_of_one_of_pixels_with_its_range(saved: Che
     assert read(told, replace(FUSE, fuse=False)).preprocessing.value_range == (0.0, 1.0)
 
 
+def test_a_resize_that_the_file_tells_is_not_called_unknown() -> None:
+    usual = Preprocessing(source="the builder's", mean=(0.5,), std=(0.2,))
+    notes = ("preprocessing: the builder's", f"{RESIZE_NOTE} 320 x 320; those weights used 224")
+    assert with_facts(TrainingFacts(size=320, resize=352), usual, notes)[1] == notes[:1]
+    assert with_facts(TrainingFacts(size=320), usual, notes)[1] == notes
+
+
 @pytest.mark.parametrize(
     ("written", "resize"), [(256, 256), ([256], 256), ([256, 256], (256, 256)), ((224, 320), (224, 320)), ("no", None)]
 )
@@ -142,6 +179,8 @@ def test_two_numbers_are_both_edges_as_torchvision_has_it(
         (replace(FUSE, std=None), "needs std", "--std"),
         (replace(FUSE, mean=(0.5,)), "mean has 1 values, and the model takes 3 channels", "--mean"),
         (replace(FUSE, std=(0.2, 0.0, 0.2)), "normalise nothing", "--std"),
+        (replace(FUSE, mean=OF_PIXELS["mean"]), "is of pixels in 0..255, and std", "--mean"),
+        (replace(FUSE, std=OF_PIXELS["std"]), "is of pixels in 0..1, and std", "--mean"),
         (replace(FUSE, image_size=(64, 64)), "--image-size needs resize, interpolation", "--resize"),
         (replace(FUSE, fuse=False, image_size=(9, 9)), "without --fuse-preprocess", "--fuse-preprocess"),
         (replace(RESIZING, interpolation="lanczos"), "training resized with lanczos", "--ensemble image"),

@@ -42,11 +42,14 @@ PARTS = ["tiny", "tiny_preprocess", "tiny_postprocess", "tiny_image"]
 def asked(tmp_path_factory: pytest.TempPathFactory) -> PackageRequest:
     folder = tmp_path_factory.mktemp("ensemble")
     request = make_request(folder)
+    images = write_photographs(folder / "images")
+    # With a second one behind the first, as some cameras write them: half of the file is a whole photograph.
+    (images / "china.jpg").write_bytes((images / "china.jpg").read_bytes() * 2)
     return replace(
         request,
         checkpoint=replace(request.checkpoint, preprocessing=TRAINED),
         ensemble="image",
-        images=write_photographs(folder / "images"),
+        images=images,
     )
 
 

@@ -1,6 +1,8 @@
 """The two Python steps by themselves: images as training sees them, scores as softmax has them, refusals in words."""
 
 import io
+import struct
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +120,15 @@ def test_an_image_that_claims_too_many_pixels_is_refused_before_it_is_decoded() 
     transform = changed(max_pixels=1000).model_dump(mode="json")
     with pytest.raises(BadImage, match="has 100 x 80 pixels; at most 1000 are taken"):
         prepare(GOOD, transform)
+
+
+def test_an_image_that_claims_more_than_pillow_opens_is_too_large_and_not_damaged() -> None:
+    header = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    data = (
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + b"\0\0\0\0IDAT"
+    )
+    with pytest.raises(BadImage, match="the image has more than the 178956970 pixels that are taken"):
+        prepare(data, TRANSFORM.model_dump(mode="json"))
 
 
 def test_an_image_that_training_would_have_padded_is_refused() -> None:

@@ -20,6 +20,7 @@ from deploy.checkpoint.pretrained import import_transformers
 from deploy.ensemble.plan import EnsembleRequest, plan_ensemble
 from deploy.ensemble.proof import Asked
 from deploy.ensemble.text import TextPlan, judge_tokens, plan_texts
+from deploy.ensemble.texts import read_texts
 from deploy.ensemble.tokens import TrainedTexts, trained_texts
 from deploy.errors import ExitCode, UsageError
 from deploy.evidence import ServedEvidence, Verdict
@@ -269,6 +270,13 @@ def test_a_file_of_texts_that_cannot_be_used_is_refused(
     (tmp_path / "texts.txt").write_bytes(data)
     with pytest.raises(UsageError, match=found):
         plan_texts(checkpoint, tmp_path / "texts.txt")
+
+
+def test_a_text_ends_at_its_line_s_end_alone(tmp_path: Path) -> None:
+    """Not at the characters that Python's splitlines breaks at too; a byte order mark is no part of the first."""
+    (tmp_path / "texts.txt").write_bytes("\ufeffone\u2028still one\r\n\r\ntwo\x0cstill two\n".encode())
+    texts = [(text.name, text.data.decode()) for text in read_texts(tmp_path / "texts.txt")]
+    assert texts == [("texts.txt, line 1", "one\u2028still one"), ("texts.txt, line 3", "two\x0cstill two")]
 
 
 def test_texts_without_an_ensemble_that_takes_them_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:

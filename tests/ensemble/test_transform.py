@@ -44,7 +44,13 @@ def _other_steps(folder: Path) -> CheckpointRequest:
     return folder_with(folder, "PoolFormerImageProcessor", size={"shortest_edge": 32}, crop_pct=0.9)
 
 
+def _no_processor(folder: Path) -> CheckpointRequest:
+    save_folder(folder, "ViTForImageClassification", tokenizer=False)
+    return CheckpointRequest(path=folder)
+
+
 REFUSED: dict[str, tuple[Callable[[Path], CheckpointRequest], str, str]] = {
+    "no processor": (_no_processor, "no image processor lies in", "processor.save_pretrained"),
     "several labels at once": (_several_labels, "trained for several labels at once", "raw outputs"),
     "BGR": (_turned_colours, "it turns RGB to BGR", "with the processor itself"),
     "a processor of other steps": (_other_steps, "more than the first step can do", "with the processor itself"),

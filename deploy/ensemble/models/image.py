@@ -42,6 +42,10 @@ def _decode(data: bytes, transform: dict[str, Any]) -> Any:
             return image.convert(transform["mode"])
     except BadImage:
         raise
+    except Image.DecompressionBombError:
+        # Before its size is known here: Pillow's own limit.
+        most = min(transform["max_pixels"], 2 * (Image.MAX_IMAGE_PIXELS or 0))
+        raise BadImage(f"the image has more than the {most} pixels that are taken") from None
     except UnidentifiedImageError:
         raise BadImage(f"these {len(data)} bytes are no image in the formats {' and '.join(FORMATS)}") from None
     except Exception as error:  # noqa: BLE001 - decoders raise what they like on bytes that anybody may send
