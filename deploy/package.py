@@ -108,6 +108,8 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
     """The checkpoint and what was given beside it, each checked against the others. Raises UsageError if one is bad."""
     with progress.stage("read the checkpoint"), Worker("checkpoint", log=Path(os.devnull)) as worker:
         checkpoint = worker.run(read_checkpoint, request.checkpoint).value
+    for note in checkpoint.notes:
+        progress.note(note)
     name = check_name(request.name or checkpoint.name)
     labels = read_labels(request.labels) if request.labels else None
     classes = check_labels(labels, checkpoint)

@@ -1,5 +1,6 @@
 """The main job from file to served version, on a net so small that the whole pipe takes seconds."""
 
+import io
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import torch
 from deploy.errors import DeployError, ExitCode, MissingError, UsageError
 from deploy.evidence import LatencyEvidence, ServedEvidence, Verdict
 from deploy.package import package, plan_package
+from deploy.report.stages import Stages
 from deploy.repository.find import find_version, list_models, read_manifest
 from deploy.repository.layout import Version, promoted_version
 from deploy.repository.manifest import verify_files
@@ -219,6 +221,16 @@ def test_a_dry_run_reads_all_and_writes_nothing(request_: PackageRequest, tmp_pa
     assert plan.next_versions == {"tiny": 1}
     assert plan.formats == ("onnx",)
     assert not (tmp_path / "repository").exists()
+
+
+def test_what_was_left_out_of_the_file_is_said(request_: PackageRequest, tmp_path: Path) -> None:
+    weights = lively(0).state_dict()
+    torch.save({"state_dict": weights, "best_state_dict": weights}, tmp_path / "two.pt")
+    checkpoint = replace(request_.checkpoint, path=tmp_path / "two.pt")
+    said = io.StringIO()
+    with Stages(stream=said) as stages:
+        plan_package(replace(request_, checkpoint=checkpoint, serve_check=False), progress=stages)
+    assert "other weights in the file were left out: 'best_state_dict'; taken were 'state_dict'" in said.getvalue()
 
 
 @pytest.fixture(scope="module")

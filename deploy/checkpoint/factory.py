@@ -14,6 +14,7 @@ from contextlib import redirect_stdout
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from deploy.checkpoint.build import left_on_meta, parameters_on_meta
 from deploy.errors import UsageError
@@ -79,7 +80,7 @@ def call_factory(reference: str, keywords: Mapping[str, Any], *, filled: Collect
     """
     function = find_factory(reference)
     module = _call_without_data(function, keywords, filled)
-    if module is not None:
+    if module is not None and not any(isinstance(one, UninitializedParameter) for one in module.parameters()):
         return module
     try:
         module = _call(function, keywords)
@@ -90,6 +91,13 @@ def call_factory(reference: str, keywords: Mapping[str, Any], *, filled: Collect
             f"--factory {reference} gave an object of type {type(module).__name__}",
             expected="a torch.nn.Module",
             fix="return the module from the function",
+        )
+    lazy = next((name for name, one in module.named_parameters() if isinstance(one, UninitializedParameter)), None)
+    if lazy:
+        raise UsageError(
+            f"--factory {reference} gave a module whose {lazy} gets its size with the first call",
+            expected="a module whose sizes are known, to be compared with the weights",
+            fix="call it once on zeros before returning it, or use Linear and the like in place of LazyLinear",
         )
     return module
 

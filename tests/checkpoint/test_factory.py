@@ -57,6 +57,9 @@ def two():
     module.weight = nn.Parameter(torch.ones(1))
     return module
 
+def lazy():
+    return nn.Sequential(nn.LazyLinear(2))
+
 def careful():
     return Careful()
 
@@ -171,6 +174,7 @@ def test_a_factory_works_in_a_child_process(folder: Path) -> None:
         ("mynet:number", ["is of type int, not a function"]),
         ("mynet:needs", ["needs the arguments path", "wrap it"]),
         ("mynet:fails", ["raised KeyError: 'width'", f"mynet.py:{FAILING_LINE}"]),
+        ("mynet:lazy", ["0.weight gets its size with the first call", "on zeros"]),
         ("mynet:gives_dict", ["gave an object of type OrderedDict", "torch.nn.Module"]),
         ("broken:f", ["SyntaxError", "broken.py:1"]),
         ("lacking:f", ["ModuleNotFoundError", "nosuchpackage", "lacking.py:1"]),
