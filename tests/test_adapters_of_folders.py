@@ -11,13 +11,14 @@ import torch
 from deploy.checkpoint.load import build_module, read_checkpoint
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.checkpoint.pretrained import import_transformers
+from deploy.ensemble.tokens import read_tokenizer
 from deploy.errors import ExitCode, UsageError
 from deploy.package import package
 from deploy.repository.manifest import verify_files
 from deploy.request import PackageRequest, Resources
 from deploy.serve.engines import Engine
 from deploy.targets import find_target
-from tests.pretrained import make_tokenizer, save_folder
+from tests.pretrained import LONGEST, make_tokenizer, save_folder
 from tests.test_pretrained import TEXTS, ask, tokens
 
 CLASSES = 4
@@ -102,3 +103,15 @@ def test_it_is_served_with_the_tokenizer_of_its_base(engine: Engine, tmp_path: P
     with torch.no_grad():
         expected = adapted(**make_tokenizer()(list(TEXTS), padding=True, return_tensors="pt")).logits.numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_texts_are_not_served_by_the_base_s_tokenizer_where_training_had_another(tmp_path: Path) -> None:
+    trained_adapter(tmp_path, "Bert")
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    checkpoint = read_checkpoint(CheckpointRequest(path=tmp_path / "adapter", base=tmp_path / "base"))
+    assert read_tokenizer(checkpoint, LONGEST).cut
+    tokenizer.add_tokens(["thunder"])
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UsageError, match="has a tokenizer of its own, other than that of its base"):
+        read_tokenizer(checkpoint, LONGEST)

@@ -6,6 +6,7 @@ Called by text.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from deploy.errors import UsageError
 
 _NO_LIMIT = 10**9  # a tokenizer that knows none has 10^30
 _DRAWN, _WORDS = 4, 9
+_OF_A_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,21 +87,8 @@ def trained_texts(
 
 def _load(checkpoint: Checkpoint) -> Any:
     """The tokenizer as training calls it, in sentence-transformers' way where the folder is one of its own."""
-    from deploy.checkpoint.pretrained import import_transformers
-
-    transformers = import_transformers()
     folder = open_folder(checkpoint.network_path)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            str(folder.path), local_files_only=True, trust_remote_code=False
-        )
-    except Exception as error:  # the loader raises whatever its files lead it to
-        first = str(error).strip().partition("\n")[0]
-        raise UsageError(
-            f"transformers cannot load the tokenizer of {folder.path}: {type(error).__name__}: {first}",
-            expected="the tokenizer that training used, in the checkpoint's folder",
-            fix="save it there: tokenizer.save_pretrained(folder)",
-        ) from error
+    tokenizer = _read(folder.path)
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(
             f"the tokenizer of {folder.path} is {type(tokenizer).__name__}, which is Python code of transformers",
@@ -112,9 +101,48 @@ def _load(checkpoint: Checkpoint) -> Any:
             expected="the padding token of training",
             fix="set it as training did and save again: tokenizer.pad_token = ...; tokenizer.save_pretrained(folder)",
         )
+    if checkpoint.base is not None and any((checkpoint.path / name).is_file() for name in _OF_A_TOKENIZER):
+        _check_same(tokenizer, checkpoint)
     if (folder.read("sentence_bert_config.json") or {}).get("do_lower_case"):
         _lower(tokenizer.backend_tokenizer)
     return tokenizer
+
+
+def _read(path: Path) -> Any:
+    from deploy.checkpoint.pretrained import import_transformers
+
+    transformers = import_transformers()
+    try:
+        return transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the loader raises whatever its files lead it to
+        first = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"transformers cannot load the tokenizer of {path}: {type(error).__name__}: {first}",
+            expected="the tokenizer that training used, in the checkpoint's folder",
+            fix="save it there: tokenizer.save_pretrained(folder)",
+        ) from error
+
+
+def _check_same(tokenizer: Any, checkpoint: Checkpoint) -> None:
+    """Raises UsageError if the tokenizer beside an adapter, where trainers save it, makes other tokens of a text."""
+    if _making(_read(checkpoint.path)) != _making(tokenizer):
+        raise UsageError(
+            f"the adapter {checkpoint.path} has a tokenizer of its own, other than that of its base "
+            f"{checkpoint.network_path}",
+            expected="the tokenizer of training in the base's folder, whose tokenizer is served",
+            fix="give a copy of the base as --base that holds the adapter's tokenizer files instead of its own",
+        )
+
+
+def _making(tokenizer: Any) -> tuple[Any, ...]:
+    """All that decides which tokens a text becomes."""
+    if not getattr(tokenizer, "is_fast", False):
+        return (type(tokenizer),)
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()  # both are the last call's, and every call sets them anew
+    backend.no_padding()
+    sides = tokenizer.padding_side, tokenizer.truncation_side
+    return backend.to_str(), *sides, tokenizer.pad_token_id, tokenizer.model_max_length
 
 
 def _lower(backend: Any) -> None:

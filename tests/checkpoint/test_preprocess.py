@@ -86,7 +86,7 @@ def prepared(image: np.ndarray, asked: PreprocessingRequest) -> np.ndarray:
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_the_graph_resizes_as_pillow_does_within_its_rounding(interpolation: str) -> None:
-    """Black beside white too, where a bicubic curve overshoots by 20 levels and 8 bits hold none of them."""
+    """Black beside white too, where a bicubic curve overshoots by 13 levels and 8 bits hold none of them."""
     import_torchvision()
     from torchvision.transforms import v2
 
