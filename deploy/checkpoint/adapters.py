@@ -87,19 +87,15 @@ def digest_of(path: Path, base: Path) -> str:
     return sha256_bytes(f"{sha256_path(path)}  adapter\n{sha256_path(base)}  base\n".encode())
 
 
-def merge(tensors: Mapping[str, "Tensor"], folder: Path) -> dict[str, "Tensor"]:
-    """The base's tensors, without wrapper prefixes, with the adapter in them.
-
-    Raises UsageError if the adapter is no plain LoRA, or does not fit.
-    """
-    adapter = read_adapter(folder)
+def merge(tensors: Mapping[str, "Tensor"], adapter: Adapter) -> dict[str, "Tensor"]:
+    """The base's tensors, without wrapper prefixes, with the adapter in them. Raises UsageError if it does not fit."""
     targets = [f"{module}.weight" for module in adapter.pairs]
     forms = [form for _, form in strip_prefixes(tensors)]
     fitting = next((form for form in forms if all(name in form for name in targets)), None)
     if fitting is None:
         missing = [name for name in targets if name not in forms[-1]]
         raise UsageError(
-            f"the adapter {folder} changes weights that its base has not: {', '.join(missing[:3])}",
+            f"the adapter {adapter.folder} changes weights that its base has not: {', '.join(missing[:3])}",
             expected="the checkpoint that it was trained on",
             fix="give that one as --base",
         )

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.checkpoint.adapters import digest_of, is_adapter, merge, require_base, require_merged
+from deploy.checkpoint.adapters import digest_of, is_adapter, merge, read_adapter, require_base, require_merged
 from deploy.checkpoint.formats import read_stored
 from deploy.checkpoint.inputs import UNKNOWN
 from deploy.checkpoint.library import understand_library
@@ -121,7 +121,7 @@ def _build_from_file(checkpoint: Checkpoint) -> "nn.Module":
     stored = read_stored(checkpoint.base or checkpoint.path, trust_pickle=checkpoint.trust_pickle)
     tensors = find_weights(stored.content, checkpoint.weights).tensors
     if checkpoint.base:
-        tensors = merge(tensors, checkpoint.path)
+        tensors = merge(tensors, read_adapter(checkpoint.path))
     tensors = unwrap(tensors, checkpoint.removed_prefixes)
     if checkpoint.how == "factory":
         reference = checkpoint.architecture.removeprefix(FACTORY)
@@ -146,7 +146,7 @@ def _read_contents(request: CheckpointRequest) -> Contents:
     found = find_weights(stored.content, request.weights)
     if request.base:
         note = f"a LoRA adapter merged into {request.base.name}, whose sha256 is {sha256_path(request.base)}"
-        found = replace(found, tensors=merge(found.tensors, request.path), notes=(*found.notes, note))
+        found = replace(found, tensors=merge(found.tensors, read_adapter(request.path)), notes=(*found.notes, note))
     check_usable(found.tensors)
     facts = training_facts(stored.content, stored.metadata)
     return Contents(stored=stored, found=found, facts=facts, dtype=main_dtype(found.tensors))

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from deploy.checkpoint.adapters import digest_of, read_adapter
+from deploy.checkpoint.adapters import Adapter, digest_of, read_adapter
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.checkpoint.pretrained_adapter import adapted_folder, head_rows, merge_into
 from deploy.checkpoint.pretrained_folder import CONFIG, PretrainedFolder, has_tokenizer, open_folder
@@ -63,6 +63,8 @@ def read_pretrained(request: CheckpointRequest, *, name: str) -> Checkpoint:
             preprocessing, more = read_processor(import_transformers(), folder, found.inputs[0])
     classes, count = class_names(folder.config, _class_name(folder))
     notes += answer_notes(folder, count)
+    if base:
+        notes.append(f"a LoRA adapter merged into {base.name}, whose sha256 is {sha256_path(base)}")
     dtype = main_dtype(tensors)
     if dtype != "float32":
         notes.append(f"the weights are {dtype}; they are computed with in float32, which holds each of them exactly")
@@ -101,14 +103,15 @@ def build_pretrained(checkpoint: Checkpoint) -> "nn.Module":
     return module
 
 
-def _open(path: Path, base: Path | None) -> tuple[PretrainedFolder, Path | None]:
+def _open(path: Path, base: Path | None) -> tuple[PretrainedFolder, Adapter | None]:
     """The folder with the network, as the adapter makes it where there is one, and the adapter."""
     if base is None:
         folder = open_folder(path)
         transformers = import_transformers()
         with _silence():  # classes are imported when they are looked up
             return with_token_class(transformers, folder), None
-    return adapted_folder(import_transformers(), open_folder(base), path), path
+    adapter = read_adapter(path)
+    return adapted_folder(import_transformers(), open_folder(base), adapter), adapter
 
 
 def import_transformers() -> ModuleType:
@@ -235,7 +238,7 @@ def _read_weights(folder: PretrainedFolder) -> dict[str, "Tensor"]:
     return tensors
 
 
-def _load(folder: PretrainedFolder, adapter: Path | None = None) -> tuple["nn.Module", list[str]]:
+def _load(folder: PretrainedFolder, adapter: Adapter | None) -> tuple["nn.Module", list[str]]:
     """The module that the folder describes, the adapter in it, and notes.
 
     Raises UsageError if a tensor of it is in neither of them.
@@ -245,16 +248,13 @@ def _load(folder: PretrainedFolder, adapter: Path | None = None) -> tuple["nn.Mo
     assert cls is not None
     # Pooled token embeddings are all that a sentence's is made of: a pooler of the network's own would go unused.
     unused = pooling is not None and "add_pooling_layer" in inspect.signature(cls.__init__).parameters
-    brought = read_adapter(adapter) if adapter else None
-    keywords, classes = {"add_pooling_layer": False} if unused else {}, head_rows(brought) if brought else None
+    keywords, classes = {"add_pooling_layer": False} if unused else {}, head_rows(adapter) if adapter else None
     model, info = _from_pretrained(cls, folder, keywords, classes=classes)
-    _check_whole(folder, name, info, brought=brought.whole if brought else ())
+    _check_whole(folder, name, info, brought=adapter.whole if adapter else ())
     if adapter:
         merge_into(model, adapter)
     left = [key for key in sorted(info["unexpected_keys"]) if not (unused and key.rpartition("pooler.")[1])]
     notes = [f"{len(left)} tensors that {name} does not have were left out: {_listed(left)}"] if left else []
-    if adapter:
-        notes.append(f"a LoRA adapter merged into {folder.path.name}, whose sha256 is {sha256_path(folder.path)}")
     if pooling is not None:
         model = SentenceEmbedder(model, pooling)
         notes.append(f"one embedding per text, as modules.json says: {pooling}")

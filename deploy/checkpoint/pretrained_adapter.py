@@ -6,11 +6,10 @@ Owns reading that from the adapter; the arithmetic is in `adapters`. Called by p
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from deploy.checkpoint.adapters import Adapter, merge, read_adapter
+from deploy.checkpoint.adapters import Adapter, merge
 from deploy.checkpoint.pretrained_folder import PretrainedFolder
 from deploy.errors import UsageError
 
@@ -29,15 +28,14 @@ _TASKS = {
 _HEAD = re.compile(r"(.*\.)?(classifier|out_proj|score|logits_proj|classifier\.[13])\.weight")
 
 
-def adapted_folder(transformers: ModuleType, folder: PretrainedFolder, adapter: Path) -> PretrainedFolder:
+def adapted_folder(transformers: ModuleType, folder: PretrainedFolder, adapter: Adapter) -> PretrainedFolder:
     """The base's folder as the adapter makes it: its class, and as many classes as the adapter's own head has.
 
     Names of classes are not among what PEFT saves: the base's own are kept only where its head is. Raises UsageError
-    if the adapter cannot be read, or its task fits no class of the base's kind.
+    if the adapter's task fits no class of the base's kind.
     """
-    found = read_adapter(adapter)
-    config = {**folder.config, "architectures": _class_names(transformers, folder, found)}
-    if (classes := head_rows(found)) is not None:
+    config = {**folder.config, "architectures": _class_names(transformers, folder, adapter)}
+    if (classes := head_rows(adapter)) is not None:
         config |= {"id2label": {str(index): f"LABEL_{index}" for index in range(classes)}, "num_labels": classes}
     return replace(folder, config=config)
 
@@ -48,7 +46,7 @@ def head_rows(adapter: Adapter) -> int | None:
     return rows[-1] if rows else None
 
 
-def merge_into(module: "nn.Module", adapter: Path) -> None:
+def merge_into(module: "nn.Module", adapter: Adapter) -> None:
     """The adapter's change put into the module's weights. Raises UsageError if a part of it is not the module's."""
     state = module.state_dict()
     merged = merge(state, adapter)
@@ -59,7 +57,7 @@ def merge_into(module: "nn.Module", adapter: Path) -> None:
     )
     if wrong:
         raise UsageError(
-            f"the adapter {adapter} brings what its base has not, or of another shape: {', '.join(wrong[:3])}",
+            f"the adapter {adapter.folder} brings what its base has not, or of another shape: {', '.join(wrong[:3])}",
             expected="the base that it was trained on",
             fix="give that one as --base",
         )
