@@ -67,6 +67,7 @@ def _arguments(line: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--precisions", type=_list_of(PRECISIONS), default=tuple(PRECISIONS), help=", ".join(PRECISIONS)
     )
+    parser.add_argument("--pairs", type=_pairs, help="MODEL:PRECISION,... in place of all of both, in this order")
     parser.add_argument("--contenders", type=_list_of(CONTENDERS, ";"), help=f"all by default: {'; '.join(CONTENDERS)}")
     parser.add_argument("--batches", type=lambda text: tuple(map(int, text.split(","))), default=BATCHES)
     parser.add_argument("--budget", type=float, default=360.0, help="seconds for everything; what is left is skipped")
@@ -88,6 +89,12 @@ def _list_of(known: Sequence[str] | dict[str, Any], separator: str = ",") -> Any
         return names
 
     return parse
+
+
+def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+    parse_model, parse_precision = _list_of(SUBJECTS), _list_of(PRECISIONS)
+    pairs = [pair.partition(":") for pair in text.split(",")]
+    return tuple((parse_model(model)[0], parse_precision(precision)[0]) for model, _, precision in pairs)
 
 
 def run(chosen: argparse.Namespace) -> dict[str, Any]:
@@ -144,8 +151,7 @@ def _jobs(chosen: argparse.Namespace, work: Path, times: Times) -> list[Job]:
             threads=_threads(chosen.jobs),
             deadline=times.preparing,
         )
-        for model in chosen.models
-        for precision in chosen.precisions
+        for model, precision in chosen.pairs or product(chosen.models, chosen.precisions)
     ]
 
 

@@ -14,7 +14,6 @@ from torch.export import Dim, ExportedProgram
 
 from deploy.convert import aoti, onnx
 from deploy.convert.archive import MODEL_NAME
-from deploy.convert.cuda import local_toolkit
 from deploy.convert.flex import plain_attention
 from deploy.convert.model import Device
 from deploy.convert.onnx_file import write_model
@@ -128,12 +127,21 @@ class Graph:
             output = call()
         with torch.inference_mode():
             output.fill_(torch.nan)
+        return Replay(graph=graph, output=output, captured=call)
 
-        def replay() -> Tensor:
-            graph.replay()
-            return output
 
-        return replay
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """A captured call, run again. It keeps what it captured: a graph holds the addresses of weights, not the weights."""
+
+    graph: Any
+    output: Tensor
+    captured: Call
+
+    def __call__(self) -> Tensor:
+        """The output, written anew."""
+        self.graph.replay()
+        return self.output
 
 
 def compiled(module: nn.Module, rows: Tensor) -> Module:
@@ -160,8 +168,8 @@ def archived(program: ExportedProgram, folder: Path, *, threads: int) -> Path:
     if device == "cuda":
         # No kernel runs on the CPU, and trying each of its instruction sets takes as long as all else.
         settings |= {"cpp.simdlen": 256, "cpp.vec_isa_ok": True}
-    with aoti._environment(**(local_toolkit() if device == "cuda" else {})):
-        files, way = aoti._compile(program, settings)
+    with aoti.compiler_run(aoti.require_compiler(), folder, march="native", device=device) as runs_it:
+        files, way = aoti._compile(program, {**settings, **runs_it})
     print(f"FlexAttention, if there is any: {way}")
     path = folder / "model.pt2"
     aoti._package(files, path)

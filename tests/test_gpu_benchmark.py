@@ -1,15 +1,18 @@
 """The GPU benchmark runs end to end on a CPU; record, shares and table say what was measured and what was not."""
 
 import argparse
+import gc
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks.gpu import _arguments, run
-from benchmarks.gpu_contenders import EAGER, GRAPH, ONNX, Module
+from benchmarks.gpu import Times, _arguments, _jobs, run
+from benchmarks.gpu_contenders import EAGER, GRAPH, ONNX, Module, Replay
 from benchmarks.gpu_table import merged, skipped, table, with_shares
 from benchmarks.gpu_worker import Bench, Job, Plan, machine, time_block
 from deploy.errors import MissingError
@@ -51,6 +54,14 @@ def test_a_tiny_run_gives_times_beside_errors(tmp_path: Path) -> None:
         assert 0 < each["share"] < 1
     assert (tmp_path / "gpu.json").exists()
     assert (tmp_path / "gpu.md").read_text() == table(found)
+
+
+def test_pairs_take_the_place_of_all_models_in_all_precisions(tmp_path: Path) -> None:
+    times = Times(preparing=0.0, all=0.0)
+    jobs = _jobs(arguments("--pairs", "swin_t:bf16,tiny:fp32"), tmp_path, times)
+    assert [(job.model, job.precision) for job in jobs] == [("swin_t", "bf16"), ("tiny", "fp32")]
+    with pytest.raises(SystemExit):
+        arguments("--pairs", "swin_t:fp64")
 
 
 def measured_with_one_that_is_off(folder: Path) -> list[dict[str, Any]]:
@@ -112,3 +123,17 @@ def test_the_first_call_of_a_block_is_dropped_unless_it_is_alone() -> None:
     calls: list[int] = []
     times = time_block(lambda: calls.append(1), lambda: None, 0.01)  # type: ignore[arg-type, return-value]
     assert len(times) == len(calls) - 1
+
+
+def test_a_replayed_graph_keeps_the_weights_that_it_reads() -> None:
+    class Captured:
+        def replay(self) -> None:
+            output.add_(1.0)
+
+    output, module = torch.zeros(2), torch.nn.Linear(2, 2)
+    weights = weakref.ref(module)
+    replay = Replay(graph=Captured(), output=output, captured=Module(module=module).bind(output))
+    del module
+    gc.collect()
+    assert weights() is not None
+    assert replay().tolist() == [1.0, 1.0]

@@ -177,12 +177,8 @@ class _Build:
         """The archive's details, and the archive at `path`: in parts in `entry` where it can be taken apart."""
         import torch
 
-        script = _write_compiler(self.compiler, work, march=self.march)
-        search = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
-        toolkit = local_toolkit() if self.program.device == "cuda" else {}
-        with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search, **toolkit):
-            settings = {**self.settings, "cpp.cxx": (None, script.name)}
-            files, attention = _compile(exported, settings)
+        with compiler_run(self.compiler, work, march=self.march, device=self.program.device) as runs_it:
+            files, attention = _compile(exported, {**self.settings, **runs_it})
         # Put in by `put_together`: packed here, the weights would lie on disk twice, and whole in memory.
         blob = weights_file(files)
         _package([one for one in files if str(one) != str(blob)], self.path)
@@ -241,6 +237,19 @@ def _write_compiler(compiler: str, work: Path, *, march: str) -> Path:
     script.write_text(f'#!/bin/sh\nexec {shlex.quote(compiler)} "$@" {shlex.join(options)}\n')
     script.chmod(0o755)
     return script
+
+
+@contextmanager
+def compiler_run(compiler: str, work: Path, *, march: str, device: Device) -> Iterator[dict[str, Any]]:
+    """While this lasts, AOTInductor works in `work` and finds its tools; gives the settings that run the compiler.
+
+    `compiler` is its command, `march` what it is told of the processor.
+    """
+    script = _write_compiler(compiler, work, march=march)
+    search = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
+    toolkit = local_toolkit() if device == "cuda" else {}
+    with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search, **toolkit):
+        yield {"cpp.cxx": (None, script.name)}
 
 
 @contextmanager
