@@ -161,7 +161,7 @@ def _rewrite(module: GraphModule, node: Node) -> None:
     mode: Any = next(getattr(value, "fake_mode", None) for value in examples if isinstance(value, torch.Tensor))
     try:
         with mode:
-            traced = make_fx(of_inputs)(*examples)
+            traced = make_fx(of_inputs, tracing_mode="symbolic")(*examples)
     except Exception as error:
         raise UnfinishedError(
             f"a score_mod or mask_mod of flex_attention cannot be rewritten: {type(error).__name__}: {error}",
