@@ -8,7 +8,7 @@ import pytest
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.device import fitted, obstacles, place
 from deploy.errors import MissingError, UsageError
-from deploy.gpu import GpuStack, LocalGpu, driver_folders, parse_gpus, visible_gpu
+from deploy.gpu import GpuStack, LocalGpu, gpu_folders, parse_gpus, visible_gpu
 from deploy.package import package, plan_package
 from deploy.request import PackageRequest
 from deploy.targets import LOCAL_CUDA, find_target
@@ -58,12 +58,13 @@ def test_the_gpu_is_the_first_that_is_visible(chosen: str | dict[str, str], sm: 
     assert visible_gpu("", environment) is None
 
 
-def test_a_server_is_given_the_drivers_folder_and_no_other(tmp_path: Path) -> None:
-    (tmp_path / "driver").mkdir()
-    (tmp_path / "driver" / "libcuda.so.1").touch()
-    path = f"{tmp_path / 'others'}::{tmp_path / 'driver'}"
-    assert driver_folders({"LD_LIBRARY_PATH": path}) == (str(tmp_path / "driver"),)
-    assert driver_folders({}) == ()
+def test_a_server_is_given_the_folders_of_gpu_libraries_and_no_other(tmp_path: Path) -> None:
+    for name in ("driver/libcuda.so.1", "blas/libcublasLt.so.13", "other/libcurl.so.4"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    path = f"{tmp_path / 'other'}:{tmp_path / 'absent'}::{tmp_path / 'driver'}:{tmp_path / 'blas'}"
+    assert gpu_folders({"LD_LIBRARY_PATH": path}) == (str(tmp_path / "driver"), str(tmp_path / "blas"))
+    assert gpu_folders({}) == ()
 
 
 def test_a_gpu_is_told_in_one_line() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from deploy.errors import MissingError
 from deploy.files import relative_files, sha256_file
-from deploy.gpu import EXACT_FLOAT32, LocalGpu, driver_folders, visible_gpu
+from deploy.gpu import EXACT_FLOAT32, LocalGpu, gpu_folders, visible_gpu
 from deploy.repository.find import read_manifest
 from deploy.repository.layout import CONFIG_FILE, Version, is_artifact_file
 from deploy.repository.protobuf import parse_config, schema
@@ -224,7 +224,7 @@ def environment(engine: Engine, libraries: Path) -> dict[str, str]:
     """
     assert engine.root is not None
     changed = {
-        "LD_LIBRARY_PATH": os.pathsep.join((str(engine.root / LIBRARIES), str(libraries), *driver_folders(os.environ))),
+        "LD_LIBRARY_PATH": os.pathsep.join((str(engine.root / LIBRARIES), str(libraries), *gpu_folders(os.environ))),
         # The embedded interpreter finds its home by the first python3 on PATH: that of this environment.
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))),
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
