@@ -76,6 +76,7 @@ def test_an_archive_names_its_gpu_in_its_own_metadata(packaged: PackageResult, s
 
 def test_the_reference_is_float64_on_the_gpu(packaged: PackageResult) -> None:
     assert {evidence.reference for evidence in packaged.parity} == {"float64"}
+    assert packaged.parity
     assert all(evidence.rows > 0 for evidence in packaged.parity)
 
 
@@ -94,6 +95,7 @@ def test_latency_was_measured_on_the_gpu(packaged: PackageResult, stack: GpuStac
 def test_it_was_served_on_the_gpu(packaged: PackageResult, installed: Engine | None) -> None:
     if installed is None:
         pytest.skip("the local engine is not installed: `deployctl engine install`")
+    assert packaged.outcome.published
     for one in packaged.outcome.published:
         served = ServedEvidence.read(one.version.evidence / "served.json")
         assert served.judgement.passed, served.judgement.reason
@@ -103,6 +105,7 @@ def test_it_was_served_on_the_gpu(packaged: PackageResult, installed: Engine | N
 
 
 def test_this_gpu_can_run_it_and_a_cpu_cannot(packaged: PackageResult) -> None:
+    assert packaged.outcome.published
     for one in packaged.outcome.published:
         name = f"{one.version.name}:{one.version.number}"
         assert verify(one.version.repository, name, engine=None).exit_code is ExitCode.OK
