@@ -168,7 +168,7 @@ def archived(program: ExportedProgram, folder: Path, *, threads: int) -> Path:
     if device == "cuda":
         # No kernel runs on the CPU, and trying each of its instruction sets takes as long as all else.
         settings |= {"cpp.simdlen": 256, "cpp.vec_isa_ok": True}
-    with aoti.compiler_run(aoti.require_compiler(), folder, march="native", device=device) as runs_it:
+    with aoti.compiler_run(aoti.require_compiler(), folder, march=aoti.AVX2_MARCH, device=device) as runs_it:
         files, way = aoti._compile(program, {**settings, **runs_it})
     print(f"FlexAttention, if there is any: {way}")
     path = folder / "model.pt2"

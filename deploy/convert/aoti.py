@@ -45,7 +45,7 @@ from deploy.targets import CpuIsa, Target
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-_AVX2_MARCH = "x86-64-v3"  # the psABI's level that has AVX2, FMA and BMI2 and nothing beyond
+AVX2_MARCH = "x86-64-v3"  # the psABI's level that has AVX2, FMA and BMI2 and nothing beyond
 _COMPILE_COMMENT = "\n// Compile cmd"
 _PROBE = "#include <cstddef>\n#include <omp.h>\n"
 _COMPILER_ADVICE = {
@@ -79,7 +79,7 @@ def require_compiler() -> str:
     compiler = _find_compiler()
     flags = ["-std=c++20", "-fopenmp", "-fsyntax-only", "-x", "c++", "-"]
     if _is_x86():
-        flags.insert(0, f"-march={_AVX2_MARCH}")
+        flags.insert(0, f"-march={AVX2_MARCH}")
     done = subprocess.run([compiler, *flags], input=_PROBE, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if "error" in line), "it says nothing")
@@ -107,7 +107,7 @@ def compile_aoti(
     store = None if "freezing" in options else store
     exact_float32(program.device)
     compiler = _find_compiler()
-    march = _AVX2_MARCH if _is_avx2(target.cpu_isa) else "native"
+    march = AVX2_MARCH if _is_avx2(target.cpu_isa) else "native"
     build = _Build(program=program, target=target, folder=folder, compiler=compiler, march=march, options=options)
     exported, weights = None, weights_without_graph(program)
     if weights is None:
@@ -248,8 +248,34 @@ def compiler_run(compiler: str, work: Path, *, march: str, device: Device) -> It
     script = _write_compiler(compiler, work, march=march)
     search = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
     toolkit = local_toolkit() if device == "cuda" else {}
-    with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search, **toolkit):
+    known = only_avx2() if march == AVX2_MARCH else nullcontext()
+    with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search, **toolkit), known:
         yield {"cpp.cxx": (None, script.name)}
+
+
+@contextmanager
+def only_avx2() -> Iterator[None]:
+    """While this lasts, torch knows of AVX2 alone among the processor's vector instructions.
+
+    It asks each set that it knows, `torch._inductor.cpu_vec_isa`, before it takes the one that is wanted; the newer ones
+    (VNNI, AMX) answer by compiling a program and starting it, whatever the settings say: 50 of the 68 seconds that a
+    small archive took on a processor with all of them.
+    """
+    from torch._inductor import cpu_vec_isa
+
+    listed = getattr(cpu_vec_isa, "supported_vec_isa_list", [])
+    before = list(listed)
+    wanted = [isa for isa in before if type(isa).__name__ == "VecAVX2"]
+    if not wanted:
+        yield
+        return
+    listed[:] = wanted
+    cpu_vec_isa.valid_vec_isa_list.cache_clear()
+    try:
+        yield
+    finally:
+        listed[:] = before
+        cpu_vec_isa.valid_vec_isa_list.cache_clear()
 
 
 @contextmanager

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
+import torch._inductor.config
 from torch import nn
 
 from deploy.checkpoint.vision import import_torchvision
-from deploy.convert.aoti import compile_aoti, require_compiler
+from deploy.convert.aoti import compile_aoti, only_avx2, require_compiler
 from deploy.convert.model import Artifact, Format, Program
 from deploy.convert.onnx import export_onnx
 from deploy.convert.run import Conversion, convert
@@ -192,6 +194,31 @@ def test_aoti_archive_is_called_model_and_says_its_isa(towers: Conversion) -> No
         assert any(name.startswith("model/data/aotinductor/model/") for name in archive.namelist())
     assert artifact.details["cpu_isa"] == "AVX2"
     assert artifact.details["march"] == "x86-64-v3"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the instruction sets are those of x86")
+def test_torch_tries_no_instruction_set_but_the_targets() -> None:
+    from torch._inductor import cpu_vec_isa
+
+    class Tried(cpu_vec_isa.VecAVX2):
+        tried = 0
+
+        def __bool__(self) -> bool:
+            type(self).tried += 1
+            return False
+
+    cpu_vec_isa.supported_vec_isa_list.append(Tried())
+    try:
+        cpu_vec_isa.valid_vec_isa_list.cache_clear()
+        with torch._inductor.config.patch({"cpp.vec_isa_ok": True}), only_avx2():
+            assert [type(isa).__name__ for isa in cpu_vec_isa.valid_vec_isa_list()] == ["VecAVX2"]
+        assert Tried.tried == 0
+        with torch._inductor.config.patch({"cpp.vec_isa_ok": True}):
+            cpu_vec_isa.valid_vec_isa_list()
+        assert Tried.tried == 1
+    finally:
+        cpu_vec_isa.supported_vec_isa_list.pop()
+        cpu_vec_isa.valid_vec_isa_list.cache_clear()
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump (binutils) is not here")
