@@ -142,7 +142,9 @@ def _fastest(here: dict[str, Row]) -> list[str]:
     ratio = best["ratio"]
     over = "—"
     if ratio["value"]:
-        over = f"{1 / ratio['value']:.2f} [{1 / ratio['high']:.2f}, {1 / ratio['low']:.2f}]"
+        over = f"{1 / ratio['value']:.2f}"
+    if ratio["low"]:
+        over += f" [{1 / ratio['high']:.2f}, {1 / ratio['low']:.2f}]"
     share = f"{best['share']:.0%} ({best['bound']})" if "share" in best else "—"
     return [best["contender"], over, share]
 

@@ -248,13 +248,22 @@ class Bench:
             "n": sum(map(len, samples)),
             **plain(percentile([[1e3 * each for each in block] for block in samples], 0.5, CONFIDENCE)),
             "median_ms": float(1e3 * np.median(np.concatenate(samples))),
-            "ratio": plain(paired_ratio(samples, base, CONFIDENCE) if base else None),
+            "ratio": ratio_of(samples, base) if base else plain(None),
             "error": error if np.isfinite(error) else None,
             "within": error <= max(limits.l2_multiple * own, floor),
             "flops": self._flops * batch,
             "least_bytes": self._least_bytes(rows),
             "prepare_seconds": self.seconds.get(name),
         }
+
+
+def ratio_of(samples: Sequence[Sequence[float]], base: Sequence[Sequence[float]]) -> dict[str, float | None]:
+    """The median over rounds of ours over the base's; without an interval where the rounds are too few for one."""
+    found = paired_ratio(samples, base, CONFIDENCE)
+    if found is not None:
+        return plain(found)
+    rounds = [float(np.median(mine) / np.median(theirs)) for mine, theirs in zip(samples, base, strict=True)]
+    return {**plain(None), "value": float(f"{np.median(rounds):.6g}")}
 
 
 def time_block(call: ways.Call, wait: Callable[[], None], seconds: float) -> list[float]:
