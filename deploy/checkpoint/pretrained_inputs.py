@@ -213,7 +213,8 @@ def _length(folder: PretrainedFolder, network: "nn.Module", request: CheckpointR
     tokenizer = folder.read("tokenizer_config.json") or {}
     told = [_positions(network), tokenizer.get("model_max_length"), longest_text(folder)]
     limits = [int(limit) for limit in told if isinstance(limit, int | float) and 0 < limit < _NO_LIMIT]
-    longest, least = min(limits, default=_USUAL_TOKENS), _LEAST.get(network.config.model_type, 1)
+    config: Any = network.config
+    longest, least = min(limits, default=_USUAL_TOKENS), _LEAST.get(config.model_type, 1)
     few = (f"texts of {least} tokens or more: clients fill up shorter ones",) if least > 1 else ()
     asked = _asked_length(request, longest)
     if asked is not None:

@@ -290,7 +290,7 @@ def test_an_encoder_that_tags_is_taken_alone(tmp_path: Path) -> None:
 
 
 def test_a_teacher_s_head_and_a_projection_are_taken(tmp_path: Path) -> None:
-    small = {"image_size": 32, "patch_size": 8}
+    small: dict[str, Any] = {"image_size": 32, "patch_size": 8}
     save_folder(tmp_path / "teacher", "DeiTForImageClassificationWithTeacher", tokenizer=False, **small)
     checkpoint = read(tmp_path / "teacher")
     assert (checkpoint.inputs[0].shape[1:], checkpoint.classes) == ((3, 32, 32), LABELS)
