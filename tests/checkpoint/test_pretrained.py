@@ -306,7 +306,7 @@ def test_images_are_as_large_as_the_tower_inside_says(tmp_path: Path) -> None:
 
 
 def test_a_network_that_joins_neighbours_takes_three_tokens(tmp_path: Path) -> None:
-    narrow = {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16}
+    narrow: dict[str, Any] = {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16}
     save_folder(tmp_path, "MobileBertForSequenceClassification", **narrow)
     checkpoint = read(tmp_path)
     assert (checkpoint.dims[0].minimum, checkpoint.dims[0].maximum) == (3, LONGEST)
