@@ -105,7 +105,7 @@ def publish_staged(staged: StagedVersion, plan: VersionPlan) -> PublishedVersion
 
 def _fill(stage: Stage, artifact: Artifact, plan: VersionPlan) -> None:
     stage.add_artifact(artifact)
-    stage.add_kept(plan.checkpoint.network_path, plan.checkpoint.kept)
+    stage.add_kept(plan.checkpoint.kept_files)
     warmup = _warmup(plan)
     config = build_config(
         ConfigPlan(

@@ -61,6 +61,60 @@ def test_it_computes_what_peft_does_though_the_base_has_another_head(network: st
     assert expected.std(dim=0).min() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("network", "base", "lora"),
+    [
+        # Tied weights of which one is changed, and a layer stored the other way round beside one that is not.
+        ("DistilBertForMaskedLM", {}, {"target_modules": ["word_embeddings"]}),
+        ("DistilBertForMaskedLM", {}, {"target_modules": ["q_lin"], "modules_to_save": ["word_embeddings"]}),
+        ("GPT2ForTokenClassification", {"pad_token_id": 0}, {"target_modules": ["attn.c_proj", "classifier"]}),
+        # The base's own head beside the one that replaces it; attention's out_proj, which is no head.
+        ("BertForSequenceClassification", {}, {"task_type": "SEQ_CLS", "target_modules": ["query"], "bias": "all"}),
+        (
+            "OPTModel",
+            {"ffn_dim": 64, "word_embed_proj_dim": 32, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
+            {"task_type": "FEATURE_EXTRACTION", "target_modules": ["q_proj"], "modules_to_save": ["out_proj"]},
+        ),
+    ],
+)
+def test_each_part_is_merged_as_peft_computes_it(
+    network: str, base: dict[str, Any], lora: dict[str, Any], tmp_path: Path
+) -> None:
+    import_transformers()
+    peft = pytest.importorskip("peft")
+    module = save_folder(tmp_path / "base", network, **base)
+    torch.manual_seed(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT sets fan_in_fan_out itself, and says so
+        adapted = peft.get_peft_model(module, peft.LoraConfig(r=2, lora_alpha=6, **lora)).eval()
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+        adapted.save_pretrained(tmp_path / "adapter")
+    checkpoint = read_checkpoint(CheckpointRequest(path=tmp_path / "adapter", base=tmp_path / "base"))
+    given = make_tokenizer()(list(TEXTS), padding=True, return_tensors="pt")
+    inputs = {tensor.name: given[tensor.name] for tensor in checkpoint.inputs}
+    with torch.no_grad():
+        expected, found = adapted(**inputs)[0], build_module(checkpoint)(**inputs)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_folder_of_several_adapters_names_them(tmp_path: Path) -> None:
+    (tmp_path / "runs" / "second").mkdir(parents=True)
+    (tmp_path / "runs" / "second" / "adapter_config.json").write_text("{}")
+    for base in (None, tmp_path / "base"):
+        with pytest.raises(UsageError, match=r"folders of their own: second(.|\n)*second --base CHECKPOINT"):
+            read_checkpoint(CheckpointRequest(path=tmp_path / "runs", base=base))
+
+
+def test_a_base_of_another_kind_is_called_that(tmp_path: Path) -> None:
+    trained_adapter(tmp_path, "Bert")
+    save_folder(tmp_path / "other", "ElectraForSequenceClassification", embedding_size=16)
+    with pytest.raises(UsageError, match=r"changes weights that its base has not(.|\n)*give that one as --base"):
+        read_checkpoint(CheckpointRequest(path=tmp_path / "adapter", base=tmp_path / "other"))
+
+
 def test_an_adapter_of_another_base_or_task_is_refused(tmp_path: Path) -> None:
     trained_adapter(tmp_path, "Bert")
     request = CheckpointRequest(path=tmp_path / "adapter", base=tmp_path / "other")
@@ -115,3 +169,16 @@ def test_texts_are_not_served_by_the_base_s_tokenizer_where_training_had_another
     tokenizer.save_pretrained(tmp_path / "adapter")
     with pytest.raises(UsageError, match="has a tokenizer of its own, other than that of its base"):
         read_tokenizer(checkpoint, LONGEST)
+
+
+def test_a_version_keeps_the_tokenizer_that_the_adapter_was_trained_with(tmp_path: Path) -> None:
+    trained_adapter(tmp_path, "Bert")
+    request = CheckpointRequest(path=tmp_path / "adapter", base=tmp_path / "base")
+    assert {file.parent.name for file in read_checkpoint(request).kept_files.values()} == {"base"}
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 16
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    checkpoint = read_checkpoint(request)
+    lies = {name: file.parent.name for name, file in checkpoint.kept_files.items()}
+    assert lies == {"config.json": "base", "tokenizer.json": "adapter", "tokenizer_config.json": "adapter"}
+    assert checkpoint.dims[0].maximum == 16

@@ -7,7 +7,7 @@ Called by load.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,10 +55,22 @@ def is_adapter(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
+def adapters_inside(path: Path) -> list[str]:
+    """The adapters that PEFT saved in folders of their own below `path`: those of any name but `default`."""
+    return sorted(file.parent.name for file in path.glob(f"*/{CONFIG}")) if path.is_dir() else []
+
+
 def require_base(path: Path, base: Path | None) -> Path:
     """The base's path. Raises UsageError if an adapter comes without one, or a base without an adapter."""
     if is_adapter(path) and base is not None:
         return base
+    inside = adapters_inside(path)
+    if inside:
+        raise UsageError(
+            f"{path} holds adapters in folders of their own: {', '.join(inside)}",
+            expected="one adapter",
+            fix=f"name its folder: {path / inside[0]} --base CHECKPOINT",
+        )
     if base is not None:
         raise UsageError(
             f"--base was given, and {path} is no adapter",
@@ -87,8 +99,14 @@ def digest_of(path: Path, base: Path) -> str:
     return sha256_bytes(f"{sha256_path(path)}  adapter\n{sha256_path(base)}  base\n".encode())
 
 
-def merge(tensors: Mapping[str, "Tensor"], adapter: Adapter) -> dict[str, "Tensor"]:
-    """The base's tensors, without wrapper prefixes, with the adapter in them. Raises UsageError if it does not fit."""
+def merge(
+    tensors: Mapping[str, "Tensor"], adapter: Adapter, *, transposed: Collection[str] | None = None
+) -> dict[str, "Tensor"]:
+    """The base's tensors, without wrapper prefixes, with the adapter in them. Raises UsageError if it does not fit.
+
+    `transposed` are the modules whose weights are stored as [inputs, outputs], where they are known: PEFT goes by each
+    module, and its `fan_in_fan_out` says only of which kind the last one was.
+    """
     targets = [f"{module}.weight" for module in adapter.pairs]
     forms = [form for _, form in strip_prefixes(tensors)]
     fitting = next((form for form in forms if all(name in form for name in targets)), None)
@@ -102,7 +120,9 @@ def merge(tensors: Mapping[str, "Tensor"], adapter: Adapter) -> dict[str, "Tenso
     merged = {**fitting, **adapter.whole}
     for module, pair in adapter.pairs.items():
         name = f"{module}.weight"
-        merged[name] = _changed(adapter, module, fitting[name], pair)
+        by_config = bool(adapter.config.get("fan_in_fan_out"))
+        turned = by_config if transposed is None else module in transposed
+        merged[name] = _changed(adapter, module, fitting[name], pair, transposed=turned)
     return merged
 
 
@@ -116,6 +136,8 @@ def read_adapter(folder: Path) -> Adapter:
     whole: dict[str, Tensor] = {}
     for key, tensor in read_stored(path).content.items():
         name = str(key).removeprefix(_PREFIX)
+        if ".original_module." in name:
+            continue  # with bias="all" PEFT saves the base's own head beside the one that replaced it
         if found := _PAIR.fullmatch(name):
             pairs.setdefault(found["module"], {})[f"{found['kind'] or ''}{found['side']}"] = tensor
         elif ".lora_" in name:
@@ -150,7 +172,9 @@ def _not_plain(folder: Path, what: str) -> UsageError:
     return UsageError(f"{folder} {what}", expected="plain LoRA, whose merge is W + scale * B A", fix=_MERGE)
 
 
-def _changed(adapter: Adapter, module: str, weight: "Tensor", pair: Mapping[str, "Tensor"]) -> "Tensor":
+def _changed(
+    adapter: Adapter, module: str, weight: "Tensor", pair: Mapping[str, "Tensor"], *, transposed: bool
+) -> "Tensor":
     """The weight with its pair of matrices in it. Raises UsageError if they do not fit it."""
     import torch
 
@@ -160,7 +184,7 @@ def _changed(adapter: Adapter, module: str, weight: "Tensor", pair: Mapping[str,
     elif set(sides) == {"A", "B"}:
         a, b = sides["A"], sides["B"]
         rank, change = a.shape[0], (b.flatten(1) @ a.flatten(1)).reshape(b.shape[0], *a.shape[1:])
-        if adapter.config.get("fan_in_fan_out"):
+        if transposed:
             change = change.T
     else:
         raise UsageError(f"{adapter.folder} has only {', '.join(sides)} for {module}", expected="a pair of matrices")

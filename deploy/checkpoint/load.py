@@ -11,7 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deploy.checkpoint.adapters import digest_of, is_adapter, merge, read_adapter, require_base, require_merged
+from deploy.checkpoint.adapters import (
+    adapters_inside,
+    digest_of,
+    is_adapter,
+    merge,
+    read_adapter,
+    require_base,
+    require_merged,
+)
 from deploy.checkpoint.formats import read_stored
 from deploy.checkpoint.inputs import UNKNOWN
 from deploy.checkpoint.library import understand_library
@@ -53,7 +61,7 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
     """
     if request.arch and request.factory:
         raise UsageError("--arch and --factory were both given", expected="one of them")
-    base = require_base(request.path, request.base) if is_adapter(request.path) or request.base else None
+    base = require_base(request.path, request.base) if _is_of_peft(request) else None
     if is_pretrained_folder(base or request.path):
         from deploy.checkpoint.pretrained import read_pretrained
 
@@ -72,6 +80,13 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
         check_finite(understood.tensors, masks=understood.buffers)
         # 5.
         return settle(_put_down(request, contents, understood, digest.result()), request.preprocessing)
+
+
+def _is_of_peft(request: CheckpointRequest) -> bool:
+    """Whether it is an adapter, or is to be one: by its base, or by what lies in the folder and nothing beside it."""
+    path = request.path
+    alone = not is_pretrained_folder(path) and not (path / ".metadata").exists()
+    return is_adapter(path) or request.base is not None or (alone and bool(adapters_inside(path)))
 
 
 def build_module(

@@ -124,7 +124,7 @@ class Checkpoint(Record):
     `decisions` has the decision axis by output name, where the shape alone would not tell. `size` is that of all files,
     in bytes; `found_under` the dotted path to the weights, None for the top. `base` is the checkpoint that an adapter
     at `path` changes; `digest` is then of both. `kept` are the files that a version keeps of a checkpoint that is a
-    folder, relative to `network_path`: its tokenizer.
+    folder, relative to `network_path`: its tokenizer. Those in `own` lie at `path`: an adapter's own tokenizer.
     """
 
     path: Path
@@ -150,12 +150,18 @@ class Checkpoint(Record):
     removed_prefixes: tuple[str, ...]
     trust_pickle: bool
     kept: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
     def network_path(self) -> Path:
         """Where the network's own files lie: the base's, where `path` is an adapter."""
         return self.base or self.path
+
+    @property
+    def kept_files(self) -> dict[str, Path]:
+        """Where each of the kept files lies, by its name in the version."""
+        return {name: (self.path if name in self.own else self.network_path) / name for name in self.kept}
 
     @property
     def origin(self) -> str:

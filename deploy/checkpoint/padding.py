@@ -59,7 +59,7 @@ def _takes_two(network: "nn.Module") -> bool:
 
 
 def _ignores(network: "nn.Module", pads: int, known: int) -> bool:
-    """Whether a text has the same scores alone and filled up."""
+    """Whether a text has the same scores alone and filled up; or other ones with any filling, whatever its id is."""
     config: Any = network.config
     token = next(one for one in range(3) if one not in (pads, known))
     if pads >= config.get_text_config().vocab_size:
@@ -67,10 +67,11 @@ def _ignores(network: "nn.Module", pads: int, known: int) -> bool:
     text = [token] * _LENGTH
     try:
         alone = _scores(network, [text], mask=[[1] * _LENGTH])
-        filled = _scores(network, [[*text, pads]], mask=[[1] * _LENGTH + [0]])
+        filled, usual = (_scores(network, [[*text, one]], mask=[[1] * _LENGTH + [0]]) for one in (pads, known))
     except Exception:  # noqa: BLE001 - as above
         return True
-    return bool((alone - filled).abs().max() <= _TOLERANCE * alone.abs().max())
+    limit = _TOLERANCE * alone.abs().max()
+    return bool((alone - filled).abs().max() <= limit or (alone - usual).abs().max() > limit)
 
 
 def _scores(network: "nn.Module", ids: list[list[int]], *, mask: list[list[int]]) -> "Tensor":

@@ -36,9 +36,11 @@ PRETRAINED = "transformers/"
 # The endings of the classes that answer in one call; a bare `...Model` gives embeddings.
 _ENDINGS = (
     "ForSequenceClassification", "ForTokenClassification", "ForImageClassification", "ForQuestionAnswering",
-    "ForMaskedLM", "Model",
+    "ForMaskedLM", "Model", "ModelWithProjection", "ForImageClassificationWithTeacher",
 )  # fmt: skip
-_GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "DoubleHeadsModel")
+# Classes that are an encoder alone, whatever their config says of the kind of network.
+_ENCODERS = ("EncoderModel", "T5ForTokenClassification")
 _OWN_CODE = "give the module as --factory package.module:function and its weights as one file"
 _SHOWN = 5
 
@@ -93,6 +95,7 @@ def read_pretrained(request: CheckpointRequest, *, name: str) -> Checkpoint:
         removed_prefixes=(),
         trust_pickle=False,
         kept=folder.kept,
+        own=folder.own,
         notes=(*notes, *more),
     )
 
@@ -174,7 +177,7 @@ def _check_config(folder: PretrainedFolder) -> None:
             expected="float weights",
             fix="save the model before it was quantized, or dequantized: model.dequantize()",
         )
-    if config.get("is_encoder_decoder") and not name.endswith("EncoderModel"):
+    if config.get("is_encoder_decoder") and not name.endswith(_ENCODERS):
         raise UsageError(f"{name} has an encoder and a decoder", expected="a network of one part", fix=_OWN_CODE)
     wanted = getattr(cls.config_class, "model_type", None)
     if config.get("model_type", wanted) != wanted:
@@ -250,9 +253,9 @@ def _load(folder: PretrainedFolder, adapter: Adapter | None) -> tuple["nn.Module
     unused = pooling is not None and "add_pooling_layer" in inspect.signature(cls.__init__).parameters
     keywords, classes = {"add_pooling_layer": False} if unused else {}, head_rows(adapter) if adapter else None
     model, info = _from_pretrained(cls, folder, keywords, classes=classes)
-    _check_whole(folder, name, info, brought=adapter.whole if adapter else ())
     if adapter:
-        merge_into(model, adapter)
+        merge_into(model, adapter)  # first: a base of another kind is to be called that, rather than incomplete
+    _check_whole(folder, name, info, brought=adapter.whole if adapter else ())
     left = [key for key in sorted(info["unexpected_keys"]) if not (unused and key.rpartition("pooler.")[1])]
     notes = [f"{len(left)} tensors that {name} does not have were left out: {_listed(left)}"] if left else []
     if pooling is not None:
@@ -275,6 +278,7 @@ def _from_pretrained(
             config = cls.config_class.from_pretrained(str(folder.path), local_files_only=True)
             config.use_cache = False  # a cache of keys and values would be among the outputs,
             config.use_mems_eval = False  # and so would what XLNet remembers
+            config.return_dict = True  # outputs have names, and some classes fail on a tuple of their own
             if classes is not None:
                 config.num_labels = classes
             model, info = cls.from_pretrained(

@@ -14,7 +14,7 @@ from deploy.checkpoint.pretrained_folder import PretrainedFolder
 from deploy.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 # What PEFT calls a task, and the class of transformers that it wraps for it.
 _TASKS = {
@@ -24,12 +24,15 @@ _TASKS = {
     "FEATURE_EXTRACTION": "AutoModel",
     "CAUSAL_LM": "AutoModelForCausalLM",
 }
-# A head's last layer, by the names that transformers has for it.
-_HEAD = re.compile(r"(.*\.)?(classifier|out_proj|score|logits_proj|classifier\.[13])\.weight")
+# A head's last layer, by the names that transformers has for it. Attention has an `out_proj` too.
+_HEAD = re.compile(
+    r"(.*\.)?(classifier|(classifier|classification_head)\.out_proj|score|logits_proj|qa_outputs|classifier\.[13])\.weight"
+)
+_TRANSPOSED = "Conv1D"  # GPT-2's linear layer, whose weight is [inputs, outputs]
 
 
 def adapted_folder(transformers: ModuleType, folder: PretrainedFolder, adapter: Adapter) -> PretrainedFolder:
-    """The base's folder as the adapter makes it: its class, and as many classes as the adapter's own head has.
+    """The base's folder as the adapter makes it: its class, its tokenizer, and as many classes as its own head has.
 
     Names of classes are not among what PEFT saves: the base's own are kept only where its head is. Raises UsageError
     if the adapter's task fits no class of the base's kind.
@@ -37,7 +40,7 @@ def adapted_folder(transformers: ModuleType, folder: PretrainedFolder, adapter: 
     config = {**folder.config, "architectures": _class_names(transformers, folder, adapter)}
     if (classes := head_rows(adapter)) is not None:
         config |= {"id2label": {str(index): f"LABEL_{index}" for index in range(classes)}, "num_labels": classes}
-    return replace(folder, config=config)
+    return replace(folder.with_tokenizer_of(adapter.folder), config=config)
 
 
 def head_rows(adapter: Adapter) -> int | None:
@@ -49,7 +52,8 @@ def head_rows(adapter: Adapter) -> int | None:
 def merge_into(module: "nn.Module", adapter: Adapter) -> None:
     """The adapter's change put into the module's weights. Raises UsageError if a part of it is not the module's."""
     state = module.state_dict()
-    merged = merge(state, adapter)
+    conv1d = {name for name, part in module.named_modules() if type(part).__name__ == _TRANSPOSED}
+    merged = merge(state, adapter, transposed=conv1d)
     wrong = sorted(
         f"{name} {list(tensor.shape)}"
         for name, tensor in merged.items()
@@ -61,7 +65,25 @@ def merge_into(module: "nn.Module", adapter: Adapter) -> None:
             expected="the base that it was trained on",
             fix="give that one as --base",
         )
+    _untie(module, state, merged)
     module.load_state_dict({name: tensor.to(state[name].dtype) for name, tensor in merged.items()})
+
+
+def _untie(module: "nn.Module", state: Mapping[str, "Tensor"], merged: Mapping[str, "Tensor"]) -> None:
+    """Weights that are one tensor in the base become several where the adapter changes only some of them, as in PEFT.
+
+    Written into the one tensor, the last of them by name would stand for all: the others' change would be lost.
+    """
+    from torch import nn
+
+    tied: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        tied.setdefault(parameter, []).append(name)
+    for parameter, names in tied.items():
+        if any(merged[name] is not state[name] for name in names):
+            for name in names:  # a state_dict shares memory with what it is of: none is written while it is read
+                owner, _, leaf = name.rpartition(".")
+                module.get_submodule(owner).register_parameter(leaf, nn.Parameter(parameter.detach().clone()))
 
 
 def _class_names(transformers: ModuleType, folder: PretrainedFolder, adapter: Adapter) -> Any:
@@ -70,14 +92,14 @@ def _class_names(transformers: ModuleType, folder: PretrainedFolder, adapter: Ad
     if task is None:
         wrapped = mapped.get("base_model_class") if isinstance(mapped, Mapping) else None
         return [wrapped] if isinstance(wrapped, str) else folder.config.get("architectures")
-    auto = getattr(transformers, _TASKS.get(str(task), ""), None)
-    kind = folder.config.get("model_type")
-    by_kind = {found.model_type: cls for found, cls in auto._model_mapping.items()} if auto else {}
-    cls = by_kind.get(kind)
-    if cls is None:
-        raise UsageError(
-            f"the adapter {adapter.folder} is for the task {task}, and its base is of the kind {kind}",
-            expected=f"a task of {', '.join(_TASKS)} that transformers has for that kind",
-            fix="merge it where it was trained: model.merge_and_unload().save_pretrained('merged')",
-        )
-    return [(cls[0] if isinstance(cls, tuple) else cls).__name__]
+    auto, kind = getattr(transformers, _TASKS.get(str(task), ""), None), folder.config.get("model_type")
+    if auto is not None and kind in transformers.CONFIG_MAPPING:
+        config_class = transformers.CONFIG_MAPPING[kind]
+        if config_class in auto._model_mapping:  # by its key: going through all of them imports every network there is
+            cls = auto._model_mapping[config_class]
+            return [(cls[0] if isinstance(cls, tuple) else cls).__name__]
+    raise UsageError(
+        f"the adapter {adapter.folder} is for the task {task}, and its base is of the kind {kind}",
+        expected=f"a task of {', '.join(_TASKS)} that transformers has for that kind",
+        fix="merge it where it was trained: model.merge_and_unload().save_pretrained('merged')",
+    )

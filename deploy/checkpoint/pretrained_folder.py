@@ -6,7 +6,7 @@ Called by load and pretrained.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,10 @@ _SAVED = "a folder that model.save_pretrained(folder) and tokenizer.save_pretrai
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
-    "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
+    "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "spm.model",
+    "sentencepiece.model", "spm_char.model", "bpe.codes", "dict.txt", "entity_vocab.json", "word_shape.json",
+    "word_pronunciation.json", "emoji.json", "normalizer.json", "byte_maps.json", "prophetnet.tokenizer",
+    "source.spm", "target.spm", "target_vocab.json", "vocab-src.json", "vocab-tgt.json",
 )  # fmt: skip
 _IMAGES = (PROCESSOR, "processor_config.json")
 # What says how tokens become one embedding; a client of the model needs the length and the prompts in them.
@@ -36,17 +39,30 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainedFolder:
-    """A folder whose files are all there. `kept` are those that a version keeps, relative to `path`."""
+    """A folder whose files are all there. `kept` are those that a version keeps, relative to `path`.
+
+    Those in `own` lie in `adapter` instead: the tokenizer of an adapter that was trained with one of its own.
+    """
 
     path: Path
     config: Mapping[str, Any]
     weights: tuple[Path, ...]
     kept: tuple[str, ...]
+    adapter: Path | None = None
+    own: tuple[str, ...] = ()
 
     def read(self, name: str) -> Any:
         """A JSON file of the folder; None where there is none. Raises UsageError if it is no JSON."""
-        file = self.path / name
+        file = (self.adapter if self.adapter and name in self.own else self.path) / name
         return _read_json(file) if file.is_file() else None
+
+    def with_tokenizer_of(self, adapter: Path) -> "PretrainedFolder":
+        """The folder with the adapter's tokenizer in place of its own, where one lies there."""
+        own = tuple(name for name in _TOKENIZER if (adapter / name).is_file())
+        if not own:
+            return self
+        others = tuple(name for name in self.kept if name not in _TOKENIZER)
+        return replace(self, kept=(*others, *own), adapter=adapter, own=own)
 
 
 def is_pretrained_folder(path: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
 from deploy.checkpoint.padding import check_padding
 from deploy.checkpoint.pretrained_folder import (
+    CONFIG,
     EMBEDDING,
     MASK,
     PIXELS,
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
 
 # What most encoders were trained with. Longer texts cost memory with their square, so they are asked for.
 _USUAL_TOKENS = 512
+# What networks read beside a text or an image, and answer something without: where words stand on a page, the path to
+# them in a document, the shapes of characters, which parts of an image are filled up.
+_MORE = (
+    "bbox", "xpath_tags_seq", "input_shape_ids", "visual_embeds", "visual_feats", "pixel_attention_mask", "image",
+)  # fmt: skip
+# The fewest tokens of kinds that do not take one: MobileBERT joins each token with both of its neighbours.
+_LEAST = {"mobilebert": 3}
+# Kinds of token in a text, where the network has no table of them: XLNet's are the two texts and what stands for both.
+_TYPES = 3
 # A tokenizer without a limit of its own has this one, or a larger one: 10^30.
 _NO_LIMIT = 10**9
 
@@ -66,20 +76,26 @@ def pretrained_inputs(
     takes = set(inspect.signature(network.forward).parameters)
     main = getattr(network, "main_input_name", None)
     _check_said(request)
-    if main == TOKENS and PIXELS not in takes:
+    more = [name for name in _MORE if name in takes]
+    pixels = type(network).__name__.endswith("ForImageClassification")
+    tables = getattr(network.config, "type_vocab_sizes", None)
+    if main == TOKENS and PIXELS not in takes and not (more or pixels or tables):
         return _text(folder, network, request, takes)
-    if main == PIXELS and TOKENS not in takes:
+    if main == PIXELS and TOKENS not in takes and not more:
         return _image(folder, network, request, made)
+    both = [name for name in (TOKENS, PIXELS) if name in takes and name != main]
+    read = [str(main), *both, *more, *(["a table in the types of its tokens"] if tables else [])]
     raise UsageError(
-        f"{type(network).__name__} takes {main} and more",
-        expected=f"a text ({TOKENS}) or an image ({PIXELS}), and not both",
-        fix="give the part to deploy as --factory package.module:function, its weights as one file",
+        f"{type(network).__name__} reads {' and '.join(read)}{', which are the colours of pixels' if pixels else ''}",
+        expected=f"a network of a text alone ({TOKENS}) or of an image alone ({PIXELS})",
+        fix="give the module as --factory package.module:function, its weights as one file, and each input of its "
+        "forward as --input-shape NAME=DTYPE:SIZES",
     )
 
 
 def class_names(config: Mapping[str, Any], architecture: str) -> tuple[tuple[str, ...] | None, int | None]:
     """The names of the classes in the order of the scores, and their number; None where there are none."""
-    if not architecture.endswith("Classification"):
+    if "Classification" not in architecture:
         return None, None
     named = config.get("id2label")
     if not isinstance(named, Mapping):
@@ -111,7 +127,7 @@ def answer_notes(folder: PretrainedFolder, classes: int | None) -> list[str]:
 def decisions(architecture: str) -> dict[str, int | None]:
     """The decision axis of the outputs whose shape would say another: an embedding decides nothing."""
     vocabulary = {"logits": 2} if architecture.endswith("ForMaskedLM") else {}
-    return {EMBEDDING: None, "pooler_output": None, **vocabulary}
+    return {EMBEDDING: None, "pooler_output": None, "text_embeds": None, "image_embeds": None, **vocabulary}
 
 
 def _check_said(request: CheckpointRequest) -> None:
@@ -158,14 +174,21 @@ def _text(
         )
     config: Any = network.config
     check_padding(folder, network)
+    words = getattr(config.get_text_config(), "vocab_size", None)
+    if words is None:
+        raise UsageError(
+            f"{folder.path / CONFIG} has no vocab_size: {type(network).__name__} takes no token ids",
+            expected="a network of the ids that a tokenizer gives",
+            fix=f"give the module as --factory package.module:function, and --values {TOKENS}=LOW..HIGH",
+        )
     dim, note = _length(folder, network, request)
     fixed = dim.minimum == dim.maximum
     shape = (BATCH, dim.maximum if fixed else SEQUENCE)
     inputs = [
-        TensorSpec(name=TOKENS, dtype="int64", shape=shape, values=(0, config.vocab_size - 1)),
+        TensorSpec(name=TOKENS, dtype="int64", shape=shape, values=(0, words - 1)),
         TensorSpec(name=MASK, dtype="int64", shape=shape, mask=True),
     ]
-    types = getattr(config, "type_vocab_size", 0) or 0
+    types = _types(folder, config)
     if TYPES in takes and types > 1:
         inputs.append(TensorSpec(name=TYPES, dtype="int64", shape=shape, values=(0, types - 1)))
     return PretrainedInputs(
@@ -176,21 +199,34 @@ def _text(
     )
 
 
+def _types(folder: PretrainedFolder, config: Any) -> int:
+    """How many types of tokens there are: as the network's table has, else as its tokenizer makes any."""
+    table = getattr(config, "type_vocab_size", None)
+    if table is not None:
+        return int(table)
+    made = (folder.read("tokenizer_config.json") or {}).get("model_input_names") or ()
+    return _TYPES if TYPES in made else 0
+
+
 def _length(folder: PretrainedFolder, network: "nn.Module", request: CheckpointRequest) -> tuple[Dim, tuple[str, ...]]:
     """The length of a text: as asked, else from whichever says the least: positions, tokenizer, what is usual."""
     tokenizer = folder.read("tokenizer_config.json") or {}
     told = [_positions(network), tokenizer.get("model_max_length"), longest_text(folder)]
     limits = [int(limit) for limit in told if isinstance(limit, int | float) and 0 < limit < _NO_LIMIT]
-    longest = min(limits, default=_USUAL_TOKENS)
+    config: Any = network.config
+    longest, least = min(limits, default=_USUAL_TOKENS), _LEAST.get(config.model_type, 1)
+    few = (f"texts of {least} tokens or more: clients fill up shorter ones",) if least > 1 else ()
     asked = _asked_length(request, longest)
     if asked is not None:
         fixed = f"texts of {asked.maximum} tokens: clients fill up shorter ones, as padding='max_length' does"
         return asked, (fixed,) if asked.minimum == asked.maximum else ()
-    dim = Dim(name=SEQUENCE, minimum=1, maximum=min(longest, _USUAL_TOKENS))
+    dim = Dim(name=SEQUENCE, minimum=least, maximum=min(longest, _USUAL_TOKENS))
     if longest <= _USUAL_TOKENS:
-        return dim, ()
+        return dim, few
     return dim, (
-        f"texts of up to {_USUAL_TOKENS} tokens; the network could take {longest}: --dynamic {TOKENS}:1=1..{longest}",
+        *few,
+        f"texts of up to {_USUAL_TOKENS} tokens; the network could take {longest}: "
+        f"--dynamic {TOKENS}:1={least}..{longest}",
     )
 
 
@@ -214,9 +250,17 @@ def _image(
             expected="no --dynamic",
             fix="leave it out, or give the module as --factory and its weights as one file",
         )
-    channels = int(folder.config.get("num_channels", 3))
-    built = sides(folder.config.get("image_size"))
-    size = _asked_size(network, request, channels, built) or _own_size(folder, network, channels, made)
+    config: Any = getattr(network.config, "vision_config", network.config)
+    channels, built = int(getattr(config, "num_channels", 3)), sides(getattr(config, "image_size", None))
+    size = _asked_size(network, request, channels, built) or _own_size(folder, network, (channels, built), made)
+    why = _refusal(network, (channels, *size))
+    if why:
+        raise UsageError(
+            f"{type(network).__name__} does not take one image of [{channels}, {size[0]}, {size[1]}]: {why}",
+            expected="a network of one image of that size",
+            fix=f"say the size with --input-shape {channels},HEIGHT,WIDTH; for clips or more inputs give the module as "
+            "--factory package.module:function, and each input of its forward as --input-shape NAME=DTYPE:SIZES",
+        )
     return PretrainedInputs(
         inputs=(TensorSpec(name=PIXELS, dtype="float32", shape=(BATCH, channels, *size)),),
         dims=(),
@@ -248,13 +292,17 @@ def _asked_size(
 
 
 def _own_size(
-    folder: PretrainedFolder, network: "nn.Module", channels: int, made: tuple[int, int] | None
+    folder: PretrainedFolder,
+    network: "nn.Module",
+    own: tuple[int, tuple[int, int] | None],
+    made: tuple[int, int] | None,
 ) -> tuple[int, int]:
     """Height and width: what the processor makes if the network takes it, else what either was set to.
 
+    `own` are the network's channels, and the height and width that it was built for, where it says so.
     A network that takes images of other sizes than it was built for, as DINOv2, is fed what its processor makes.
     """
-    built, settings = sides(folder.config.get("image_size")), folder.read(PROCESSOR) or {}
+    (channels, built), settings = own, folder.read(PROCESSOR) or {}
     if made and (made == built or _takes(network, (channels, *made))):
         return made
     found = built or sides(settings.get("crop_size")) or sides(settings.get("size"))
@@ -269,14 +317,19 @@ def _own_size(
 
 def _takes(network: "nn.Module", shape: tuple[int, int, int]) -> bool:
     """Whether the network computes with an image of this shape."""
+    return _refusal(network, shape) is None
+
+
+def _refusal(network: "nn.Module", shape: tuple[int, int, int]) -> str | None:
+    """What the network says of an image of this shape; None where it takes it."""
     import torch
 
     try:
         with torch.no_grad():
             network(torch.zeros(1, *shape))
-    except Exception:  # noqa: BLE001 - each network has its own way to refuse a size
-        return False
-    return True
+    except Exception as error:  # noqa: BLE001 - each network has its own way to refuse a size
+        return str(error).strip().partition("\n")[0] or type(error).__name__
+    return None
 
 
 def sides(value: object) -> tuple[int, int] | None:

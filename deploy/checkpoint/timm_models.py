@@ -248,6 +248,9 @@ def _sized(
         )
     if match.entry.sized:
         options["img_size"] = list(size)
+    # As timm's own training script calls it: no tensor tells a maximum from a mean.
+    if isinstance(pooling := facts.settings.get("gp"), str):
+        options["global_pool"] = pooling
     return options, (channels, *size)
 
 

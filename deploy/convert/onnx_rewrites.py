@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _IMAGE = 4  # dimensions of a batch of images: rows, channels, height, width
 _HEADS = 4  # dimensions of queries, keys and values: rows, heads, positions, width
+_QUERIES = 2  # a mask's dimensions of queries and keys, counted from its end
 
 
 def rewrite(model: ir.Model) -> int:
@@ -91,12 +92,33 @@ def _attention(  # noqa: PLR0913, PLR0917
         )
     factor = ir.tensor(1.0 / math.sqrt(width) if scale is None else scale, dtype=query.dtype)
     scores = op.MatMul(op.Mul(query, factor), op.Transpose(key, perm=[0, 1, 3, 2]))
+    rows = None
     if attn_mask is not None:
         if attn_mask.dtype == ir.DataType.BOOL:
+            rows = attn_mask if _hides_rows(attn_mask) else None
             hidden = ir.tensor(query.dtype.min, dtype=query.dtype)
             attn_mask = op.Where(attn_mask, ir.tensor(0.0, dtype=query.dtype), hidden)
         scores = op.Add(scores, attn_mask)
-    return op.MatMul(op.Softmax(scores, axis=-1), value)
+    answer = op.MatMul(op.Softmax(scores, axis=-1), value)
+    if rows is None:
+        return answer
+    seen = op.ReduceMax(op.Cast(rows, to=ir.DataType.FLOAT), op.Constant(value_ints=[-1]), keepdims=1)
+    return op.Where(op.Cast(seen, to=ir.DataType.BOOL), answer, ir.tensor(0.0, dtype=query.dtype))
+
+
+def _hides_rows(mask: Any) -> bool:
+    """Whether a query may be hidden from every key, as padding is that lies outside a sliding window.
+
+    torch answers 0 to it, a softmax the mean of all values. A mask that is made of one for all queries and one for all
+    keys hides padding alone.
+    """
+    if mask.shape is not None and (len(mask.shape) < _QUERIES or 1 in list(mask.shape)[-_QUERIES:]):
+        return False
+    maker = mask.producer()
+    if maker is not None and maker.op_type in ("Expand", "And"):
+        parts = maker.inputs if maker.op_type == "And" else maker.inputs[:1]
+        return any(_hides_rows(part) for part in parts)
+    return True
 
 
 def _is_image_mean(node: ir.Node) -> bool:

@@ -12,7 +12,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -62,13 +62,13 @@ class Stage:
                 link_or_copy(artifact.folder / name, self.version.folder / name)
         self.step("artifact-added")
 
-    def add_kept(self, source: Path, names: Sequence[str]) -> None:
+    def add_kept(self, files: Mapping[str, Path]) -> None:
         """Copy files of the checkpoint's folder into the version's: the tokenizer that its inputs come from."""
         with disk_errors_explained("staging the files beside the model"):
-            for name in names:
-                destination = self.version.folder / kept_folder(names) / name
+            for name, source in files.items():
+                destination = self.version.folder / kept_folder(tuple(files)) / name
                 destination.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / name, destination)
+                shutil.copyfile(source, destination)
 
     def add_file(self, name: str, data: bytes) -> None:
         """Write a file of the version itself, such as the `model.py` of Triton's python backend."""

@@ -254,6 +254,85 @@ def test_images_are_as_large_as_their_processor_makes_them(tmp_path: Path) -> No
     assert read(tmp_path, input_shapes=((3, 42, 42),)).inputs[0].shape == ("batch", 3, 42, 42)
 
 
+@pytest.mark.parametrize(
+    ("network", "options", "words"),
+    [
+        ("LayoutLMForTokenClassification", {}, "reads input_ids and bbox"),
+        ("ImageGPTForImageClassification", {"n_embd": 32, "n_layer": 1, "n_head": 2}, "the colours of pixels"),
+        ("VideoMAEModel", {"image_size": 32, "patch_size": 8, "num_frames": 4}, r"does not take one image of \[3, 32"),
+    ],
+)  # fmt: skip
+def test_what_reads_more_than_one_text_or_image_is_refused(
+    network: str, options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    """Without where the words stand on a page the network would answer something, and wrongly."""
+    save_folder(tmp_path, network, tokenizer=False, **options)
+    with pytest.raises(UsageError, match=rf"{words}(.|\n)*--factory package.module:function"):
+        read(tmp_path)
+
+
+def test_the_token_types_are_those_that_the_tokenizer_makes(tmp_path: Path) -> None:
+    """XLNet has no table of them: without them two texts would be read as one."""
+    save_folder(tmp_path, "XLNetForSequenceClassification")
+    assert [(one.name, one.values) for one in read(tmp_path).inputs][2] == ("token_type_ids", (0, 2))
+    change_json(tmp_path / "tokenizer_config.json", model_input_names=["input_ids", "attention_mask"])
+    assert len(read(tmp_path).inputs) == 2
+
+
+def change_json(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
+
+
+def test_an_encoder_that_tags_is_taken_alone(tmp_path: Path) -> None:
+    save_folder(tmp_path, "T5ForTokenClassification", decoder_start_token_id=0)
+    change_config(tmp_path, is_encoder_decoder=True)
+    assert read(tmp_path).num_classes == 3
+
+
+def test_a_teacher_s_head_and_a_projection_are_taken(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"image_size": 32, "patch_size": 8}
+    save_folder(tmp_path / "teacher", "DeiTForImageClassificationWithTeacher", tokenizer=False, **small)
+    checkpoint = read(tmp_path / "teacher")
+    assert (checkpoint.inputs[0].shape[1:], checkpoint.classes) == ((3, 32, 32), LABELS)
+    own = {**small, "projection_dim": 8, "hidden_size": 32, "intermediate_size": 64}
+    save_folder(tmp_path / "tower", "CLIPVisionModelWithProjection", tokenizer=False, num_hidden_layers=1, **own)
+    assert read(tmp_path / "tower").decisions["image_embeds"] is None
+
+
+def test_images_are_as_large_as_the_tower_inside_says(tmp_path: Path) -> None:
+    tower = {"image_size": 32, "patch_size": 8, "num_channels": 1, "num_attention_heads": 2, "num_hidden_layers": 1}
+    save_folder(tmp_path, "CLIPForImageClassification", tokenizer=False, vision_config={**tower, "hidden_size": 32})
+    assert read(tmp_path).inputs[0].shape == ("batch", 1, 32, 32)
+
+
+def test_a_network_that_joins_neighbours_takes_three_tokens(tmp_path: Path) -> None:
+    narrow: dict[str, Any] = {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16}
+    save_folder(tmp_path, "MobileBertForSequenceClassification", **narrow)
+    checkpoint = read(tmp_path)
+    assert (checkpoint.dims[0].minimum, checkpoint.dims[0].maximum) == (3, LONGEST)
+    assert "texts of 3 tokens or more" in " ".join(checkpoint.notes)
+
+
+def test_outputs_have_names_whatever_the_config_asks_for(tmp_path: Path) -> None:
+    save_folder(tmp_path, "GPT2ForSequenceClassification", pad_token_id=0, return_dict=False)
+    ids = torch.ones(2, 5, dtype=torch.int64)
+    assert list(build_module(read(tmp_path))(input_ids=ids, attention_mask=ids)) == ["logits"]
+
+
+def test_a_network_that_mixes_in_its_padding_is_not_called_one_that_scores_it(tmp_path: Path) -> None:
+    """FNet has no mask: whatever the id of the filling, a filled text has other scores."""
+    save_folder(tmp_path, "FNetForSequenceClassification", pad_token_id=3)
+    assert read(tmp_path).num_classes == 3
+
+
+@pytest.mark.parametrize("vocabulary", ["spm.model", "bpe.codes"])
+def test_a_vocabulary_of_any_tokenizer_is_kept(vocabulary: str, folder: Path) -> None:
+    """DeBERTa's published folders have it as spm.model, and no tokenizer.json."""
+    (folder / "tokenizer.json").unlink()
+    (folder / vocabulary).write_bytes(b"pieces")
+    assert vocabulary in read(folder).kept
+
+
 def drop(folder: Path, *names: str) -> None:
     tensors = load_file(folder / "model.safetensors")
     save_file({name: tensor for name, tensor in tensors.items() if name not in names}, folder / "model.safetensors")

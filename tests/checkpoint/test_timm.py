@@ -52,6 +52,15 @@ def test_channels_and_image_size_are_read_from_the_tensors(tmp_path: Path) -> No
         assert build_module(checkpoint)(torch.randn(1, 1, 96, 96)).shape == (1, 4)
 
 
+def test_the_pooling_is_the_one_that_training_was_started_with(tmp_path: Path) -> None:
+    """timm's training script keeps its arguments in the file; no tensor tells a maximum from a mean."""
+    module = fine_tuned("test_efficientnet", num_classes=3, global_pool="max")
+    content = {"arch": "test_efficientnet", "state_dict": module.state_dict(), "args": {"gp": "max", "mean": None}}
+    checkpoint, image = read(tmp_path, content), torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        assert torch.equal(build_module(checkpoint)(image), module(image))
+
+
 def test_wrappers_prefixes_are_taken_off_and_no_others(tmp_path: Path) -> None:
     state = fine_tuned("test_efficientnet", num_classes=3).state_dict()
     checkpoint = read(tmp_path, {f"module.model.{name}": tensor for name, tensor in state.items()})

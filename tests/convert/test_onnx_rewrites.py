@@ -91,11 +91,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         heads = x.view(x.shape[0], x.shape[1], 4, 8).transpose(1, 2)
-        length = x.shape[1]
+        length, filled = x.shape[1], x[:, :, 0] < 1
         masks: dict[str, dict[str, Any]] = {
             "none": {},
             "causal": {"is_causal": True},
             "bool": {"attn_mask": torch.ones(length, length, dtype=torch.bool).tril()},
+            "padding": {"attn_mask": (torch.arange(length) >= 0)[:, None] & filled[:, None, None, :]},
+            # The first position sees nothing, as padding outside a sliding window does: torch answers 0 to it.
+            "hidden rows": {"attn_mask": torch.ones(length, length).tril(-1).bool() & filled[:, None, None, :]},
             "float": {"attn_mask": torch.linspace(-1, 1, length * length).view(length, length)},
         }
         done = nn.functional.scaled_dot_product_attention(
@@ -114,7 +117,7 @@ def translated(mask: str, scale: float | None) -> bytes:
     return message
 
 
-MASKS = ("none", "float", "bool", "causal")
+MASKS = ("none", "float", "bool", "causal", "padding", "hidden rows")
 SCALES = (None, 0.3)
 
 
@@ -144,6 +147,7 @@ def test_attention_is_written_with_one_transposition_of_the_keys(
     if mask != "causal":
         assert kinds(model).count("Shape") <= 1, "the keys' shape is not read"
         assert kinds(model).count("Softmax") == 1 and "IsNaN" not in kinds(model)
+        assert mask not in ("padding", "hidden rows") or ("ReduceMax" in kinds(model)) == (mask == "hidden rows")
         scales = [value.const_value for node in model.graph if node.op_type == "Mul" for value in node.inputs if value]
         factor = 1 / math.sqrt(8) if scale is None else scale
         assert pytest.approx(factor) in [float(one.numpy()) for one in scales if one is not None and one.size == 1]
