@@ -197,6 +197,7 @@ def test_a_factory_with_a_seed_of_its_own_is_taken(tmp_path: Path) -> None:
     assert export_program(checkpoint, max_batch=2, folder=tmp_path).path.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "inputs", "words", "said"),
     [
@@ -299,6 +300,7 @@ class OneHead(Part):
         return attend(y, x, x, attn_mask=kept), attend(y, x, x, is_causal=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "inputs"),
     [(Hooked(), ("8",)), (ToBfloat16(), ("8",)), (OneHead(), ("x=5,8", "kept=bool:5,5"))],
@@ -343,6 +345,7 @@ class Doubled(nn.Module):
         return nn.functional.hardswish(nn.functional.conv2d(image.double(), self.body.weight.double())).mean((2, 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "inputs", "said"),
     [
