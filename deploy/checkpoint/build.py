@@ -115,7 +115,16 @@ def assign_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Modul
         ) from error
     for names in shared:
         _tie(module, names)
-    return module.eval().requires_grad_(False)
+    return _for_inference(module)
+
+
+def _for_inference(module: nn.Module) -> nn.Module:
+    """The module in eval mode and without gradients, whatever a `train` of its own does or forgets to return."""
+    module.eval()
+    for part in module.modules() if module.training else ():
+        part.training = False
+    module.requires_grad_(False)
+    return module
 
 
 def _change_channels(module: nn.Module, path: str, channels: int) -> None:

@@ -27,7 +27,7 @@ from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.checkpoint.preprocess import settle
 from deploy.checkpoint.pretrained_folder import is_pretrained_folder
 from deploy.checkpoint.program import PROGRAM, load_exported, program_module, read_program
-from deploy.checkpoint.signature import with_values
+from deploy.checkpoint.signature import range_notes, with_values
 from deploy.checkpoint.sniff import Kind, recognise
 from deploy.checkpoint.tensors import check_finite, check_usable, dtype_name, main_dtype
 from deploy.checkpoint.timm_models import TIMM, build_timm
@@ -203,6 +203,7 @@ def _read_program(request: CheckpointRequest) -> Checkpoint:
             expected="float32 or float16: the runtimes exchange and compute no bfloat16 on a CPU",
             fix="export model.float(): a program's own graph is not changed",
         )
+    inputs = with_values(program.inputs, request.values)
     return Checkpoint(
         path=request.path.absolute(),
         digest=sha256_path(request.path),
@@ -211,7 +212,7 @@ def _read_program(request: CheckpointRequest) -> Checkpoint:
         architecture=PROGRAM + program.name,
         how="program",
         options=program.options,
-        inputs=with_values(program.inputs, request.values),
+        inputs=inputs,
         dims=program.dims,
         dtype=dtype,
         parameters=sum(parameter.numel() for parameter in program.exported.parameters()),
@@ -223,7 +224,7 @@ def _read_program(request: CheckpointRequest) -> Checkpoint:
         weights=None,
         removed_prefixes=(),
         trust_pickle=request.trust_pickle,
-        notes=program.notes,
+        notes=(*program.notes, *range_notes(inputs)),
     )
 
 

@@ -54,7 +54,7 @@ def read_program(path: Path, *, trust_pickle: bool) -> ReadProgram:
     exported = load_exported(path, trust_pickle=trust_pickle)
     _check_inference(path, exported)
     placeholders = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
-    named = [(name, placeholders[name]) for name in exported.graph_signature.user_inputs if isinstance(name, str)]
+    named = [(name, placeholders[name]) for name in _user_inputs(exported) if name is not None]
     sizes = _Sizes(path, exported.range_constraints)
     inputs = tuple(_input(path, name, node.meta.get("val"), sizes) for name, node in named)
     tensors = {**exported.state_dict, **{k: v for k, v in exported.constants.items() if _is_tensor(v)}}
@@ -68,19 +68,28 @@ def read_program(path: Path, *, trust_pickle: bool) -> ReadProgram:
     )
 
 
+def _user_inputs(exported: "ExportedProgram") -> list[str | None]:
+    """The name of each thing that a call gives, in order; None for a value that the export has fixed."""
+    from torch.export.graph_signature import ConstantArgument, InputKind
+
+    given = [one.arg for one in exported.graph_signature.input_specs if one.kind is InputKind.USER_INPUT]
+    return [None if isinstance(one, ConstantArgument) else one.name for one in given]
+
+
 def load_exported(path: Path, *, trust_pickle: bool) -> "ExportedProgram":
     """The program itself. Raises UsageError if loading it could run code, or if this torch cannot read it."""
     import torch
 
     if not trust_pickle:
         vet(path)
+    said: list[str] = []
     try:
-        with _quiet(), path.open("rb") as stream:
+        with _kept_in(said), path.open("rb") as stream:
             # From a stream: a path must end in .pt2, and the content decides here.
             return torch.export.load(io.BytesIO(stream.read()))
     except Exception as error:  # the loader raises anything, mostly about versions and operators
         raise UsageError(
-            f"{path} cannot be loaded by torch {torch.__version__}: {_first_line(error)}",
+            f"{path} cannot be loaded by torch {torch.__version__}: {_reason(error, said)}",
             expected="a program of this torch's own release, of operators that are registered here",
             fix="export it with this release, or install the one it was exported with",
         ) from error
@@ -269,13 +278,16 @@ def _convert(module: "GraphModule", dtype: Any) -> None:
 
 def _flatten(module: "GraphModule", exported: "ExportedProgram") -> None:
     """Let a program take its tensors one by one, in order; values that were fixed by the export are asked no more."""
+    import torch
+    from torch.fx import Interpreter
     from torch.fx.graph import CodeGen
+    from torch.fx.traceback import preserve_node_meta
     from torch.utils import _pytree as pytree
 
-    given, spec = exported.graph_signature.user_inputs, exported.call_spec.out_spec
+    given, spec = _user_inputs(exported), exported.call_spec.out_spec
     assert spec is not None
     for node, name in zip(module.graph.find_nodes(op="placeholder"), given, strict=True):
-        if not isinstance(name, str):
+        if name is None:
             module.graph.erase_node(node)
     module.graph.set_codegen(CodeGen())
     module.recompile()
@@ -285,6 +297,10 @@ def _flatten(module: "GraphModule", exported: "ExportedProgram") -> None:
     original = type(module)
 
     def forward(self: "GraphModule", *inputs: "Tensor") -> Any:
+        if torch.compiler.is_exporting():
+            # Node by node, so that the new program remembers the lines of the user's code.
+            with preserve_node_meta():
+                return pytree.tree_unflatten(list(Interpreter(self).run(*inputs)), spec)
         return pytree.tree_unflatten(list(original.forward(self, *inputs)), spec)
 
     module.__class__ = type(f"Flat{original.__name__}", (original,), {"forward": forward})
@@ -296,21 +312,35 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
+def _reason(error: Exception, said: list[str]) -> str:
+    """The first line of the error; of what was logged before it, where the error says no more than to look there."""
+    text = said[-1] if said and "warnings above" in str(error) else f"{type(error).__name__}: {str(error).strip()}"
+    return " ".join(text.partition("\n")[0].split())[:300]
+
+
+class _Kept(logging.Handler):
+    """Puts what is logged into a list."""
+
+    def __init__(self, said: list[str]) -> None:
+        super().__init__()
+        self.said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self.said.append(f"{type(error).__name__}: {error}" if error else record.getMessage())
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warnings of torch's loader, which the error that follows repeats."""
+def _kept_in(said: list[str]) -> Iterator[None]:
+    """What torch's loader warns of goes into the list, and nowhere else."""
     loggers = [logging.getLogger(name) for name in ("torch.export", "torch.export.pt2_archive._package")]
-    before = [logger.disabled for logger in loggers]
+    before = [(logger.handlers, logger.propagate) for logger in loggers]
     for logger in loggers:
-        logger.disabled = True
+        logger.handlers, logger.propagate = [_Kept(said)], False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, state in zip(loggers, before, strict=True):
-            logger.disabled = state
+        for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+            logger.handlers, logger.propagate = handlers, propagate

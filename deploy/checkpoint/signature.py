@@ -19,6 +19,8 @@ from deploy.spec import BATCH, DTYPES, Dim, TensorSpec
 if TYPE_CHECKING:
     from torch import nn
 
+# What is exported takes these; the others are of language models.
+_TAKEN = tuple(dtype for dtype in DTYPES if dtype not in ("string", "uint32"))
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _NAMED = (*_POSITIONAL, Parameter.KEYWORD_ONLY)
 
@@ -46,9 +48,11 @@ def read_signature(request: CheckpointRequest, module: "nn.Module", *, dtype: st
 
 def _tensor(name: str, asked: InputRequest, *, dtype: str) -> TensorSpec:
     assert asked.shape is not None
-    if asked.dtype is not None and asked.dtype not in DTYPES:
+    if asked.dtype is not None and asked.dtype not in _TAKEN:
         raise UsageError(
-            f"--input-shape {name}: there is no dtype {asked.dtype!r}", expected=f"one of {', '.join(DTYPES)}"
+            f"--input-shape {name}: a network takes no tensor of dtype {asked.dtype!r}",
+            expected=f"one of {', '.join(_TAKEN)}",
+            fix="let the forward take numbers: token ids for texts, real and imaginary parts for complex numbers",
         )
     return TensorSpec(name=name, dtype=asked.dtype or dtype, shape=(BATCH, *asked.shape))
 
@@ -76,12 +80,21 @@ def with_values(tensors: tuple[TensorSpec, ...], requests: Sequence[ValuesReques
     return tuple(named.values())
 
 
+def range_notes(tensors: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """What to say of integer inputs whose range nobody gave: token ids, say, of which seeded checks try two."""
+    return tuple(
+        f"input {one.name!r}: seeded checks try 0 and 1 only; --values {one.name}=0..LAST gives its range"
+        for one in tensors
+        if "int" in one.dtype and one.values is None and not one.mask
+    )
+
+
 def _names(request: CheckpointRequest, module: "nn.Module") -> list[str]:
     """The forward's parameter for each input asked for: by its name, else the next one that is not named elsewhere."""
     takes = list(signature(module.forward).parameters.values())
     named = [one.name for one in request.inputs if one.name is not None]
     _check_names(request, takes, named)
-    free = [p.name for p in takes if p.kind in _POSITIONAL and p.name not in named]
+    free = [p.name for p in takes if p.kind in _POSITIONAL and p.name not in named and _may_be_tensor(p)]
     names: list[str] = []
     for one in request.inputs:
         names.append(one.name or (free.pop(0) if free else f"input_{len(names)}"))
@@ -91,6 +104,13 @@ def _names(request: CheckpointRequest, module: "nn.Module") -> list[str]:
     if not names or missing or (unknown and not named and not hands_on):
         raise _wrong_number(request, takes, missing)
     return names
+
+
+def _may_be_tensor(parameter: Parameter) -> bool:
+    """Not of one that says to be a Python value: a switch given a tensor would pass, and mean something else."""
+    plain = (bool, int, float, str)
+    says = parameter.annotation in (*plain, *(kind.__name__ for kind in plain))
+    return not says and (parameter.default is Parameter.empty or not isinstance(parameter.default, plain))
 
 
 def _check_names(request: CheckpointRequest, takes: Sequence[Parameter], named: Sequence[str]) -> None:

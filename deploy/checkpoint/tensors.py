@@ -14,6 +14,9 @@ from deploy.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+_REAL_PARTS = (
+    "keep them as real numbers, torch.view_as_real(weight) in the file and torch.view_as_complex(weight) in the forward"
+)
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 
 
@@ -44,7 +47,7 @@ def check_usable(tensors: Mapping[str, "Tensor"]) -> None:
             raise UsageError(
                 f"weight {name!r} is {dtype_name(tensor)}",
                 expected=f"weights of dtype {', '.join(FLOATS)}",
-                fix="convert the weights before saving them",
+                fix=_REAL_PARTS if tensor.is_complex() else "convert the weights before saving them",
             )
 
 

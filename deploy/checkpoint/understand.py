@@ -23,7 +23,7 @@ from deploy.checkpoint.inputs import (
     with_dynamic,
 )
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
-from deploy.checkpoint.signature import read_signature
+from deploy.checkpoint.signature import range_notes, read_signature
 from deploy.checkpoint.tensors import check_floats
 from deploy.checkpoint.training import TrainingFacts
 from deploy.checkpoint.weights import Found, parts_of, strip_prefixes
@@ -155,7 +155,7 @@ def understand_factory(request: CheckpointRequest, contents: Contents) -> Unders
         tensors=tensors,
         buffers=frozenset(name for name, _ in module.named_buffers()),
         removed=removed,
-        notes=() if known else (UNKNOWN_NOTE,),
+        notes=(*(() if known else (UNKNOWN_NOTE,)), *range_notes(taken.inputs)),
     )
 
 
@@ -176,6 +176,7 @@ def _fitting_module(
     choices = keyword_choices(reference, _guess_classes(contents), settings=contents.facts.settings)
     for forms, options in [(forms, options) for forms in (whole, parts) if forms for options in choices]:
         module = call_factory(reference, options, filled=names)
+        _require_tensors(reference, module)
         expected, fits = _shapes(module.state_dict()), []
         for removed, tensors in forms:
             full = complete(module, tensors)
@@ -193,6 +194,19 @@ def _fitting_module(
         expected="every tensor of the module and no other",
         fix="let the function build what was trained, with the same arguments",
     )
+
+
+def _require_tensors(reference: str, module: "nn.Module") -> None:
+    """Raises UsageError for a module whose state holds anything but tensors, as eagerly quantized ones do."""
+    import torch
+
+    packed = next((name for name, one in module.state_dict().items() if not isinstance(one, torch.Tensor)), None)
+    if packed is not None:
+        raise UsageError(
+            f"the module of --factory {reference} keeps packed integers in {packed}: it is quantized",
+            expected="float weights: neither format carries the modules that torch quantizes eagerly",
+            fix="give the float module and its weights; deployctl quantizes by itself: --precision int8",
+        )
 
 
 def _several(reference: str, places: list[tuple[str, ...]]) -> UsageError:

@@ -5,17 +5,22 @@ Owns the reading of shapes out of the program, and what is refused of them. Call
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.model import Checkpoint
-from deploy.errors import UsageError
+from deploy.convert.explain import traced_line
+from deploy.convert.flatten import leaves
+from deploy.errors import UnfinishedError, UsageError
 from deploy.spec import BATCH, DTYPES, Dim, Spec, TensorSpec, decision_axis_of
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.export import ExportedProgram
+
+_POOLINGS = re.compile(r"_?adaptive_(avg|max)_pool")
 
 
 def read_spec(
@@ -36,6 +41,40 @@ def read_spec(
         for name, value in zip(names, values, strict=True)
     )
     return Spec(inputs=inputs, outputs=outputs, dims=(*dims, *sizes.derived.values()))
+
+
+def require_rows(names: Sequence[str], several: Any, lone: Any) -> None:
+    """Raises UsageError if an output for a lone row has fewer or more dimensions than one for several rows."""
+    found = (tensor for _, tensor in leaves(several)), (tensor for _, tensor in leaves(lone))
+    for name, many, one in zip(names, *found, strict=False):
+        if many.dim() != one.dim():
+            raise UsageError(
+                f"output {name!r} has the shape {list(one.shape)} for one row and {list(many.shape)} for "
+                f"{many.shape[0] if many.dim() else 'several'}",
+                expected="the same dimensions for any number of rows",
+                fix="name the axis that is to go: squeeze(-1), not squeeze(), which drops a batch of one",
+            )
+
+
+def require_poolable(exported: ExportedProgram) -> None:
+    """Raises UnfinishedError for a pooling of a dynamic size to a constant one.
+
+    ONNX has none, its exporter writes one for the sizes of the example, and so does AOTInductor.
+    """
+    for node in exported.graph.nodes:
+        if not _POOLINGS.match(str(getattr(getattr(node.target, "overloadpacket", None), "__name__", ""))):
+            continue
+        wanted: Any = node.args[1]
+        into = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
+        sizes = node.args[0].meta["val"].shape[-len(into) :]
+        if any(not isinstance(size, int) and left != 1 for size, left in zip(sizes, into, strict=True)):
+            raise UnfinishedError(
+                f"the model pools an input of any size to {' x '.join(map(str, into))}"
+                f"{traced_line(node.meta.get('stack_trace') or '')}, which neither format can",
+                expected="a pooling to 1 x 1 (AdaptiveAvgPool2d(1)), or inputs of one size",
+                fix="leave these axes out of --dynamic (of a program: export it for one size), or "
+                "resize inside the forward: functional.interpolate(x, size=...)",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +134,18 @@ def _symbols(exported: ExportedProgram, inputs: Sequence[TensorSpec]) -> dict[An
     return symbols
 
 
+def _moved(shape: tuple[int | str, ...]) -> str:
+    """How to bring the batch to the front, where it stands elsewhere, as in a recurrent layer's states."""
+    return f"move the batch first (.transpose(0, {shape.index(BATCH)})); else " if BATCH in shape[1:] else ""
+
+
 def _output(name: str, value: Tensor, sizes: _Sizes, *, batched: bool, checkpoint: Checkpoint) -> TensorSpec:
     shape = tuple(sizes.name(name, size) for size in value.shape)
     if batched and (shape[0] != BATCH or BATCH in shape[1:]):
         raise UsageError(
             f"output {name!r} has the shape {list(shape)}",
             expected=f"[{BATCH!r}, sizes ...]: the batch first, and nowhere else",
-            fix="return one row per sample from the model's forward, or use --max-batch 1",
+            fix=f"{_moved(shape)}return one row per sample from the model's forward, or use --max-batch 1",
         )
     if 0 in shape:
         raise UsageError(

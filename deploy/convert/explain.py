@@ -17,14 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from deploy.checkpoint.pretrained_folder import SEQUENCE, TOKENS
+from deploy.convert.advice import advise_export
 from deploy.errors import UnfinishedError
 from deploy.spec import BATCH, Dim
 
 _SHAPES_LOGGER = "torch.fx.experimental.symbolic_shapes"
 _SPECIALISED = "specialized it to be a constant"
 _DATA_DEPENDENT = "GuardOnDataDependentSymNode"
+_RECURRENT = re.compile(r"aten\.(lstm|gru|rnn_tanh|rnn_relu)\.|nn/modules/rnn\.py")
 _MOST_PLACES = 3
 _VIOLATED = "Constraints violated"
+# FlexAttention counts a mask's blocks of 128, and torch takes their number for a constant.
+_BLOCKS = "; create_block_mask takes any length in one block: BLOCK_SIZE=LONGEST"
+_BLOCK_COUNTS = re.compile(r"// 128|<= 128|max=128|min=129")
 _SUGGESTED = re.compile(r"^  (\w+) = (.+)$", re.MULTILINE)
 _REASON_LENGTH = 300
 _FRAME = re.compile(r'File "(.+)", line (\d+), in (\S+)\n(.*)')
@@ -56,15 +61,16 @@ def explain_export_error(
         dim = next((dim for dim in dims if f"({dim.name})" in constraint or f" {dim.name} " in constraint), dims[0])
         dimension = "batch dimension" if dim.name == BATCH else f"dynamic dimension {dim.name}"
         instead = "use --max-batch 1" if dim.name == BATCH else "leave out its --dynamic"
+        where = _where_specialised(attempt)
         return UnfinishedError(
-            f"the model makes its {dimension} a constant{_where_specialised(attempt)}: {constraint}",
+            f"the model makes its {dimension} a constant{where}: {constraint}",
             expected=f"a forward that takes any {dim.name} of {dim.minimum}..{dim.maximum}",
-            fix=f"make that code independent of the size, or {instead}{_one_length(dims)}",
+            fix=f"{_independent(where, dim)}, or {instead}{_one_length(dims)}",
         )
     if _VIOLATED in str(error):
         return _explain_sizes(error, dims)
     place = user_line(error)
-    expected, fix = _advice(error, place)
+    expected, fix = advise_export(error, place)
     return UnfinishedError(
         f"the model cannot be exported: {_first_paragraph(error)}{place}{_further_places(error, draft)}",
         expected=expected,
@@ -72,31 +78,19 @@ def explain_export_error(
     )
 
 
+def _independent(where: str, dim: Dim) -> str:
+    """How the code at that place is made to take any size. A recurrent layer is written out step by step."""
+    if not _RECURRENT.search(where):
+        return "make that code independent of the size"
+    if dim.name == BATCH:
+        return "let the layer take the batch first (batch_first=True): its steps are the first axis else"
+    return "pad to one length: torch writes a recurrent layer out step by step, for one number of steps"
+
+
 def _one_length(dims: Sequence[Dim]) -> str:
     """How a folder of transformers is made to take texts of one length: not all of its networks can be of any."""
     longest = next((dim.maximum for dim in dims if dim.name == SEQUENCE), None)
     return f"; a folder of transformers: --dynamic {TOKENS}:1={longest}..{longest}, texts of one length" * bool(longest)
-
-
-def _advice(error: Exception, place: str) -> tuple[str, str]:
-    """What is expected of a forward, and what to change, by what the exporter could not follow."""
-    text, kind = str(error), type(error).__name__
-    if ".numpy()" in text:
-        return (
-            "a forward that computes with torch alone: NumPy is in no graph",
-            "write that part with torch's operators",
-        )
-    if kind == "UnsupportedOperatorException" or "fake impl" in text or "Meta implementation" in text:
-        return "operators that torch can trace without data", "compute it with others (dense ones for sparse)"
-    if kind == _DATA_DEPENDENT and ": assert " in place:
-        return (
-            "a forward without data-dependent Python control flow, checks of values among it",
-            "leave that check out, or guard it: if not torch.compiler.is_exporting()",
-        )
-    return (
-        "a forward without data-dependent Python control flow",
-        "change that code (choose by torch.where or torch.cond; keep numbers in tensors: no item(), int() or bool())",
-    )
 
 
 def _explain_sizes(error: Exception, dims: Sequence[Dim]) -> UnfinishedError:
@@ -113,10 +107,17 @@ def _explain_sizes(error: Exception, dims: Sequence[Dim]) -> UnfinishedError:
     found = dict(_SUGGESTED.findall(text))
     whole = {name: size for name, size in found.items() if not name.startswith("_")}
     words = [_sizes_in_words(name, size, found) for name, size in whole.items()]
+    if f"({BATCH})" in text:
+        return UnfinishedError(
+            f"the model does not take every batch up to --max-batch: {'; '.join(words) or _first_paragraph(error)}",
+            expected="a forward that does the same for any number of rows",
+            fix="take out what depends on the number of rows, or use --max-batch within those bounds, or of 1",
+        )
     return UnfinishedError(
         f"the model does not take every size that --dynamic asks for: {'; '.join(words) or _first_paragraph(error)}",
         expected="bounds within which its forward takes every size",
         fix="narrow the bounds (NAME:AXES=MIN..MAX), pad or crop inside the forward, or leave out --dynamic"
+        + _BLOCKS * bool(_BLOCK_COUNTS.search(text))
         + _one_length(dims),
     )
 

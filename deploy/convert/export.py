@@ -6,6 +6,7 @@ Called by run and `__main__`, always in a child process.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from deploy.cache import Store
 from deploy.checkpoint.model import Checkpoint
 from deploy.checkpoint.program import check_batch
-from deploy.convert.contract import read_spec
+from deploy.convert.advice import advise_call
+from deploy.convert.contract import read_spec, require_poolable, require_rows
 from deploy.convert.cuda import exact_float32, moved
 from deploy.convert.explain import explain_export_error, user_line
 from deploy.convert.fingerprint import program_key
@@ -25,6 +27,7 @@ from deploy.convert.hollow import fill, holds_only, save_hollow
 from deploy.convert.kept_program import PROGRAM_FILE, keep_program, module_of, take_program
 from deploy.convert.model import Device, Precision, Program
 from deploy.convert.precision import HALVES, with_edges
+from deploy.convert.rebuilt import require_rebuilt
 from deploy.convert.repeats import buffer_versions, changed_buffers, require_inputs_kept, require_repeatable
 from deploy.convert.torchao_int8 import quantize_linear
 from deploy.errors import DeployError, UnfinishedError, UsageError
@@ -72,15 +75,24 @@ def export_program(
     arrange = arguments_of(module, parameters, checkpoint.absent)
     versions = buffer_versions(module)
     example, outputs = _first_call(module, arrange, inputs, dims, device=device)
-    if max_batch > 1:
-        _call(module, arrange, [tensor[:1] for tensor in example])  # statistics of a batch, say, have none of one row
-    names, notes = output_names(outputs), _numbers(module, arrange, example, outputs=outputs, max_batch=max_batch)
+    names = output_names(outputs)
+    if max_batch > 1:  # statistics of a batch, say, have none of one row
+        require_rows(names, outputs, _call(module, arrange, [tensor[:1] for tensor in example]))
+    notes = _numbers(module, arrange, example, outputs=outputs, max_batch=max_batch)
     flat = with_edges(positional(module, parameters, checkpoint.absent), checkpoint, precision)
     exported = _export(flat, example, inputs=inputs, dims=dims)
+    require_poolable(exported)
     given = [tensor._version for tensor in example]
     again = _call(module, arrange, example)
     require_inputs_kept(dict(zip(parameters, example, strict=True)), given)
     require_repeatable(outputs, again, exported, changed=changed_buffers(versions, module))
+    if checkpoint.how == "factory" and precision == "fp32":
+        require_rebuilt(
+            module,
+            outputs,
+            build=lambda: build_module(checkpoint).to(device),
+            call=lambda one: _call(one, arrange, example),
+        )
     spec = read_spec(exported, inputs, names, dims=dims, checkpoint=checkpoint)
     path = folder / PROGRAM_FILE
     saved = plain_attention(exported)
@@ -208,10 +220,10 @@ def _call(module: nn.Module, arrange: Arrange, example: Sequence[Tensor]) -> Any
     except DeployError:
         raise
     except Exception as error:
-        shapes = ", ".join(str(list(tensor.shape)) for tensor in example)
+        shapes, place = ", ".join(str(list(tensor.shape)) for tensor in example), user_line(error)
+        expected, fix = advise_call(error, place)
         raise UnfinishedError(
-            f"the model fails on a batch of inputs of shape {shapes}: {error}{user_line(error)}",
-            fix="check --input-shape and the model's forward, which is given a tensor for each --input-shape",
+            f"the model fails on a batch of inputs of shape {shapes}: {error}{place}", expected=expected, fix=fix
         ) from error
 
 
@@ -255,6 +267,9 @@ def _export(
     def draft() -> ExportedProgram:
         return torch.export.draft_export(module, example, dynamic_shapes=(shapes,) if symbols else None, strict=False)
 
+    # What torch's compiler keeps of the calls before, FlexAttention's among them, would bind this one's sizes.
+    if compiler := sys.modules.get("torch._dynamo"):
+        compiler.reset()
     try:
         return attempt()
     except DeployError:

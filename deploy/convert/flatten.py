@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from inspect import Parameter, signature
@@ -43,14 +44,24 @@ def positional(module: nn.Module, names: Sequence[str] = (), absent: Sequence[st
     It shares all parameters, buffers and submodules with `module`, under the same names: a wrapper round it would
     prefix every weight's name, in the program and in the artifacts too. `names` and `absent` are `arguments_of`'s.
     """
+    from torch.fx import GraphModule
+    from torch.nn import Module
+
+    original: type[nn.Module]
     original, half = type(module), _half(module)
     arrange = arguments_of(module, names, absent)
     twin = copy.copy(module)
     own_forward = vars(twin).pop("forward", None)
+    if isinstance(module, GraphModule):
+        # As one of these it would be exported by its graph, and the forward below never called.
+        twin, original, own_forward = Module(), Module, module.forward
+        vars(twin).update({name: value for name, value in vars(module).items() if name != "forward"})
+    before, after = _hooks_taken_off(twin)
 
     def forward(self: nn.Module, *inputs: Tensor) -> list[Tensor]:
-        given, named = arrange(inputs)
+        given, named = before(arrange(inputs))
         outputs = own_forward(*given, **named) if own_forward else original.forward(self, *given, **named)
+        outputs = after((given, named), outputs)
         return [_with_rows(_exchanged(tensor, inputs, half), inputs) for _, tensor in leaves(outputs)]
 
     twin.__class__ = type(f"Positional{original.__name__}", (original,), {"forward": forward})
@@ -65,6 +76,8 @@ def arguments_of(module: nn.Module, names: Sequence[str], absent: Sequence[str] 
     """
     none, half = dict.fromkeys(absent), _half(module)
     keywords = bool(names) and _are_keywords(module, names, absent)
+    # What looks at the arguments before the forward does expects them as people give them.
+    keywords = keywords and not (module._forward_pre_hooks and _in_order(module, names))
 
     def arrange(inputs: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         given = [one.to(half) if half is not None and one.is_floating_point() else one for one in inputs]
@@ -112,10 +125,53 @@ def _are_keywords(module: nn.Module, names: Sequence[str], absent: Sequence[str]
     return hands_on and not any(re.fullmatch(r"input_\d+", name) for name in names)
 
 
+def _in_order(module: nn.Module, names: Sequence[str]) -> bool:
+    """Whether these are the forward's first parameters."""
+    positional_ones = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    takes = [p.name for p in signature(module.forward).parameters.values() if p.kind in positional_ones]
+    return list(names) == takes[: len(names)]
+
+
+def _hooks_taken_off(twin: nn.Module) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]:
+    """What the module's own hooks do before and after its forward; the twin has them no more.
+
+    They belong to the arguments and outputs of that forward, not to flat lists.
+    """
+    early, late = dict(twin._forward_pre_hooks), dict(twin._forward_hooks)
+    with_keywords = {*twin._forward_pre_hooks_with_kwargs, *twin._forward_hooks_with_kwargs}
+    twin._forward_pre_hooks, twin._forward_hooks = OrderedDict(), OrderedDict()
+
+    def before(arguments: Any) -> Any:
+        given, named = arguments
+        for key, hook in early.items():
+            changed: Any = hook(twin, given, named) if key in with_keywords else hook(twin, given)
+            if changed is not None and key in with_keywords:
+                given, named = changed
+            elif changed is not None:
+                given = changed if isinstance(changed, tuple) else (changed,)
+        return given, named
+
+    def after(arguments: Any, outputs: Any) -> Any:
+        given, named = arguments
+        for key, hook in late.items():
+            changed: Any = hook(twin, given, named, outputs) if key in with_keywords else hook(twin, given, outputs)
+            outputs = outputs if changed is None else changed
+        return outputs
+
+    return before, after
+
+
 def _exchanged(output: Tensor, inputs: Sequence[Tensor], half: Any) -> Tensor:
-    """The output; one of half precision in the dtype of the inputs, which is the one that clients exchange."""
-    exchanged = next((one.dtype for one in inputs if one.is_floating_point()), output.dtype)
-    return output.to(exchanged) if output.dtype == half else output
+    """The output; one of half precision in the dtype of the inputs, which is the one that clients exchange.
+
+    Clients have no bfloat16: where there is no such input, float32 stands for it.
+    """
+    import torch
+
+    if output.dtype not in (half, torch.bfloat16):
+        return output
+    own = torch.float32 if output.dtype == torch.bfloat16 else output.dtype
+    return output.to(next((one.dtype for one in inputs if one.is_floating_point()), own))
 
 
 def _half(module: nn.Module) -> Any:

@@ -6,7 +6,6 @@ child process; the fp32 program comes from export as always.
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from deploy.convert.aoti import compile_aoti
 from deploy.convert.export import export_program
 from deploy.convert.model import Artifact, Format, Program
 from deploy.convert.onnx import export_onnx
+from deploy.convert.onnx_limits import require_kernels
 from deploy.convert.precision import HALVES, Lowering
 from deploy.convert.quantize import quantize_onnx
 from deploy.errors import UnfinishedError
@@ -60,7 +60,8 @@ def _to_onnx(
         lowered, _ = _program(subject, program, Path(work))
         made = export_onnx(lowered, target=target, folder=folder, store=store)
     if program.device == "cpu":  # where it is proven, wherever it will run
-        _check_kernels(made.path, subject.lowering.precision)
+        fix = "use --formats aoti, or another --precision"
+        require_kernels(made.path, subject.lowering.precision, fix=fix)
     return made
 
 
@@ -77,22 +78,3 @@ def _program(subject: Subject, program: Program, folder: Path) -> tuple[Program,
             fix="use --precision fp32",
         )
     return lowered, {"int8": lowered.scheme} if lowered.scheme else {}
-
-
-def _check_kernels(path: Path, precision: str) -> None:
-    """Raises UnfinishedError where ONNX Runtime cannot run the graph on a CPU: it has few kernels in half precision."""
-    import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (errors.NotImplemented, errors.InvalidGraph) as error:
-        # Before what it lacks stands where the file lies, which is nobody's business later.
-        found = re.search(r"Could not find an implementation for .*|Type '.*", str(error))
-        what = found.group() if found else "it cannot load the graph"
-        raise UnfinishedError(
-            f"ONNX Runtime {onnxruntime.__version__} has no {precision} kernel on a CPU: {what}",
-            fix="use --formats aoti, or another --precision",
-        ) from error

@@ -19,6 +19,7 @@ from deploy.convert.kept_program import weights_without_graph
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
 from deploy.convert.onnx_attention import rewrite_with_attention
 from deploy.convert.onnx_file import write_model
+from deploy.convert.onnx_limits import require_kernels, require_writable, unusual_dtypes
 from deploy.convert.onnx_rewrites import rewrite, translations
 from deploy.convert.onnx_weights import put_together, take_apart, weights_as_inputs
 from deploy.convert.reuse import weights_of, work_key
@@ -58,12 +59,16 @@ def export_onnx(
     with tempfile.TemporaryDirectory(prefix="graph-", dir=folder) as work:
         entry = Path(work) / "entry"
         reused = store is not None and store.take(key, entry)
-        model = None if reused else _make(exported or load_program(program), program.spec, target, graph=graph)
+        if not reused:
+            exported = exported or load_program(program)
+        model = _make(exported, program.spec, target, graph=graph) if exported and not reused else None
         apart = model is None or take_apart(model, weights, _details(model), into=entry)
         if model is not None and not apart:
             files, details = write_model(model, path, inline_limit=inline_limit), _details(model)
         else:
             files, details = put_together(entry, weights, path, inline_limit=inline_limit)
+        if exported and not reused and (program.device, program.precision) == ("cpu", "fp32"):
+            _require_kernels(exported, folder / files[0])
         kept = key if store and apart and not reused else None
         if store and kept:
             store.keep(key, entry, about=f"ONNX graph of {len(weights.used)} weights for {target.name}")
@@ -75,8 +80,19 @@ def export_onnx(
     )  # fmt: skip
 
 
+def _require_kernels(exported: ExportedProgram, path: Path) -> None:
+    """Raises UnfinishedError where a program of other dtypes than the usual has no kernel on a CPU."""
+    if dtypes := unusual_dtypes(exported):
+        require_kernels(
+            path, "or ".join(f"{dtype} " for dtype in sorted(dtypes)).strip(),
+            fix="use --formats aoti, or compute in float32: save model.float()'s weights, or export it (.pt2); "
+            "leave autocast and casts out of the forward",
+        )  # fmt: skip
+
+
 def _make(exported: ExportedProgram, spec: Spec, target: Target, *, graph: str) -> ir.Model:
     """The whole model, with its weights. Raises UnfinishedError if `graph` names rewrites, and none of them applies."""
+    require_writable(exported)
     model = _translate(exported, opset=min(target.opset, _BEST_TESTED_OPSET), graph=graph)
     model.ir_version = min(model.ir_version, target.ir_version)
     _rename(model, spec)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 _IMAGE = 4  # dimensions of a batch of images: rows, channels, height, width
 _HEADS = 4  # dimensions of queries, keys and values: rows, heads, positions, width
 _QUERIES = 2  # a mask's dimensions of queries and keys, counted from its end
+_NO_HEADS = 3  # the same of attention that has one head; the exporter's own function does not take it
+_BOOL = 9  # ONNX's number for truth values
 
 
 def rewrite(model: ir.Model) -> int:
@@ -85,14 +87,21 @@ def _attention(  # noqa: PLR0913, PLR0917
     from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
     op: Any = opset18
-    width = query.shape[-1] if query.shape is not None and len(query.shape) == _HEADS else None
-    if dropout_p or is_causal or enable_gqa or not isinstance(width, int) or query.dtype != ir.DataType.FLOAT:
+    rank = 0 if query.shape is None else len(query.shape)
+    width = query.shape[-1] if rank in (_HEADS, _NO_HEADS) else None
+    unlike = dropout_p or enable_gqa or (is_causal and rank == _HEADS)
+    if unlike or not isinstance(width, int) or query.dtype != ir.DataType.FLOAT:
         return aten_scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     factor = ir.tensor(1.0 / math.sqrt(width) if scale is None else scale, dtype=query.dtype)
-    scores = op.MatMul(op.Mul(query, factor), op.Transpose(key, perm=[0, 1, 3, 2]))
+    scores = op.MatMul(op.Mul(query, factor), op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2]))
     rows = None
+    if is_causal:  # which hides no row whole
+        lengths = op.Shape(scores, start=-2)
+        kept = op.Cast(op.Trilu(op.ConstantOfShape(lengths, value=ir.tensor([1])), upper=0), to=_BOOL)
+        hidden = ir.tensor(query.dtype.min, dtype=query.dtype)
+        scores = op.Add(scores, op.Where(kept, ir.tensor(0.0, dtype=query.dtype), hidden))
     if attn_mask is not None:
         if attn_mask.dtype == ir.DataType.BOOL:
             rows = attn_mask if _hides_rows(attn_mask) else None

@@ -15,9 +15,14 @@ from deploy.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.export import ExportedProgram
+    from torch.fx import Node
 
 # Of the largest value: far above what sums in another order come to, and far below what dropout or a state does.
 _ALIKE = 1e-3
+# Operators whose answer is drawn anew, by the beginnings of their names. Others that torch marks as random draw only
+# for an argument: an LSTM for its dropout, attention for its own.
+_DRAWS = ("rand", "bernoulli", "multinomial", "normal", "exponential", "geometric", "uniform", "log_normal", "cauchy",
+          "poisson", "binomial")  # fmt: skip
 _DROPOUT = "dropout"
 
 
@@ -38,9 +43,12 @@ def require_inputs_kept(inputs: Mapping[str, Tensor], versions: Sequence[int]) -
 
 
 def require_repeatable(first: Any, second: Any, exported: ExportedProgram, *, changed: Sequence[str]) -> None:
-    """Raises UsageError if two answers to the same inputs differ, naming the buffers `changed`, or what is random."""
+    """Raises UsageError if two answers to the same inputs differ, naming the buffers `changed`, or what is random.
+
+    Two answers may be alike by luck: what draws at random and reaches an output is refused too.
+    """
     one, other = ([tensor for _, tensor in leaves(answer)] for answer in (first, second))
-    if len(one) == len(other) and all(map(_alike, one, other)):
+    if len(one) == len(other) and all(map(alike, one, other)) and not _random(exported):
         return
     found = "the model answers the same inputs differently in each call"
     if changed:
@@ -61,7 +69,8 @@ def changed_buffers(before: Mapping[str, int], module: nn.Module) -> list[str]:
     return [name for name, version in buffer_versions(module).items() if version != before.get(name)]
 
 
-def _alike(first: Tensor, second: Tensor) -> bool:
+def alike(first: Tensor, second: Tensor) -> bool:
+    """Whether two answers are one but for the order of summation; integers and truth values exactly."""
     import torch
 
     if first.shape != second.shape:
@@ -69,16 +78,24 @@ def _alike(first: Tensor, second: Tensor) -> bool:
     if not first.is_floating_point():
         return torch.equal(first, second)
     first, second = (torch.nan_to_num(one.double()) for one in (first, second))
-    return not first.numel() or bool((first - second).abs().max() <= _ALIKE * first.abs().max())
+    return first.numel() == 0 or bool((first - second).abs().max() <= _ALIKE * first.abs().max())
 
 
 def _random(exported: ExportedProgram) -> str:
-    """`: torch's OPERATOR is random (in FILE:LINE, ...)` for the first such in the graph, empty without one."""
-    import torch
-
+    """`: torch's OPERATOR is random (in FILE:LINE, ...)` for the first that reaches an output, empty without one."""
+    reaching: set[Any] = set()
+    for node in reversed(exported.graph.nodes):
+        if node.op == "output" or reaching.intersection(node.users):
+            reaching.add(node)
     for node in exported.graph.nodes:
-        tags = getattr(node.target, "tags", ())
-        idle = _DROPOUT in str(node.target) and node.args[-1] is False
-        if torch.Tag.nondeterministic_seeded in tags and not idle:
+        if node in reaching and node.op == "call_function" and _draws(node):
             return f": torch's {node.target} is random{traced_line(node.meta.get('stack_trace') or '')}"
     return ""
+
+
+def _draws(node: Node) -> bool:
+    name = str(getattr(getattr(node.target, "overloadpacket", None), "__name__", "")).lstrip("_")
+    if _DROPOUT in name:
+        named: dict[str, Any] = dict(zip(("input", "p", "train"), node.args, strict=False)) | node.kwargs
+        return named.get("train", True) is not False and bool(named.get("p") != 0)
+    return name.startswith(_DRAWS)

@@ -64,6 +64,18 @@ class Ruled(nn.Module):
         return (self.body(x) + self.mask + self.other).softmax(1)  # type: ignore[no-any-return]
 
 
+class Plain(nn.Module):
+    """Outputs of bfloat16 and of no dimension, and an argument of text that names another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(6, 4)
+        self.scale = nn.Parameter(torch.tensor(2.5))
+
+    def forward(self, x: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+        return self.body(x).bfloat16(), self.scale * 2
+
+
 def save_program(path: Path, *, batch: "Dim | int | None" = None, training: bool = False, rows: int = 4) -> ConvNet:
     """The lively net's program at `path`, its batch free unless another dim is given; 0 makes it static."""
     module = lively(0)

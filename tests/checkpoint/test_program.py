@@ -20,7 +20,7 @@ from deploy.convert.export import export_program
 from deploy.errors import UsageError
 from deploy.files import sha256_file
 from deploy.spec import BATCH
-from tests.checkpoint.programs import Caster, Growing, Nested, Ruled, save, save_program
+from tests.checkpoint.programs import Caster, Growing, Nested, Plain, Ruled, save, save_program
 from tests.models import IMAGE, ConvNet, TwoTowers
 
 
@@ -298,3 +298,23 @@ def test_other_archives_of_the_suffix_are_told_apart(entry: str, said: str, tmp_
         archive.writestr(entry, b"")
 
     assert said in refusal(tmp_path / "model.pt2")
+
+
+def test_what_is_exchanged_otherwise_is_exported_so(tmp_path: Path) -> None:
+    save(tmp_path / "p.pt2", Plain(), (torch.randn(4, 6), "x"), dynamic_shapes=({0: Dim("n")}, None))
+    checkpoint = read(tmp_path / "p.pt2")
+    assert [tensor.name for tensor in checkpoint.inputs] == ["x"]
+    program = export_program(checkpoint, max_batch=4, folder=tmp_path)
+    assert [(one.dtype, one.shape) for one in program.spec.outputs] == [
+        ("float32", (BATCH, 4)),
+        ("float32", (BATCH, 1)),
+    ]
+
+
+def test_what_torch_could_not_load_is_said(tmp_path: Path) -> None:
+    class Named(Plain):
+        def forward(self, x: torch.Tensor, mode: str) -> tuple[torch.Tensor, str]:  # type: ignore[override]
+            return self.body(x), mode
+
+    save(tmp_path / "p.pt2", Named(), (torch.randn(4, 6), "x"), dynamic_shapes=({0: Dim("n")}, None))
+    assert "Unable to deserialize output node" in refusal(tmp_path / "p.pt2")

@@ -245,7 +245,7 @@ def test_sizes_that_a_forward_does_not_take_are_named(
         (Tagger(), ("input_ids=int64:4",), {}, r"takes \(input_ids, attention_mask.*\n.*\n.*attention_mask=SHAPE"),
         (Halves(), ("y=6",), {}, "no parameter 'y'"),
         (Halves(), ("x=6", "x=6"), {}, "'x', named twice"),
-        (Halves(), ("x=int3:6",), {}, "no dtype 'int3'"),
+        (Halves(), ("x=int3:6",), {}, "no tensor of dtype 'int3'"),
         (Halves(), ("6",), {"dynamic": ("y:1",)}, "no input 'y'"),
         (Halves(), ("6",), {"dynamic": ("x:0",)}, "the batch, which --max-batch makes dynamic"),
         (Halves(), ("6",), {"dynamic": ("x:2",)}, "no axis"),

@@ -1,0 +1,66 @@
+"""What the exporter writes as ONNX though it means something else there, or though no kernel runs it.
+
+Owns these refusals, each before a proof would fail on it in ONNX Runtime's words. Called by onnx, in a child process.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deploy.errors import UnfinishedError
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+    from torch.fx import Node
+
+_USUAL = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
+_LSTM_WEIGHTS = {True: 4, False: 2}  # per layer and direction, with and without biases; a projection is one more
+
+
+def require_writable(exported: ExportedProgram) -> None:
+    """Raises UnfinishedError for an operator that the exporter writes as one with another answer."""
+    for node in exported.graph.nodes:
+        name = str(getattr(getattr(node.target, "overloadpacket", None), "__name__", ""))
+        if name == "lstm":
+            _check_lstm(node)
+
+
+def unusual_dtypes(exported: ExportedProgram) -> set[str]:
+    """The dtypes that the program computes with and ONNX Runtime has few kernels of on a CPU."""
+    import torch
+
+    graphs = [part.graph for part in exported.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+    values = [node.meta.get("val") for graph in graphs for node in graph.nodes]
+    found = {str(getattr(value, "dtype", "torch.float32")).removeprefix("torch.") for value in values}
+    return found.difference(_USUAL)
+
+
+def require_kernels(path: Path, dtypes: str, *, fix: str) -> None:
+    """Raises UnfinishedError where ONNX Runtime cannot run the graph on a CPU; `dtypes` are those it is about."""
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except (errors.NotImplemented, errors.InvalidGraph) as error:
+        # Before what it lacks stands where the file lies, which is nobody's business later.
+        found = re.search(r"Could not find an implementation for .*|Type '.*", str(error))
+        what = found.group() if found else "it cannot load the graph"
+        raise UnfinishedError(
+            f"ONNX Runtime {onnxruntime.__version__} has no {dtypes} kernel on a CPU: {what}", fix=fix
+        ) from error
+
+
+def _check_lstm(node: Node) -> None:
+    weights, biased, layers = (node.args[index] for index in (2, 3, 4))
+    directions = 2 if node.args[7] else 1
+    if len(weights) > _LSTM_WEIGHTS[bool(biased)] * layers * directions:  # type: ignore[arg-type, operator]
+        raise UnfinishedError(
+            "ONNX's LSTM has no projection of its state (proj_size)",
+            expected="an LSTM whose output is as wide as its state",
+            fix="use --formats aoti, or train it with a Linear behind the LSTM in place of proj_size",
+        )
