@@ -134,4 +134,6 @@ def _windowed_layers(path: Path, config: Mapping[str, Any], layers: int) -> int:
     if kind.startswith("qwen"):
         return max(0, layers - int(config.get("max_window_layers", layers)))
     pattern = config.get("sliding_window_pattern") or _PATTERNS.get(kind)
+    if isinstance(pattern, str):  # one letter per layer, as EXAONE 4's LLLG: local and global
+        return sum(pattern[layer % len(pattern)] == "L" for layer in range(layers))
     return layers - layers // int(pattern) if pattern else layers

@@ -29,6 +29,7 @@ _BESIDE = (
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 # Stands for an image's embeddings in models that see; Gemma 3's of text alone have it too, beyond their vocabulary.
 _PLACEHOLDER = re.compile(r"<(image|audio|video)_soft_token>")
+_WRAPPED = re.compile(r"\.(?:lora_[AB]|base_layer|modules_to_save)\.")
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
 
@@ -72,9 +73,16 @@ def _check_folder(path: Path) -> None:
             f"{path} is {'a file' if path.exists() else 'not there'}",
             expected="the folder that save_pretrained wrote: config.json, safetensors and the tokenizer",
         )
+    adapted = (path / ADAPTER_CONFIG).is_file()
+    if (path / CONFIG).is_file() and adapted:
+        raise UsageError(
+            f"{path} holds a model and, beside it, a LoRA adapter ({ADAPTER_CONFIG}), which transformers would apply",
+            expected="the model alone, and each adapter in a folder of its own",
+            fix="move the adapter's files to a folder of their own, and name it with --adapter NAME=FOLDER",
+        )
     if (path / CONFIG).is_file():
         return
-    if (path / ADAPTER_CONFIG).is_file():
+    if adapted:
         base = read_object(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "its base model"
         raise UsageError(
             f"{path} is a LoRA adapter of {base}, without the base model",
@@ -96,11 +104,11 @@ def _architecture(path: Path, config: Mapping[str, Any]) -> str:
 
 
 def _weights(path: Path) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
-    """Every tensor by name, and the files they lie in."""
-    if not (path / INDEX).is_file():
-        if not (path / SINGLE).is_file():
-            raise _no_weights(path)
+    """Every tensor by name, and the files they lie in: the one file before an index, which may be of a save before."""
+    if (path / SINGLE).is_file():
         return read_header(path / SINGLE), (SINGLE,)
+    if not (path / INDEX).is_file():
+        raise _no_weights(path)
     where = read_object(path / INDEX).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise UsageError(
@@ -176,6 +184,13 @@ def _check_tensors(
     path: Path, config: Mapping[str, Any], geometry: Geometry, tensors: Mapping[str, StoredTensor]
 ) -> None:
     """Each layer that the config counts has tensors, and the embedding has the config's sizes."""
+    wrapped = next((name for name in tensors if _WRAPPED.search(name)), None)
+    if wrapped is not None:
+        raise UsageError(
+            f"{path} holds the weights of a model that PEFT has wrapped ({wrapped})",
+            expected="the base model's own weights, or those of the merged model",
+            fix="merge it: peft_model.merge_and_unload().save_pretrained(FOLDER); or save base and adapter apart",
+        )
     numbers = {int(match[1]) for name in tensors if (match := _LAYER.search(name))}
     lost = sorted(set(range(geometry.layers)) - numbers) if numbers else []
     if lost or (numbers and max(numbers) >= geometry.layers and not config.get("num_nextn_predict_layers")):
@@ -259,11 +274,19 @@ def _chat_template(path: Path) -> bool:
 
 def _chat_text(path: Path) -> str | None:
     if (path / "chat_template.jinja").is_file():
-        return (path / "chat_template.jinja").read_text()
+        try:
+            return (path / "chat_template.jinja").read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"the chat template {path / 'chat_template.jinja'} is no UTF-8: {error.reason} at byte {error.start}",
+                expected="a Jinja template in UTF-8",
+                fix="save it again: tokenizer.save_pretrained(FOLDER)",
+            ) from error
     for name in ("chat_template.json", "tokenizer_config.json"):
         found = read_object(path / name).get("chat_template") if (path / name).is_file() else None
         if isinstance(found, list):
-            found = next((one.get("template") for one in found if one.get("name") == "default"), None)
+            named = [one for one in found if isinstance(one, dict)]
+            found = next((one.get("template") for one in named if one.get("name") == "default"), None)
         if isinstance(found, str):
             return found
     return None
@@ -274,6 +297,8 @@ def _notes(path: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTe
     stored = _main_dtype(tensors)
     if declared and declared != stored and not _quantization(config):
         yield f"{CONFIG} says {declared} and the weights are {stored}: served as the weights are"
+    if (path / SINGLE).is_file() and (path / INDEX).is_file():
+        yield f"{SINGLE} is served, as transformers loads it, and not the shards that {INDEX} names"
     if config.get("auto_map"):
         yield "the folder's own modelling code is not used: vLLM serves its own of this architecture"
     left = sorted(item.name for item in path.iterdir() if item.is_file() and item.suffix in (".pt", ".bin", ".pth"))
