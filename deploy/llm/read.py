@@ -17,6 +17,7 @@ from deploy.llm.cache import read_attention
 from deploy.llm.model import Adapter, Geometry, LlmCheckpoint
 from deploy.llm.safetensors import StoredTensor, read_header
 from deploy.records import read_object
+from deploy.serve.vllm import short_positions
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -176,6 +177,7 @@ def _geometry(path: Path, config: Mapping[str, Any]) -> Geometry:
         kv_heads=size("num_key_value_heads", "num_kv_heads", default=heads),
         vocabulary=size("vocab_size"),
         positions=size("max_position_embeddings", "n_positions", "max_seq_len"),
+        short=short_positions(config),
         **sizes,
     )
 
@@ -297,6 +299,11 @@ def _notes(path: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTe
     stored = _main_dtype(tensors)
     if declared and declared != stored and not _quantization(config):
         yield f"{CONFIG} says {declared} and the weights are {stored}: served as the weights are"
+    if short := short_positions(config):
+        yield (
+            f"LongRoPE: with a context of more than {short:,} tokens vLLM takes the factors for long prompts for short "
+            f"ones too, and answers them otherwise than transformers; {short:,} unless --context says more"
+        )
     if (path / SINGLE).is_file() and (path / INDEX).is_file():
         yield f"{SINGLE} is served, as transformers loads it, and not the shards that {INDEX} names"
     if config.get("auto_map"):

@@ -83,7 +83,8 @@ def _context(checkpoint: LlmCheckpoint, wishes: Wishes) -> int:
             f"--context is {wishes.context}",
             expected=f"{_LEAST_CONTEXT} to {most}, the positions that the model was trained with",
         )
-    return wishes.context or most
+    # With more, vLLM would answer short prompts otherwise than the model was trained to.
+    return wishes.context or min(checkpoint.geometry.short or most, most)
 
 
 def _device(target: Target, wishes: Wishes) -> _Device:
