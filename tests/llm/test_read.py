@@ -91,6 +91,10 @@ def test_a_shard_of_another_save_is_refused(tmp_path: Path) -> None:
         ({"num_key_value_heads": 4}, "keys' weights of .* have 64 rows"),
         ({"head_dim": 64}, "says 2 heads of keys and values, of 64 each"),
         ({"num_key_value_heads": [2, 2]}, r"says that num_key_value_heads is \[2, 2\]"),
+        ({"num_hidden_layers": 10**30}, "holds 2 layers, none of them number 2"),
+        ({"layer_types": 2}, "says in its config.json that layer_types is 2"),
+        ({"sliding_window": 8, "sliding_window_pattern": [1]}, r"that sliding_window_pattern is \[1\]"),
+        ({"index_head_dim": "x"}, "that index_head_dim is 'x'"),
         ({"text_config": {"hidden_size": 128}}, "holds a model of several parts, LlamaForCausalLM"),
     ],
 )
@@ -107,6 +111,14 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path) 
     tokenizer["added_tokens"].append({"id": 384, "content": "<new>"})
     (path / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(UsageError, match="a token 384 and the model a vocabulary of 384"):
+        read_llm(path)
+
+
+@pytest.mark.parametrize("part", [{"model": "x"}, {"model": {"vocab": 3}}, {"added_tokens": [3]}], ids=str)
+def test_a_tokenizer_file_of_other_contents_is_refused(tmp_path: Path, part: dict[str, object]) -> None:
+    path = TINY.write(tmp_path / "llama")
+    edit_json(path / "tokenizer.json", **part)
+    with pytest.raises(UsageError, match=r"tokenizer\.json is no tokenizer"):
         read_llm(path)
 
 
