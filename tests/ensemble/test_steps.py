@@ -14,9 +14,10 @@ from deploy.ensemble.images import damaged_images, seeded_images
 from deploy.ensemble.inputs import NamedInput
 from deploy.ensemble.models.image import BadImage, prepare
 from deploy.ensemble.models.scores import BadOutput, best
-from deploy.ensemble.proof import judge_transform
-from deploy.ensemble.reference import TrainedAnswers, _training_transform
+from deploy.ensemble.proof import EnsembleQuestion, judge_transform, make_question
+from deploy.ensemble.reference import Answers, TrainedAnswers, _training_transform
 from deploy.ensemble.transform import ImageTransform
+from deploy.errors import UsageError
 from deploy.evidence import Verdict
 from tests.pictures import encoded
 
@@ -164,3 +165,18 @@ def test_an_answer_that_is_no_number_has_no_scores(lost: list[float]) -> None:
     with pytest.raises(BadOutput, match="answer 2 of 2 holds NaN or infinity"):
         best(np.array([[1.0, 2.0], lost], np.float32), 2)
     assert best(np.array([[-np.inf, 2.0]]), 2)[1].tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "found"),
+    [([[0.1, 0.9], [0.7, 0.3]], "adds up to 1, as behind a softmax"), ([[0.9, 0.9], [0.1, 0.3]], "behind a sigmoid")],
+)
+def test_scores_of_scores_are_refused(outputs: list[list[float]], found: str) -> None:
+    """A network that ends with a softmax of its own would be answered with another one's, all classes alike."""
+    question = EnsembleQuestion(names=(), damaged=0, labels=("a", "b"), count=2, allowed=0.0, max_batch=1)
+    whole = [NamedInput(name="one", data=b"1"), NamedInput(name="two", data=b"2")]
+    values = np.array(outputs)
+    with pytest.raises(UsageError, match=found):
+        make_question(whole, [], Answers(reference=values, eager=(values,)), question)
+    logits = np.log(values)
+    make_question(whole, [], Answers(reference=logits, eager=(logits,)), question)
