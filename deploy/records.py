@@ -60,7 +60,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file that other tools write and read. Raises UsageError if there is none."""
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{path} cannot be read: {error}", expected="a JSON object", fix="copy or write that file again"
         ) from error

@@ -118,8 +118,11 @@ def make_question(
 ) -> Asked:
     """The question with its budget: ten times the error that eager itself makes in the answers, and 8 epsilons.
 
-    Raises UsageError if the answers hardly differ between the inputs, so that nothing could be told by them.
+    Raises UsageError if the answers hardly differ between the inputs, so that nothing could be told by them, or are
+    scores already.
     """
+    if question.answer == "scores":
+        _require_logits(question.kind, answers.reference)
     final = _softmax if question.answer == "scores" else _as_they_are
     exact = final(answers.reference)
     error = max(float(np.abs(final(run) - exact).max()) for run in answers.eager)
@@ -263,6 +266,22 @@ class _Asking:
 def labels_json(labels: Sequence[str]) -> bytes:
     """The labels as the last step reads them."""
     return json.dumps(list(labels), ensure_ascii=False, indent=0).encode()
+
+
+def _require_logits(kind: Kind, values: np.ndarray) -> None:
+    """Raises UsageError if a network ends with a softmax or a sigmoid of its own: the last step would take another."""
+    if values.min() < 0.0 or values.max() > 1.0:
+        return
+    of_softmax = bool(np.allclose(values.sum(axis=1), 1.0, atol=1e-3))
+    how = "each row adds up to 1, as behind a softmax" if of_softmax else "as behind a sigmoid"
+    raise UsageError(
+        f"--ensemble {kind} makes scores of the network's outputs, and they are scores already: all of them lie in "
+        f"0..1 for {len(values)} {kind}s, {how}",
+        expected="a classifier's raw outputs (logits)",
+        fix="leave the last softmax out of the network's forward"
+        if of_softmax
+        else f"leave --ensemble {kind} out: the version gives the outputs as they are",
+    )
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

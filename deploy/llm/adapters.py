@@ -17,6 +17,7 @@ from deploy.records import read_object
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TENSOR = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_(A|B|embedding_A|embedding_B)(?:\.default)?(?:\.weight)?")
+_VARIANTS = ("alora_invocation_tokens", "layer_replication", "monteclora_config", "use_bdlora", "use_qalora")
 # vLLM allocates room for one of these ranks (vllm/config/lora.py: MaxLoRARanks).
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
@@ -68,6 +69,9 @@ def _rank(path: Path, config: Mapping[str, Any]) -> int:
         "bias": config.get("bias", "none") != "none",
         "modules_to_save": bool(config.get("modules_to_save")),
         "rank_pattern": bool(config.get("rank_pattern")),
+        "lora_bias": bool(config.get("lora_bias")),
+        # Vanilla LoRA is what vLLM would compute of these instead, as far as its release does not refuse them.
+        **{name: bool(config.get(name)) for name in _VARIANTS},
         # vLLM 0.32 follows it; releases of before read one alpha for all, and nothing would say so.
         "alpha_pattern": bool(config.get("alpha_pattern")),
         # What it took out of the base's weights would still be in those that vLLM adds the adapter to.

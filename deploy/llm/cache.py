@@ -34,6 +34,12 @@ _LATENT = frozenset(
 )
 # Every so-many-th layer sees all tokens, where the config does not list its layers: transformers' own defaults.
 _PATTERNS = {"cohere2": 4, "gemma2": 2, "gemma3_text": 6, "gpt_oss": 2}
+_KINDS: dict[str, tuple[type, ...]] = {
+    "layer_types": (list,),
+    "sliding_window_pattern": (int, str),
+    "max_window_layers": (int,),
+    "index_head_dim": (int,),
+}
 _WINDOWED = "sliding_attention"
 _FULL = "full_attention"
 # What says that some layers keep a state instead of tokens.
@@ -52,8 +58,9 @@ class CacheUse:
 def read_attention(path: Path, config: Mapping[str, Any], *, layers: int) -> dict[str, int]:
     """The fields of a Geometry that say what its cache holds, beyond the heads.
 
-    Raises UsageError if some layers keep what this arithmetic does not know.
+    Raises UsageError if some layers keep what this arithmetic does not know, or a value is none that a config has.
     """
+    _check_kinds(path, config)
     _check_known(path, config)
     windowed = _windowed_layers(path, config, layers)
     found = {"window": int(config["sliding_window"]), "windowed": windowed} if windowed else {}
@@ -107,6 +114,18 @@ def _groups(full: int, windowed: int) -> tuple[int, tuple[int, int]]:
     return size, (-(-full // size), -(-windowed // size))
 
 
+def _check_kinds(path: Path, config: Mapping[str, Any]) -> None:
+    """Raises UsageError for a value of another kind than every config has there."""
+    for name, kinds in _KINDS.items():
+        value = config.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+            raise UsageError(
+                f"{path} says in its config.json that {name} is {value!r}",
+                expected=" or ".join({int: "a number", str: "text", list: "a list"}[kind] for kind in kinds),
+                fix="save it again: model.save_pretrained(FOLDER)",
+            )
+
+
 def _check_known(path: Path, config: Mapping[str, Any]) -> None:
     kinds = {str(kind) for kind in config.get("layer_types") or ()} - {_FULL, _WINDOWED}
     states = [name for name in _STATES if config.get(name)]
@@ -132,6 +151,9 @@ def _windowed_layers(path: Path, config: Mapping[str, Any], layers: int) -> int:
     if isinstance(listed, list):
         return listed[:layers].count(_WINDOWED)
     if kind.startswith("qwen"):
-        return max(0, layers - int(config.get("max_window_layers", layers)))
+        return max(0, layers - (config.get("max_window_layers") or layers))
     pattern = config.get("sliding_window_pattern") or _PATTERNS.get(kind)
+    if isinstance(pattern, str):  # one letter per layer, as EXAONE 4's LLLG: local and global
+        times, rest = divmod(layers, len(pattern))
+        return times * pattern.count("L") + pattern[:rest].count("L")
     return layers - layers // int(pattern) if pattern else layers

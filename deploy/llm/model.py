@@ -33,6 +33,7 @@ class Geometry(Record):
 
     `latent` is the length of the one vector that a token has per layer with MLA, 0 where it has keys and values per
     head; `index_bytes` what sparse attention keeps besides. `windowed` layers keep the last `window` tokens only.
+    `short` is the longest context at which LongRoPE's short factors count, 0 without LongRoPE.
     """
 
     layers: int
@@ -47,6 +48,7 @@ class Geometry(Record):
     index_bytes: int = 0
     window: int = 0
     windowed: int = 0
+    short: int = 0
 
 
 class LlmCheckpoint(Record):

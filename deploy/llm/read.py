@@ -10,25 +10,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from deploy.errors import MissingError, UsageError
+from deploy.errors import UsageError
 from deploy.files import sha256_bytes, sha256_file
 from deploy.llm.adapters import read_adapters
 from deploy.llm.cache import read_attention
 from deploy.llm.model import Adapter, Geometry, LlmCheckpoint
 from deploy.llm.safetensors import StoredTensor, read_header
+from deploy.llm.tokenizer import check_tokenizer, has_chat_template
 from deploy.records import read_object
+from deploy.serve.vllm import short_positions
 
 CONFIG, INDEX, SINGLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-_TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 _BESIDE = (
     CONFIG, "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json",
     "merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
     "preprocessor_config.json",
 )  # fmt: skip
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
-# Stands for an image's embeddings in models that see; Gemma 3's of text alone have it too, beyond their vocabulary.
-_PLACEHOLDER = re.compile(r"<(image|audio|video)_soft_token>")
+_WRAPPED = re.compile(r"\.(?:lora_[AB]|base_layer|modules_to_save)\.")
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
 
 
@@ -43,8 +43,8 @@ def read_llm(path: Path, adapters: tuple[tuple[str, Path], ...] = ()) -> LlmChec
     tensors, weight_files = _weights(path)
     geometry = _geometry(path, config)
     _check_tensors(path, config, geometry, tensors)
-    _check_tokenizer(path, geometry)
-    chat, notes = _chat_template(path), list(_notes(path, config, tensors))
+    check_tokenizer(path, vocabulary=geometry.vocabulary)
+    chat, notes = has_chat_template(path), list(_notes(path, config, tensors))
     if not chat:
         notes.append("no chat template: clients must write the prompt's format themselves")
     found = read_adapters(adapters or tuple(_inner_adapters(path)), tensors)
@@ -72,9 +72,16 @@ def _check_folder(path: Path) -> None:
             f"{path} is {'a file' if path.exists() else 'not there'}",
             expected="the folder that save_pretrained wrote: config.json, safetensors and the tokenizer",
         )
+    adapted = (path / ADAPTER_CONFIG).is_file()
+    if (path / CONFIG).is_file() and adapted:
+        raise UsageError(
+            f"{path} holds a model and, beside it, a LoRA adapter ({ADAPTER_CONFIG}), which transformers would apply",
+            expected="the model alone, and each adapter in a folder of its own",
+            fix="move the adapter's files to a folder of their own, and name it with --adapter NAME=FOLDER",
+        )
     if (path / CONFIG).is_file():
         return
-    if (path / ADAPTER_CONFIG).is_file():
+    if adapted:
         base = read_object(path / ADAPTER_CONFIG).get("base_model_name_or_path") or "its base model"
         raise UsageError(
             f"{path} is a LoRA adapter of {base}, without the base model",
@@ -96,11 +103,11 @@ def _architecture(path: Path, config: Mapping[str, Any]) -> str:
 
 
 def _weights(path: Path) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
-    """Every tensor by name, and the files they lie in."""
-    if not (path / INDEX).is_file():
-        if not (path / SINGLE).is_file():
-            raise _no_weights(path)
+    """Every tensor by name, and the files they lie in: the one file before an index, which may be of a save before."""
+    if (path / SINGLE).is_file():
         return read_header(path / SINGLE), (SINGLE,)
+    if not (path / INDEX).is_file():
+        raise _no_weights(path)
     where = read_object(path / INDEX).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise UsageError(
@@ -168,6 +175,7 @@ def _geometry(path: Path, config: Mapping[str, Any]) -> Geometry:
         kv_heads=size("num_key_value_heads", "num_kv_heads", default=heads),
         vocabulary=size("vocab_size"),
         positions=size("max_position_embeddings", "n_positions", "max_seq_len"),
+        short=short_positions(config),
         **sizes,
     )
 
@@ -176,11 +184,18 @@ def _check_tensors(
     path: Path, config: Mapping[str, Any], geometry: Geometry, tensors: Mapping[str, StoredTensor]
 ) -> None:
     """Each layer that the config counts has tensors, and the embedding has the config's sizes."""
-    numbers = {int(match[1]) for name in tensors if (match := _LAYER.search(name))}
-    lost = sorted(set(range(geometry.layers)) - numbers) if numbers else []
-    if lost or (numbers and max(numbers) >= geometry.layers and not config.get("num_nextn_predict_layers")):
+    wrapped = next((name for name in tensors if _WRAPPED.search(name)), None)
+    if wrapped is not None:
         raise UsageError(
-            f"{path} holds {len(numbers)} layers" + (f", none of them number {lost[0]}" if lost else ""),
+            f"{path} holds the weights of a model that PEFT has wrapped ({wrapped})",
+            expected="the base model's own weights, or those of the merged model",
+            fix="merge it: peft_model.merge_and_unload().save_pretrained(FOLDER); or save base and adapter apart",
+        )
+    numbers = {int(match[1]) for name in tensors if (match := _LAYER.search(name))}
+    lost = next((number for number in range(geometry.layers) if number not in numbers), None) if numbers else None
+    if lost is not None or (numbers and max(numbers) >= geometry.layers and not config.get("num_nextn_predict_layers")):
+        raise UsageError(
+            f"{path} holds {len(numbers)} layers" + (f", none of them number {lost}" if lost is not None else ""),
             expected=f"the {geometry.layers} that {CONFIG} counts",
             fix="copy config and weights of one save",
         )
@@ -207,73 +222,18 @@ def _check_tensors(
         )
 
 
-def _check_tokenizer(path: Path, geometry: Geometry) -> None:
-    if not any(all((path / name).is_file() for name in names) for names in _TOKENIZERS):
-        raise UsageError(
-            f"{path} has no tokenizer",
-            expected=", or ".join(" with ".join(names) for names in _TOKENIZERS),
-            fix="tokenizer.save_pretrained(FOLDER) into the same folder",
-        )
-    if (path / "tokenizer.json").is_file():
-        highest = _highest_token(read_object(path / "tokenizer.json"))
-        if highest >= geometry.vocabulary:
-            raise UsageError(
-                f"the tokenizer has a token {highest} and the model a vocabulary of {geometry.vocabulary}",
-                expected="token ids below vocab_size",
-                fix="save the tokenizer that the model was trained with, or resize the embeddings and train them",
-            )
-
-
-def _highest_token(tokenizer: Mapping[str, Any]) -> int:
-    vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
-    ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-    added = (
-        token.get("id", 0)
-        for token in tokenizer.get("added_tokens") or ()
-        if not _PLACEHOLDER.fullmatch(str(token.get("content")))
-    )
-    return max((*ids, *added), default=0)
-
-
-def _chat_template(path: Path) -> bool:
-    """Whether there is one. Raises UsageError if it is no Jinja template."""
-    text = _chat_text(path)
-    if text is None:
-        return False
-    try:
-        from jinja2 import Environment, TemplateSyntaxError
-    except ImportError as error:  # pragma: no cover - jinja2 is a dependency
-        raise MissingError("jinja2 is missing", fix="pip install jinja2") from error
-    try:
-        Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=True).parse(text)
-    except TemplateSyntaxError as error:
-        # `generation` is transformers' own tag, which marks what to train on.
-        if "generation" not in str(error.message):
-            raise UsageError(
-                f"the chat template of {path} cannot be parsed: line {error.lineno}: {error.message}",
-                expected="a Jinja template",
-                fix="correct it, and try it with tokenizer.apply_chat_template",
-            ) from error
-    return True
-
-
-def _chat_text(path: Path) -> str | None:
-    if (path / "chat_template.jinja").is_file():
-        return (path / "chat_template.jinja").read_text()
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        found = read_object(path / name).get("chat_template") if (path / name).is_file() else None
-        if isinstance(found, list):
-            found = next((one.get("template") for one in found if one.get("name") == "default"), None)
-        if isinstance(found, str):
-            return found
-    return None
-
-
 def _notes(path: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> Iterator[str]:
     declared = str(config.get("dtype") or config.get("torch_dtype") or "")
     stored = _main_dtype(tensors)
     if declared and declared != stored and not _quantization(config):
         yield f"{CONFIG} says {declared} and the weights are {stored}: served as the weights are"
+    if short := short_positions(config):
+        yield (
+            f"LongRoPE: with a context of more than {short:,} tokens vLLM takes the factors for long prompts for short "
+            f"ones too, and answers them otherwise than transformers; {short:,} unless --context says more"
+        )
+    if (path / SINGLE).is_file() and (path / INDEX).is_file():
+        yield f"{SINGLE} is served, as transformers loads it, and not the shards that {INDEX} names"
     if config.get("auto_map"):
         yield "the folder's own modelling code is not used: vLLM serves its own of this architecture"
     left = sorted(item.name for item in path.iterdir() if item.is_file() and item.suffix in (".pt", ".bin", ".pth"))

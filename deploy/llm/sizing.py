@@ -83,7 +83,8 @@ def _context(checkpoint: LlmCheckpoint, wishes: Wishes) -> int:
             f"--context is {wishes.context}",
             expected=f"{_LEAST_CONTEXT} to {most}, the positions that the model was trained with",
         )
-    return wishes.context or most
+    # With more, vLLM would answer short prompts otherwise than the model was trained to.
+    return wishes.context or min(checkpoint.geometry.short or most, most)
 
 
 def _device(target: Target, wishes: Wishes) -> _Device:
@@ -108,11 +109,12 @@ def _splits(checkpoint: LlmCheckpoint, wishes: Wishes, target: Target) -> list[i
 def _splits_heads(geometry: Geometry, devices: int) -> bool:
     """Whether vLLM can: each device has as many heads, and as many of keys and values, or one that several repeat.
 
-    vLLM's own assertion, of `LlamaAttention` and its like; a latent vector (MLA) is whole on each device.
+    vLLM's own assertions, of `LlamaAttention` and its like, and of `ColumnParallelLinear` for what lies between the
+    layers of an MLP; a latent vector (MLA) is whole on each device.
     """
     kept = geometry.kv_heads
     whole = geometry.latent or (kept % devices == 0 if kept >= devices else devices % kept == 0)
-    return geometry.heads % devices == 0 and bool(whole)
+    return geometry.heads % devices == 0 and geometry.intermediate % devices == 0 and bool(whole)
 
 
 def _size(checkpoint: LlmCheckpoint, device: _Device, wishes: Wishes, way: _Try) -> Sizing:

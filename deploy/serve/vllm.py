@@ -7,6 +7,7 @@ of its own, which `make vllm` makes in the user's cache. Called by `local` and b
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from deploy.cache import cache_folder
 from deploy.errors import MissingError, UnfinishedError, UsageError
 from deploy.records import read_object
-from deploy.repository.engine_files import ENGINE_FILE, LORA_FILE, inside_version
+from deploy.repository.engine_files import ENGINE_FILE, LORA_FILE, WEIGHTS_FOLDER, inside_version
 from deploy.repository.layout import Version
 from deploy.serve.backends.vllm import asking
 from deploy.serve.parameters import ENGINE_PARAMETER
@@ -90,13 +91,14 @@ def parameters(version: Version, digests: dict[str, str]) -> dict[str, str]:
 def local_arguments(version: Version) -> dict[str, Any]:
     """The engine arguments for this machine's CPU: the published ones, but for what a GPU or its memory is for."""
     published = read_object(version.folder / ENGINE_FILE)
+    context = _local_context(version, int(published["max_model_len"]))
     changed = published | {
         "model": str(_local_path(version, str(published["model"]))),
         "tensor_parallel_size": 1,
         "enforce_eager": True,
-        "max_model_len": min(int(published["max_model_len"]), _CONTEXT),
+        "max_model_len": context,
         "max_num_seqs": min(int(published["max_num_seqs"]), _SEQUENCES),
-        "kv_cache_memory_bytes": _CACHE_BYTES,
+        "kv_cache_memory_bytes": _CACHE_BYTES * -(-context // _CONTEXT),
     }
     changed.pop("gpu_memory_utilization", None)
     if published.get("enable_lora"):
@@ -148,6 +150,27 @@ def surroundings(found: Vllm) -> dict[str, str]:
     """The environment variables for a process of vLLM's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return {**kept, **VARIABLES, "PATH": _path(found)}
+
+
+def short_positions(config: Mapping[str, Any]) -> int:
+    """Up to how many tokens of context vLLM takes LongRoPE's short factors; 0 for a model without them.
+
+    Beyond, it takes the long factors for every prompt, the short ones too, where transformers chooses by the prompt's
+    length (`Phi3LongRoPEScaledRotaryEmbedding` of vLLM 0.32).
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(rope, Mapping) or (rope.get("rope_type") or rope.get("type")) not in ("longrope", "su"):
+        return 0
+    original = rope.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
+    return original if isinstance(original, int) else 0
+
+
+def _local_context(version: Version, published: int) -> int:
+    """As many tokens as an answer needs; more where the published context makes vLLM compute otherwise."""
+    config = version.folder / WEIGHTS_FOLDER / "config.json"
+    short = short_positions(read_object(config)) if config.is_file() else 0
+    enough = short + 1 if short and published > short else 0
+    return min(published, max(_CONTEXT, enough))
 
 
 def _path(found: Vllm) -> str:

@@ -40,14 +40,15 @@ def check_behaviour(checkpoint: Checkpoint, samples: Samples | None, spec: Spec,
 def read_labels(path: Path) -> tuple[str, ...]:
     """The class names in a text file, one per line, in order. Raises UsageError if it is absent or has blank lines."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not at what else Python's splitlines breaks at; a mark of the byte order is no part of the first name.
+        lines = path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
     except FileNotFoundError as error:
         raise UsageError(f"there is no labels file {path}", expected="a text file, one class name per line") from error
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise UsageError(f"{path} is no text file", expected="UTF-8 text, one class name per line") from error
     blank = [number for number, line in enumerate(lines, 1) if not line.strip()]
-    if blank or not lines:
-        found = f"line {blank[0]} of {path} is blank" if blank else f"{path} is empty"
+    if blank:
+        found = f"line {blank[0]} of {path} is blank" if len(lines) > 1 else f"{path} is empty"
         raise UsageError(found, expected="one class name per line, without gaps")
     return tuple(line.strip() for line in lines)
 

@@ -13,10 +13,11 @@ from PIL import Image
 from deploy.ensemble.images import damaged_images, seeded_images
 from deploy.ensemble.inputs import NamedInput
 from deploy.ensemble.models.image import BadImage, prepare
-from deploy.ensemble.models.scores import best
-from deploy.ensemble.proof import judge_transform
-from deploy.ensemble.reference import TrainedAnswers, _training_transform
+from deploy.ensemble.models.scores import BadOutput, best
+from deploy.ensemble.proof import EnsembleQuestion, judge_transform, make_question
+from deploy.ensemble.reference import Answers, TrainedAnswers, _training_transform
 from deploy.ensemble.transform import ImageTransform
+from deploy.errors import UsageError
 from deploy.evidence import Verdict
 from tests.pictures import encoded
 
@@ -156,3 +157,26 @@ def test_the_best_classes_come_first_with_softmax_scores() -> None:
     assert classes.tolist() == [[1, 2], [0, 1], [0, 2]]
     np.testing.assert_allclose(scores[0], np.exp([3.0, 2.0]) / np.exp([1.0, 2.0, 3.0]).sum(), rtol=1e-6)
     np.testing.assert_allclose(scores[1:], [[1 / 3, 1 / 3], [1.0, 0.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("lost", [[np.nan, 1.0], [np.inf, 1.0], [-np.inf, -np.inf]], ids=str)
+def test_an_answer_that_is_no_number_has_no_scores(lost: list[float]) -> None:
+    """As where a float16 network leaves its range: refused, and not answered with the first class and NaN."""
+    with pytest.raises(BadOutput, match="answer 2 of 2 holds NaN or infinity"):
+        best(np.array([[1.0, 2.0], lost], np.float32), 2)
+    assert best(np.array([[-np.inf, 2.0]]), 2)[1].tolist() == [[1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "found"),
+    [([[0.1, 0.9], [0.7, 0.3]], "adds up to 1, as behind a softmax"), ([[0.9, 0.9], [0.1, 0.3]], "behind a sigmoid")],
+)
+def test_scores_of_scores_are_refused(outputs: list[list[float]], found: str) -> None:
+    """A network that ends with a softmax of its own would be answered with another one's, all classes alike."""
+    question = EnsembleQuestion(names=(), damaged=0, labels=("a", "b"), count=2, allowed=0.0, max_batch=1)
+    whole = [NamedInput(name="one", data=b"1"), NamedInput(name="two", data=b"2")]
+    values = np.array(outputs)
+    with pytest.raises(UsageError, match=found):
+        make_question(whole, [], Answers(reference=values, eager=(values,)), question)
+    logits = np.log(values)
+    make_question(whole, [], Answers(reference=logits, eager=(logits,)), question)

@@ -134,6 +134,12 @@ def test_what_cannot_be_sized_is_refused(unknown: dict[str, Any]) -> None:
         read_attention(HERE, unknown, layers=2)
 
 
+def test_a_pattern_of_letters_says_which_layers_have_a_window() -> None:
+    """As EXAONE 4's config has it beside its list of layers: three local ones, then a global one."""
+    config = {"model_type": "exaone4", "sliding_window": 4096, "sliding_window_pattern": "LLLG"}
+    assert read_attention(HERE, config, layers=64) == {"window": 4096, "windowed": 48}
+
+
 def test_a_folder_with_a_window_is_sized_with_it(tmp_path: Path) -> None:
     path = Llama().write(tmp_path / "llama")
     kinds = ["sliding_attention", "full_attention"]

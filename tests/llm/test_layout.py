@@ -17,6 +17,7 @@ from deploy.repository.lint import lint
 from deploy.repository.manifest import verify_files
 from deploy.repository.promotion import promote
 from deploy.repository.protobuf import parse_config
+from deploy.serve.vllm import local_arguments
 from deploy.targets import find_target
 from tests.llm.checkpoints import Llama, edit_json, write_adapter
 
@@ -100,6 +101,21 @@ def test_without_vllm_the_proof_is_refused_before_any_work(tmp_path: Path) -> No
     with pytest.raises(MissingError):
         package_llm(asked)
     assert not asked.repository.exists()
+
+
+def test_longrope_is_served_and_proven_as_its_context_has_it(tmp_path: Path) -> None:
+    """vLLM takes the long factors for every prompt once the context is longer than the short ones' own."""
+    path = TINY.write(tmp_path / "llama", max_position_embeddings=131_072)
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 16, "long_factor": [2.0] * 16}
+    edit_json(path / "config.json", rope_parameters=rope, original_max_position_embeddings=4096)
+    result = package_llm(request(tmp_path))
+    assert result.plan.sizing.context == 4096
+    assert any("takes the factors for long prompts for short ones too" in note for note in result.plan.checkpoint.notes)
+    assert local_arguments(published(result))["max_model_len"] == 2048
+    asked = request(tmp_path, wishes=Wishes(gpu="H100-80GB", context=32_768))
+    longer = local_arguments(published(package_llm(asked)))
+    # A proof within the short factors would say nothing of what is served.
+    assert (longer["max_model_len"], longer["kv_cache_memory_bytes"]) == (4097, 3 * 1024**3)
 
 
 def test_the_second_version_has_its_own_number_in_every_path(tmp_path: Path) -> None:

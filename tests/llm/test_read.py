@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from deploy.errors import UsageError
 from deploy.llm.read import read_llm
@@ -89,6 +91,10 @@ def test_a_shard_of_another_save_is_refused(tmp_path: Path) -> None:
         ({"num_key_value_heads": 4}, "keys' weights of .* have 64 rows"),
         ({"head_dim": 64}, "says 2 heads of keys and values, of 64 each"),
         ({"num_key_value_heads": [2, 2]}, r"says that num_key_value_heads is \[2, 2\]"),
+        ({"num_hidden_layers": 10**30}, "holds 2 layers, none of them number 2"),
+        ({"layer_types": 2}, "says in its config.json that layer_types is 2"),
+        ({"sliding_window": 8, "sliding_window_pattern": [1]}, r"that sliding_window_pattern is \[1\]"),
+        ({"index_head_dim": "x"}, "that index_head_dim is 'x'"),
         ({"text_config": {"hidden_size": 128}}, "holds a model of several parts, LlamaForCausalLM"),
     ],
 )
@@ -105,6 +111,14 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path) 
     tokenizer["added_tokens"].append({"id": 384, "content": "<new>"})
     (path / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(UsageError, match="a token 384 and the model a vocabulary of 384"):
+        read_llm(path)
+
+
+@pytest.mark.parametrize("part", [{"model": "x"}, {"model": {"vocab": 3}}, {"added_tokens": [3]}], ids=str)
+def test_a_tokenizer_file_of_other_contents_is_refused(tmp_path: Path, part: dict[str, object]) -> None:
+    path = TINY.write(tmp_path / "llama")
+    edit_json(path / "tokenizer.json", **part)
+    with pytest.raises(UsageError, match=r"tokenizer\.json is no tokenizer"):
         read_llm(path)
 
 
@@ -127,6 +141,44 @@ def test_a_broken_chat_template_is_refused_and_a_missing_one_is_said(tmp_path: P
         read_llm(path)
 
 
+def test_a_chat_template_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    path = TINY.write(tmp_path / "llama", chat=False)
+    (path / "chat_template.jinja").write_bytes(b"{{ '\xff' }}")
+    with pytest.raises(UsageError, match=r"chat_template.jinja is no UTF-8: invalid start byte at byte 4"):
+        read_llm(path)
+
+
+def test_one_file_goes_before_an_index_of_an_earlier_save_as_in_transformers(tmp_path: Path) -> None:
+    """Saved in shards, fine-tuned and saved again as one file: transformers leaves the index, and loads the file."""
+    earlier, path = Llama(seed=3).write(tmp_path / "earlier", shards=2), TINY.write(tmp_path / "llama")
+    for file in earlier.glob("model*"):
+        (path / file.name).write_bytes(file.read_bytes())
+    found = read_llm(path)
+    assert [name for name in found.files if name.startswith("model")] == ["model.safetensors"]
+    assert any("model.safetensors is served, as transformers loads it" in note for note in found.notes)
+
+
+def test_an_adapter_among_the_model_s_own_files_is_refused(tmp_path: Path) -> None:
+    """transformers loads the base with it applied; a version without it would say something else."""
+    path, adapter = TINY.write(tmp_path / "llama"), write_adapter(tmp_path / "support", TINY)
+    for file in adapter.iterdir():
+        (path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UsageError, match=r"holds a model and, beside it, a LoRA adapter") as caught:
+        read_llm(path)
+    assert "--adapter" in caught.value.fix
+
+
+def test_the_weights_of_a_wrapped_model_are_refused(tmp_path: Path) -> None:
+    path = TINY.write(tmp_path / "llama")
+    tensors = TINY.tensors() | {"model.layers.0.self_attn.q_proj.lora_A.default.weight": np.ones((4, 128), np.float32)}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        UsageError, match=r"a model that PEFT has wrapped \(model.layers.0.self_attn.q_proj.lora_A"
+    ) as one:
+        read_llm(path)
+    assert "merge_and_unload" in one.value.fix
+
+
 def test_an_adapter_alone_says_how_to_serve_it(tmp_path: Path) -> None:
     path = write_adapter(tmp_path / "support", TINY)
     with pytest.raises(UsageError, match=r"a LoRA adapter of llama, without the base model") as caught:
@@ -139,6 +191,8 @@ def test_an_adapter_alone_says_how_to_serve_it(tmp_path: Path) -> None:
     [
         ({"use_dora": True}, "uses use_dora, which vLLM does not serve"),
         ({"modules_to_save": ["lm_head"]}, "uses modules_to_save"),
+        ({"alora_invocation_tokens": [5, 6]}, "uses alora_invocation_tokens"),
+        ({"layer_replication": [[0, 2]]}, "uses layer_replication"),
         ({"alpha_pattern": {"q_proj": 32}}, "uses alpha_pattern, which vLLM does not serve"),
         ({"init_lora_weights": "pissa"}, "uses init_lora_weights pissa"),
         ({"peft_type": "IA3"}, "is a IA3 adapter"),

@@ -56,6 +56,14 @@ def test_the_terms_of_a_known_model_are_those_computed_by_hand() -> None:
     assert any("H100-80GB" in line and "90% of 80.00 GB = 72.00 GB" in line for line in found.lines())
 
 
+def test_a_model_is_split_as_vllm_can_split_its_layers_alone() -> None:
+    """vLLM asserts that what lies between an MLP's layers divides too: 28,674 is even, and not divisible by four."""
+    odd = llama(SEVENTY.model_copy(update={"intermediate": 28_674}), 70_553_706_496)
+    with pytest.raises(UsageError, match="the model does not fit") as refused:
+        size_model(odd, H100, Wishes(gpu="H100-80GB", sequences=4, context=8192), dtype="bfloat16")
+    assert "split over 1, 2)" in refused.value.expected
+
+
 def test_a_larger_model_is_split_over_more_gpus() -> None:
     found = size_model(LLAMA_70B, H100, Wishes(gpu="H100-80GB", sequences=4, context=8192), dtype="bfloat16")
     assert found.tensor_parallel == 4

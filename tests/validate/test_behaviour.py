@@ -130,6 +130,11 @@ def test_a_labels_file_is_read_line_by_line(tmp_path: Path) -> None:
     path = tmp_path / "labels.txt"
     path.write_text("cat\ndog \nowl\n")
     assert read_labels(path) == ANIMALS
+    # A mark of the byte order and Windows' ends of lines; and a name with what Python's splitlines breaks at.
+    path.write_bytes("\ufeffcat\r\ndog\r\nowl".encode())
+    assert read_labels(path) == ANIMALS
+    path.write_bytes("日本\u2028東京\nä\x85\x0cö\n".encode())
+    assert read_labels(path) == ("日本\u2028東京", "ä\x85\x0cö")
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read what training did."""
         folder = Path(args["model_repository"], args["model_version"])
-        self._transform: dict[str, Any] = json.loads((folder / "transform.json").read_text())
+        self._transform: dict[str, Any] = json.loads((folder / "transform.json").read_text(encoding="utf-8"))
         self._batched = json.loads(args["model_config"])["max_batch_size"] > 0
 
     def execute(self, requests: list[Any]) -> list[Any]:

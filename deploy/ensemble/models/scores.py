@@ -10,9 +10,20 @@ from typing import Any
 import numpy as np
 
 
+class BadOutput(ValueError):  # noqa: N818 - named for what it says
+    """An answer of the network's that is no number."""
+
+
 def best(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` best classes of each row, best first, and their softmax scores in float32."""
+    """The `count` best classes of each row, best first, and their softmax scores in float32.
+
+    Raises BadOutput with the reason where there is none: a float16 network may leave its range.
+    """
     wide = logits.astype(np.float64)
+    lost = np.isnan(wide).any(axis=1) | np.isposinf(wide).any(axis=1) | np.isneginf(wide).all(axis=1)
+    if lost.any():
+        which = f" {lost.argmax() + 1} of {len(wide)}" if len(wide) > 1 else ""
+        raise BadOutput(f"the network's answer{which} holds NaN or infinity, which nothing can be told by")
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))
     scores = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
     # Stable, so that equal scores stand in the classes' own order.
@@ -26,7 +37,9 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the labels, and how many are wanted."""
         folder = Path(args["model_repository"], args["model_version"])
-        self._labels = np.array([name.encode() for name in json.loads((folder / "labels.json").read_text())], object)
+        # The stub's own locale may know no letter beyond ASCII.
+        names: list[str] = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
+        self._labels = np.array([name.encode() for name in names], object)
         outputs = {tensor["name"]: tensor for tensor in json.loads(args["model_config"])["output"]}
         self._count = int(outputs["SCORES"]["dims"][-1])
 
@@ -37,7 +50,11 @@ class TritonPythonModel:
         responses = []
         for request in requests:
             logits = pb_utils.get_input_tensor_by_name(request, "LOGITS").as_numpy()
-            classes, scores = best(logits, self._count)
+            try:
+                classes, scores = best(logits, self._count)
+            except BadOutput as error:
+                responses.append(pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error))))
+                continue
             tensors = [pb_utils.Tensor("LABELS", self._labels[classes]), pb_utils.Tensor("SCORES", scores)]
             responses.append(pb_utils.InferenceResponse(tensors))
         return responses

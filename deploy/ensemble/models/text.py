@@ -79,7 +79,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the tokenizer."""
         folder = Path(args["model_repository"], args["model_version"])
-        settings = json.loads((folder / "text.json").read_text())
+        settings = json.loads((folder / "text.json").read_text(encoding="utf-8"))
         self._encoder = Encoder((folder / "tokenizer.json").read_text(encoding="utf-8"), settings)
 
     def execute(self, requests: list[Any]) -> list[Any]:
