@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from deploy.convert import aoti, onnx
 from deploy.convert.archive import MODEL_NAME
+from deploy.convert.compiler import AVX2_MARCH, compiler_run, require_compiler
 from deploy.convert.flex import plain_attention
 from deploy.convert.model import Device
 from deploy.convert.onnx_file import write_model
@@ -28,6 +29,7 @@ CONTENDERS = (EAGER, CONTROL, AOTI, ONNX, COMPILED, *GRAPHED)
 
 MAX_BATCH = 1024
 SAMPLE_BATCH = 2  # one row would be taken for a constant
+EXPORTED_ROWS = 32  # as the converter has it on a GPU, whose kernels are tuned for the sizes of the sample
 _OPSET = 20
 _INLINE_LIMIT = 1_900_000_000
 _WARM_UP = 3
@@ -132,7 +134,7 @@ class Graph:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """A captured call, run again. It keeps what it captured: a graph holds the addresses of weights, not the weights."""
+    """A captured call, run again. It keeps what was captured: a graph holds the weights' addresses, not the weights."""
 
     graph: Any
     output: Tensor
@@ -158,7 +160,7 @@ def exported(module: nn.Module, rows: Tensor) -> ExportedProgram:
     """The module's program for any batch, as `deployctl package` exports it."""
     dims = ({0: Dim("batch", min=1, max=MAX_BATCH)},)
     with torch.no_grad():
-        return torch.export.export(module, (rows[:SAMPLE_BATCH].clone(),), dynamic_shapes=dims, strict=False)
+        return torch.export.export(module, (rows[:EXPORTED_ROWS].clone(),), dynamic_shapes=dims, strict=False)
 
 
 def archived(program: ExportedProgram, folder: Path, *, threads: int) -> Path:
@@ -168,7 +170,7 @@ def archived(program: ExportedProgram, folder: Path, *, threads: int) -> Path:
     if device == "cuda":
         # No kernel runs on the CPU, and trying each of its instruction sets takes as long as all else.
         settings |= {"cpp.simdlen": 256, "cpp.vec_isa_ok": True}
-    with aoti.compiler_run(aoti.require_compiler(), folder, march=aoti.AVX2_MARCH, device=device) as runs_it:
+    with compiler_run(require_compiler(), folder, march=AVX2_MARCH, device=device) as runs_it:
         files, way = aoti._compile(program, {**settings, **runs_it})
     print(f"FlexAttention, if there is any: {way}")
     path = folder / "model.pt2"

@@ -23,8 +23,8 @@ from typing import Literal
 
 import psutil
 
-from deploy.convert.aoti import require_compiler
 from deploy.convert.building import aoti_obstacle
+from deploy.convert.compiler import require_compiler
 from deploy.errors import DeployError, ExitCode, MissingError
 from deploy.gpu import gpu_listing
 from deploy.needs import check_python

@@ -22,9 +22,7 @@ _QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,compute_cap,memory.tota
 _CAPABILITY = re.compile(r"(\d+)\.(\d+)")
 _MEMORY = re.compile(r"(\d+) MiB")
 _SECONDS = 30
-_LIBRARIES = tuple(
-    f"lib{name}.so*" for name in ("cuda", "cudart", "cublas*", "cudnn*", "cufft*", "curand*", "nvrtc*")
-)
+_LIBRARIES = tuple(f"lib{name}.so*" for name in ("cuda", "cudart", "cublas*", "cudnn*", "cufft*", "curand*", "nvrtc*"))
 _MIB = 1024 * 1024
 _NONE_VISIBLE = ("", "-1")
 
@@ -61,7 +59,7 @@ def capability(sm: int | None) -> str:
 
 
 def gpu_folders(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The folders of LD_LIBRARY_PATH that hold the driver's or CUDA's libraries: a process with another path needs them."""
+    """The folders of LD_LIBRARY_PATH with the driver's or CUDA's libraries: a process with another path needs them."""
     folders = environment.get("LD_LIBRARY_PATH", "").split(os.pathsep)
     return tuple(folder for folder in folders if folder and any(any(Path(folder).glob(name)) for name in _LIBRARIES))
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from deploy.checkpoint.load import read_checkpoint
 from deploy.checkpoint.model import Checkpoint
-from deploy.convert.aoti import require_compiler
+from deploy.convert.compiler import require_compiler
 from deploy.convert.export import program_dims, program_inputs
 from deploy.convert.model import Format
 from deploy.device import obstacles, place

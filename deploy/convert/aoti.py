@@ -7,14 +7,10 @@ Owns the compiler's settings and what may lie in the archive. Called by run and 
 from __future__ import annotations
 
 import os
-import platform
-import shlex
-import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +19,8 @@ from deploy.cache import Store
 from deploy.convert.aoti_prepack import PREPACK, prepack
 from deploy.convert.aoti_weights import put_together, take_apart, weights_file
 from deploy.convert.archive import MODEL_NAME, read_metadata
-from deploy.convert.cuda import device_details, exact_float32, local_toolkit
+from deploy.convert.compiler import AVX2_MARCH, compiler_run, compiler_version, cpu_flags, find_compiler, is_avx2
+from deploy.convert.cuda import device_details, exact_float32
 from deploy.convert.export import load_program
 from deploy.convert.flex import (
     DECOMPOSED,
@@ -39,19 +36,13 @@ from deploy.convert.kept_program import weights_without_graph
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Device, Program
 from deploy.convert.reuse import Weights, weights_of, work_key
 from deploy.convert.tactics import Tactic, described
-from deploy.errors import DeployError, MissingError, UnfinishedError
-from deploy.targets import CpuIsa, Target
+from deploy.errors import DeployError, UnfinishedError
+from deploy.targets import Target
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-AVX2_MARCH = "x86-64-v3"  # the psABI's level that has AVX2, FMA and BMI2 and nothing beyond
 _COMPILE_COMMENT = "\n// Compile cmd"
-_PROBE = "#include <cstddef>\n#include <omp.h>\n"
-_COMPILER_ADVICE = {
-    "expected": "g++ 11 or newer with OpenMP, or the compiler that CXX names",
-    "fix": "install g++ (Debian: apt-get install g++), or use --formats onnx",
-}
 _SETTINGS: dict[str, Any] = {
     "aot_inductor.package": True,
     # Names in place of digests of this machine's command lines.
@@ -70,29 +61,7 @@ _GPU_SETTINGS: dict[str, Any] = {
     # Kernels for the GPU that is here: others would want nvcc, and what was not run here is not proven.
     "aot_inductor.emit_multi_arch_kernel": False,
 }
-_SHARED_CPP_LIBRARY = "-l:libstdc++.so.6"
 _WEIGHTS_BESIDE = ("aot_inductor.package_constants_in_so", "aot_inductor.package_constants_on_disk_format")
-
-
-def require_compiler() -> str:
-    """The path of the C++ compiler that AOTInductor will run. Raises MissingError if it is absent or unfit."""
-    compiler = _find_compiler()
-    flags = ["-std=c++20", "-fopenmp", "-fsyntax-only", "-x", "c++", "-"]
-    if _is_x86():
-        flags.insert(0, f"-march={AVX2_MARCH}")
-    done = subprocess.run([compiler, *flags], input=_PROBE, capture_output=True, text=True, check=False)
-    if done.returncode:
-        reason = next((line for line in done.stderr.splitlines() if "error" in line), "it says nothing")
-        raise MissingError(f"{compiler} cannot compile what AOTInductor writes: {reason}", **_COMPILER_ADVICE)
-    return compiler
-
-
-def _find_compiler() -> str:
-    command = os.environ.get("CXX", "g++")
-    found = shutil.which(command)
-    if found is None:
-        raise MissingError(f"the C++ compiler {command!r} is not on PATH", **_COMPILER_ADVICE)
-    return found
 
 
 def compile_aoti(
@@ -106,8 +75,8 @@ def compile_aoti(
     options = tactic.options if tactic else {}
     store = None if "freezing" in options else store
     exact_float32(program.device)
-    compiler = _find_compiler()
-    march = AVX2_MARCH if _is_avx2(target.cpu_isa) else "native"
+    compiler = find_compiler()
+    march = AVX2_MARCH if is_avx2(target.cpu_isa) else "native"
     build = _Build(program=program, target=target, folder=folder, compiler=compiler, march=march, options=options)
     exported, weights = None, weights_without_graph(program)
     if weights is None:
@@ -159,7 +128,7 @@ class _Build:
     def settings(self) -> dict[str, Any]:
         chosen = {name: value == "1" for name, value in self.options.items()}
         settings = compiler_settings(self.program.device) | chosen
-        if not _is_avx2(self.target.cpu_isa):
+        if not is_avx2(self.target.cpu_isa):
             return settings
         # cpuid is asked all the same; what is skipped is compiling a test program per instruction set.
         return {**settings, "cpp.simdlen": 256, "cpp.vec_isa_ok": True}
@@ -167,9 +136,9 @@ class _Build:
     def key(self, weights: Weights) -> str:
         """The key of the code that this compiles, whatever the values of the weights."""
         told = {name: str(value) for name, value in self.settings.items()}
-        told |= {"compiler": _version(self.compiler), "march": self.march}
+        told |= {"compiler": compiler_version(self.compiler), "march": self.march}
         if self.march == "native":
-            told["cpu"] = _cpu_flags()
+            told["cpu"] = cpu_flags()
         told |= device_details(self.program.device)
         return work_key(self.program, weights, format="aoti", settings=told, target=self.target)
 
@@ -182,7 +151,7 @@ class _Build:
         # Put in by `put_together`: packed here, the weights would lie on disk twice, and whole in memory.
         blob = weights_file(files)
         _package([one for one in files if str(one) != str(blob)], self.path)
-        made = {"torch": torch.__version__, "compiler": _version(self.compiler), "march": self.march}
+        made = {"torch": torch.__version__, "compiler": compiler_version(self.compiler), "march": self.march}
         details = {**made, **_facts(self.path), **attention_detail(self.program, attention)}
         details |= device_details(self.program.device)
         if take_apart(self.path, weights, details, into=entry, blob=blob) is None and blob:
@@ -209,84 +178,6 @@ def known_settings(settings: Mapping[str, Any], known: Collection[str]) -> dict[
     if left_out.intersection(_WEIGHTS_BESIDE):
         left_out.update(_WEIGHTS_BESIDE)
     return {name: value for name, value in settings.items() if name not in left_out}
-
-
-def _is_avx2(isa: CpuIsa) -> bool:
-    return isa == "avx2" and _is_x86()
-
-
-def _is_x86() -> bool:
-    return platform.machine() in ("x86_64", "AMD64")
-
-
-def _write_compiler(compiler: str, work: Path, *, march: str) -> Path:
-    """A program of the compiler's own name that runs it with more options; of each pair the last one counts.
-
-    Not every torch release has settings for these. Without debug information and with the prefix maps, no folder of
-    this machine is in the machine code, and two compilations of one program are equal.
-    """
-    import torch
-
-    maps = {Path(torch.__file__).parent: "torch", work: "."}
-    prefixes = [f"-ffile-prefix-map={path}={name}" for path, name in maps.items()]
-    # Torch's own C++ library, whatever the compiler does by itself: one linked in beside it is not the one whose locale
-    # this process has, and the archive crashes as it is loaded. It comes first, so the other is asked for nothing.
-    options = [f"-march={march}", "-g0", *prefixes, _SHARED_CPP_LIBRARY]
-    script = work / "bin" / Path(compiler).name
-    script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nexec {shlex.quote(compiler)} "$@" {shlex.join(options)}\n')
-    script.chmod(0o755)
-    return script
-
-
-@contextmanager
-def compiler_run(compiler: str, work: Path, *, march: str, device: Device) -> Iterator[dict[str, Any]]:
-    """While this lasts, AOTInductor works in `work` and finds its tools; gives the settings that run the compiler.
-
-    `compiler` is its command, `march` what it is told of the processor.
-    """
-    script = _write_compiler(compiler, work, march=march)
-    search = f"{script.parent}{os.pathsep}{os.environ['PATH']}"
-    toolkit = local_toolkit() if device == "cuda" else {}
-    known = only_avx2() if march == AVX2_MARCH else nullcontext()
-    with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search, **toolkit), known:
-        yield {"cpp.cxx": (None, script.name)}
-
-
-@contextmanager
-def only_avx2() -> Iterator[None]:
-    """While this lasts, torch knows of AVX2 alone among the processor's vector instructions.
-
-    It asks each set that it knows, `torch._inductor.cpu_vec_isa`, before it takes the one that is wanted; the newer ones
-    (VNNI, AMX) answer by compiling a program and starting it, whatever the settings say: 50 of the 68 seconds that a
-    small archive took on a processor with all of them.
-    """
-    from torch._inductor import cpu_vec_isa
-
-    listed = getattr(cpu_vec_isa, "supported_vec_isa_list", [])
-    before = list(listed)
-    wanted = [isa for isa in before if type(isa).__name__ == "VecAVX2"]
-    if not wanted:
-        yield
-        return
-    listed[:] = wanted
-    cpu_vec_isa.valid_vec_isa_list.cache_clear()
-    try:
-        yield
-    finally:
-        listed[:] = before
-        cpu_vec_isa.valid_vec_isa_list.cache_clear()
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _compile(exported: ExportedProgram, settings: dict[str, Any]) -> tuple[list[Any], str]:
@@ -339,18 +230,6 @@ def _remove_local_paths(source: Path) -> None:
     """Take the compiler's command lines, and the folder of the work, out of a source that goes into the archive."""
     text = source.read_text().split(_COMPILE_COMMENT)[0]
     source.write_text(text.replace(f"{source.parent}{os.sep}", "") + "\n")
-
-
-def _version(compiler: str) -> str:
-    """The first line of what it says of itself; empty where it says nothing."""
-    done = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    return next(iter(done.stdout.splitlines()), "")
-
-
-def _cpu_flags() -> str:
-    """What this machine's processor can do, as the kernel lists it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
 def _facts(path: Path) -> dict[str, str]:

@@ -19,7 +19,8 @@ import torch._inductor.config
 from torch import nn
 
 from deploy.checkpoint.vision import import_torchvision
-from deploy.convert.aoti import compile_aoti, only_avx2, require_compiler
+from deploy.convert.aoti import compile_aoti
+from deploy.convert.compiler import only_avx2, require_compiler
 from deploy.convert.model import Artifact, Format, Program
 from deploy.convert.onnx import export_onnx
 from deploy.convert.run import Conversion, convert

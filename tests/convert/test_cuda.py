@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from deploy.convert.aoti import compiler_settings, known_settings, require_compiler
+from deploy.convert.aoti import compiler_settings, known_settings
 from deploy.convert.archive import check_device, read_metadata
+from deploy.convert.compiler import require_compiler
 from deploy.convert.cuda import (
     CUDA_PROVIDER,
     device_details,

@@ -8,7 +8,7 @@ from torch import nn
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.explain import explain_export_error
-from deploy.convert.export import export_program, load_program, seeded_inputs
+from deploy.convert.export import export_program, load_program, sample_rows, seeded_inputs
 from deploy.convert.model import Program
 from deploy.errors import ExitCode, UnfinishedError, UsageError
 from deploy.processes import run_alone
@@ -160,6 +160,12 @@ def test_seeded_inputs_are_the_same_each_time_and_fit_their_dtype() -> None:
         ("torch.bool", (2,)),
     ]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_gpu_is_shown_as_many_rows_as_are_served_at_once() -> None:
+    batches = [(), *((Dim(name="batch", minimum=1, maximum=largest),) for largest in (2, 8, 256))]
+    assert [sample_rows(dims, "cuda") for dims in batches] == [2, 2, 8, 32]
+    assert {sample_rows(dims, "cpu") for dims in batches} == {2}
 
 
 def test_a_network_for_texts_of_one_length_is_told_the_way() -> None:

@@ -85,7 +85,7 @@ def test_kernel_of_a_torch_that_writes_it_otherwise_is_not_used(changed: str, mo
 
     if changed == "threads":
         # Before torch 2.12 there is none.
-            monkeypatch.setattr(template, "INIT_PARAMS", "int64_t threads = {{num_thread}};", raising=False)
+        monkeypatch.setattr(template, "INIT_PARAMS", "int64_t threads = {{num_thread}};", raising=False)
     else:
         monkeypatch.setattr(CppMicroGemmFP32Vec, "TEMPLATE_KERNEL", "if (N > 0) {")
     with pytest.raises(UnfinishedError, match="other machines' threads"), mended_kernel():
