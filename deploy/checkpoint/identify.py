@@ -63,8 +63,10 @@ class Match:
         return self.agreeing / self.total
 
 
-def identify(found: Shapes, zoo: Mapping[str, Architecture]) -> Match:
+def identify(found: Shapes, zoo: Mapping[str, Architecture], *, quantizable: bool = False) -> Match:
     """The one architecture that fits exactly, before those that stand second to it.
+
+    Of a network known to be `quantizable`, that form goes first where it computes otherwise than the plain one.
 
     Raises UsageError if several fit that compute differently, or none, naming the nearest three.
     """
@@ -74,11 +76,24 @@ def identify(found: Shapes, zoo: Mapping[str, Architecture]) -> Match:
     exact = [match for entry in named if not (match := match_architecture(entry, found)).difference]
     fitting = {match.architecture.name for match in exact}
     first = [match for match in exact if match.architecture.second_to not in fitting]
+    if quantizable:
+        first = [match for match in exact if match.architecture.differs_as_quantizable] or first
     if len(first) > 1:
         raise _ambiguous(first)
     if not first:
         raise _unknown((match_architecture(entry, found) for entry in zoo.values()), names)
     return replace(first[0], also=tuple(match.architecture for match in exact if match is not first[0]))
+
+
+def forms_of(builder: str, zoo: Mapping[str, Architecture]) -> dict[str, Architecture]:
+    """Every architecture that this builder gives, by name: one, or several that it builds from other options."""
+    return {name: entry for name, entry in zoo.items() if entry.builder == builder}
+
+
+def other_forms(taken: Architecture, found: Shapes, zoo: Mapping[str, Architecture]) -> tuple[Architecture, ...]:
+    """The other forms of the same builder that the tensors fit as well, for whoever asked for one of them by name."""
+    others = (entry for name, entry in forms_of(taken.builder, zoo).items() if name != taken.name)
+    return tuple(entry for entry in others if not match_architecture(entry, found).difference)
 
 
 def match_architecture(entry: Architecture, found: Shapes) -> Match:

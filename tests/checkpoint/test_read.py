@@ -140,6 +140,33 @@ def test_asked_for_by_name(tmp_path: Path) -> None:
     assert "--arch and --factory" in refusal(tmp_path / "a.pt", small_state(), arch="vgg11", factory="a:b")
 
 
+def test_the_file_s_name_of_a_builder_does_not_choose_between_its_forms(tmp_path: Path) -> None:
+    state = seeded("googlenet", num_classes=3, aux_logits=False, init_weights=False).state_dict()
+    message = refusal(tmp_path / "a.pt", {"arch": "googlenet", "state_dict": state})
+    assert "--arch googlenet or --arch googlenet+transform_input" in message
+    named = read(tmp_path / "a.pt", {"arch": "googlenet+transform_input", "state_dict": state})
+    assert named.architecture == "torchvision/googlenet+transform_input"
+    asked = read(tmp_path / "a.pt", state, arch="googlenet")
+    assert any("fit googlenet+transform_input too" in note for note in asked.notes)
+
+
+def test_a_softmax_behind_the_head_is_not_lost_unseen(tmp_path: Path) -> None:
+    module = seeded("mobilenet_v3_small", num_classes=3)
+    module.classifier.append(torch.nn.Softmax(1))
+    content = {"state_dict": torch.nn.ModuleDict({"model": module}).state_dict()}
+    message = refusal(tmp_path / "a.pt", content)
+    assert "behind its last layer, classifier.3, with classifier.4" in message
+    assert "--arch mobilenet_v3_small" in message
+    asked = read(tmp_path / "a.pt", content, arch="mobilenet_v3_small")
+    assert any("classifier.4 of the saved network" in note for note in asked.notes)
+
+
+def test_a_quantizable_form_is_told_by_its_stubs(tmp_path: Path) -> None:
+    module = seeded("quantized_mobilenet_v2", num_classes=3, quantize=False)
+    assert read(tmp_path / "a.pt", module.state_dict()).architecture == "torchvision/quantized_mobilenet_v2"
+    assert read(tmp_path / "a.pt", dict(module.state_dict())).architecture == "torchvision/mobilenet_v2"
+
+
 def test_broken_weights_are_refused(tmp_path: Path) -> None:
     state = small_state()
     state["features.0.bias"][3] = float("nan")
