@@ -185,10 +185,14 @@ def _options(entry: Architecture, classes: int | None, channels: int | None, siz
 
 def _ambiguous(exact: list[Match]) -> UsageError:
     lines = [f"{match.architecture.name}: {match.architecture.about}" for match in exact]
+    names = " or --arch ".join(match.architecture.name for match in exact)
+    fix = f"say which one was trained: --arch {names}"
+    if all(match.architecture.kind == "two-stage detection" for match in exact):
+        fix = f"train a detector of one stage, which is packaged: SSD, RetinaNet or FCOS; inspect takes --arch {names}"
     return UsageError(
         "the weights fit several architectures that compute differently:\n    " + "\n    ".join(lines),
         expected="one; nothing in the weights can tell them apart",
-        fix=f"say which one was trained: --arch {' or --arch '.join(match.architecture.name for match in exact)}",
+        fix=fix,
     )
 
 

@@ -121,6 +121,7 @@ def test_forms_that_weights_cannot_tell_apart_are_all_named(builder: str) -> Non
     message = str(caught.value)
     assert f"--arch {builder} or --arch {RIVALS[builder]}" in message
     assert all(ZOO[name].about and ZOO[name].about in message for name in (builder, RIVALS[builder]))
+    assert ("SSD, RetinaNet or FCOS; inspect takes" in message) == builder.startswith("fasterrcnn")
 
 
 def test_one_input_channel_rules_out_the_form_for_three() -> None:
