@@ -4,12 +4,17 @@ Owns the conclusions drawn from modules without weights, whose names `weights` f
 Called by understand.
 """
 
+import re
 from collections.abc import Collection, Iterable
 
 from deploy.checkpoint.architecture import PREFIX, Architecture
 from deploy.checkpoint.weights import unwrap
 from deploy.errors import UsageError
 
+_IDLE = re.compile(
+    r"loss|criterion|metric|acc|f1|auroc|auc|precision|recall|confusion|drop|flatten|identity|^(train|val|valid|test)_",
+    re.IGNORECASE,
+)
 _STUBS = frozenset(("quant", "dequant"))  # with which torchvision's quantizable forms begin and end
 # Squeezenet's own goes on behind its last convolution.
 _OWN_ENDING = {"squeezenet1_0": 3, "squeezenet1_1": 3}
@@ -18,6 +23,26 @@ _OWN_ENDING = {"squeezenet1_0": 3, "squeezenet1_1": 3}
 def inner_parts(modules: Iterable[str], removed: Iterable[str]) -> frozenset[str]:
     """The names of the network's modules, without the wrappers `removed` from the names of its weights."""
     return frozenset(unwrap(dict.fromkeys(modules), removed))
+
+
+def beside_notes(modules: Iterable[str], names: Iterable[str], removed: Iterable[str]) -> tuple[str, ...]:
+    """What to say of modules without weights that the wrappers `removed` held beside the network: a softmax, a resize.
+
+    `names` are those of the weights, as the file has them. Losses, metrics and dropout change no answer.
+    """
+    current, weights, found = dict.fromkeys(modules), dict.fromkeys(names), list[str]()
+    for step in removed:
+        inside = step.removesuffix(".")
+        held = {name.partition(".")[0] for name in weights} | {inside, ""}
+        if not step.startswith("."):
+            found += [name for name in current if "." not in name and name not in held and not _IDLE.search(name)]
+        current, weights = unwrap(current, (step,)), unwrap(weights, (step,))
+    if not found:
+        return ()
+    return (
+        f"beside the network, the saved module had {', '.join(found)}, without weights: what its own forward does with "
+        "that is not known and not served; --factory gives it",
+    )
 
 
 def is_quantizable(parts: Collection[str]) -> bool:

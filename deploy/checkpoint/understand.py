@@ -31,7 +31,7 @@ from deploy.checkpoint.inputs import (
     with_dynamic,
 )
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
-from deploy.checkpoint.parts import ending_notes, inner_parts, is_quantizable
+from deploy.checkpoint.parts import beside_notes, ending_notes, inner_parts, is_quantizable
 from deploy.checkpoint.signature import range_notes, read_signature
 from deploy.checkpoint.tensors import check_floats
 from deploy.checkpoint.training import TrainingFacts
@@ -112,6 +112,7 @@ def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood
             *size_notes(match, request, contents.facts),
             *_architecture_notes(match, left_out=len(tensors) - len(used)),
             *ending,
+            *beside_notes(contents.found.modules, contents.found.tensors, removed),
         ),
     )
 

@@ -161,6 +161,21 @@ def test_a_softmax_behind_the_head_is_not_lost_unseen(tmp_path: Path) -> None:
     assert any("classifier.4 of the saved network" in note for note in asked.notes)
 
 
+def test_what_a_wrapper_holds_beside_its_network_is_said(tmp_path: Path) -> None:
+    wrapper = torch.nn.ModuleDict(
+        {
+            "body": seeded("squeezenet1_1", num_classes=3),
+            "softmax": torch.nn.Softmax(1),
+            "dropout": torch.nn.Dropout(),
+            "val_acc": torch.nn.Identity(),
+        }
+    )
+    notes = [note for note in read(tmp_path / "a.pt", wrapper.state_dict()).notes if "beside the network" in note]
+    assert [note.split(",")[1] for note in notes] == [" the saved module had softmax"]
+    plain = torch.nn.ModuleDict({"body": wrapper["body"], "dropout": wrapper["dropout"]})
+    assert not any("beside the network" in note for note in read(tmp_path / "a.pt", plain.state_dict()).notes)
+
+
 def test_a_quantizable_form_is_told_by_its_stubs(tmp_path: Path) -> None:
     module = seeded("quantized_mobilenet_v2", num_classes=3, quantize=False)
     assert read(tmp_path / "a.pt", module.state_dict()).architecture == "torchvision/quantized_mobilenet_v2"
