@@ -136,7 +136,7 @@ def _match(request: CheckpointRequest, shapes: Shapes, told: str | None, parts: 
         named = zoo.get(told) if told else None
         if named is None or match_architecture(named, shapes).difference:
             return identify(shapes, zoo, quantizable=is_quantizable(parts))
-        return identify(shapes, {told: named} if named.is_form else forms_of(named.builder, zoo))
+        return identify(shapes, {named.name: named} if named.is_form else forms_of(named.builder, zoo))
     match = match_architecture(find_architecture(request.arch), shapes)
     require_match(match)
     return replace(match, also=other_forms(match.architecture, shapes, zoo))
