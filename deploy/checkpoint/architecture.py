@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 PREFIX = "torchvision/"
+QUANTIZABLE = "quantized_"
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
@@ -75,6 +76,16 @@ class Architecture:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shapes", {**self.parameters, **self.float_buffers, **self.integer_buffers})
+
+    @property
+    def is_form(self) -> bool:
+        """Whether its builder gives it only when called with options of its own: `fcn_resnet50+aux_loss`."""
+        return self.name != self.builder
+
+    @property
+    def differs_as_quantizable(self) -> bool:
+        """Whether it is a quantizable form that computes otherwise than the plain builder, whose weights fit it too."""
+        return self.name.startswith(QUANTIZABLE) and bool(self.about)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -72,9 +72,20 @@ def _built_without_data(builder: Callable[..., nn.Module], keywords: Mapping[str
     try:
         with parameters_on_meta():
             return builder(weights=None, **keywords)
+    except ValueError as error:
+        said = " ".join(str(error).split())
+        raise UsageError(
+            f"torchvision's {builder.__name__} cannot be built with {_listed(keywords)}: {said}",
+            expected="options that the builder takes; an image size that each of its stages divides",
+            fix="set the size that training had with --input-shape",
+        ) from error
     except RuntimeError:
         # A builder that runs its network once to see how wide it is (ssdlite) needs data for that.
         return builder(weights=None, **keywords)
+
+
+def _listed(keywords: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in keywords.items())
 
 
 def left_on_meta(module: nn.Module, *, filled: Collection[str]) -> bool:

@@ -4,15 +4,17 @@ Owns matching and its messages. Works on shapes alone: no data, no torch.
 Called by load.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any
 
-from deploy.checkpoint.architecture import PREFIX, Architecture, Shape, Shapes
+from deploy.checkpoint.architecture import PREFIX, QUANTIZABLE, Architecture, Shape, Shapes
 from deploy.errors import UsageError
 
 _COUNTER = ".num_batches_tracked"
+_OBSERVER = re.compile(r"(_fake_quant|activation_post_process(_\d+)?)\.")
 _NEAREST = 3
 _MOST_NETWORKS = 4  # a teacher beside its student, a generator beside its discriminators
 _FACTORY = "give your own architecture, or a builder with a changed head, as --factory package.module:function"
@@ -63,8 +65,10 @@ class Match:
         return self.agreeing / self.total
 
 
-def identify(found: Shapes, zoo: Mapping[str, Architecture]) -> Match:
+def identify(found: Shapes, zoo: Mapping[str, Architecture], *, quantizable: bool = False) -> Match:
     """The one architecture that fits exactly, before those that stand second to it.
+
+    Of a network known to be `quantizable`, that form goes first where it computes otherwise than the plain one.
 
     Raises UsageError if several fit that compute differently, or none, naming the nearest three.
     """
@@ -74,11 +78,24 @@ def identify(found: Shapes, zoo: Mapping[str, Architecture]) -> Match:
     exact = [match for entry in named if not (match := match_architecture(entry, found)).difference]
     fitting = {match.architecture.name for match in exact}
     first = [match for match in exact if match.architecture.second_to not in fitting]
+    if quantizable:
+        first = [match for match in exact if match.architecture.differs_as_quantizable] or first
     if len(first) > 1:
         raise _ambiguous(first)
     if not first:
         raise _unknown((match_architecture(entry, found) for entry in zoo.values()), names)
     return replace(first[0], also=tuple(match.architecture for match in exact if match is not first[0]))
+
+
+def forms_of(builder: str, zoo: Mapping[str, Architecture]) -> dict[str, Architecture]:
+    """Every architecture that this builder gives, by name: one, or several that it builds from other options."""
+    return {name: entry for name, entry in zoo.items() if entry.builder == builder}
+
+
+def other_forms(taken: Architecture, found: Shapes, zoo: Mapping[str, Architecture]) -> tuple[Architecture, ...]:
+    """The other forms of the same builder that the tensors fit as well, for whoever asked for one of them by name."""
+    others = (entry for name, entry in forms_of(taken.builder, zoo).items() if name != taken.name)
+    return tuple(entry for entry in others if not match_architecture(entry, found).difference)
 
 
 def match_architecture(entry: Architecture, found: Shapes) -> Match:
@@ -168,15 +185,22 @@ def _options(entry: Architecture, classes: int | None, channels: int | None, siz
 
 def _ambiguous(exact: list[Match]) -> UsageError:
     lines = [f"{match.architecture.name}: {match.architecture.about}" for match in exact]
+    names = " or --arch ".join(match.architecture.name for match in exact)
+    fix = f"say which one was trained: --arch {names}"
+    if all(match.architecture.kind == "two-stage detection" for match in exact):
+        fix = f"train a detector of one stage, which is packaged: SSD, RetinaNet or FCOS; inspect takes --arch {names}"
     return UsageError(
         "the weights fit several architectures that compute differently:\n    " + "\n    ".join(lines),
         expected="one; nothing in the weights can tell them apart",
-        fix=f"say which one was trained: --arch {' or --arch '.join(match.architecture.name for match in exact)}",
+        fix=fix,
     )
 
 
-def _unknown(matches: Iterable[Match], names: Iterable[str]) -> UnknownArchitectureError:
-    nearest = sorted(matches, key=lambda match: match.likeness, reverse=True)[:_NEAREST]
+def _unknown(matches: Iterable[Match], names: Collection[str]) -> UsageError:
+    plain = (match for match in matches if not match.architecture.name.startswith(QUANTIZABLE))
+    nearest = sorted(plain, key=lambda match: match.likeness, reverse=True)[:_NEAREST]
+    if refusal := _prepared_to_be_quantized(names) or _changed_stem(nearest[0]):
+        return refusal
     blocks = [
         f"{match.architecture.name}: {match.agreeing} of {match.total} tensors agree; "
         + "; ".join(match.difference.lines(limit=4))
@@ -194,8 +218,56 @@ def _unknown(matches: Iterable[Match], names: Iterable[str]) -> UnknownArchitect
     return UnknownArchitectureError(
         "the weights fit no torchvision builder",
         expected="nearest:\n    " + "\n    ".join(blocks) if blocks else "a torchvision model; no tensor agrees",
-        fix=_FACTORY,
+        fix=_how_to_build(nearest[0]),
     )
+
+
+def _prepared_to_be_quantized(names: Iterable[str]) -> UsageError | None:
+    """The refusal of a network in which torch's `prepare` or `prepare_qat` put observers."""
+    observers = sorted(name for name in names if _OBSERVER.search(name))
+    if not observers:
+        return None
+    return UsageError(
+        f"the network was prepared to be quantized eagerly: {_listed(observers, 2)} are no weights of its layers",
+        expected="float weights: neither format carries the modules that torch quantizes eagerly",
+        fix="save the float weights from before `prepare`; or train with torchao's QATConfig and convert for weights "
+        "only, which is packaged",
+    )
+
+
+def _changed_stem(match: Match) -> UsageError | None:
+    """The refusal of weights that fit but for the kernel of the first convolution, as for small images.
+
+    No library's builder is the network: its strides, and whether it pools behind, are not in the weights.
+    """
+    stem, difference = match.architecture.stem, match.difference
+    if difference.missing or difference.unexpected or [name for name, *_ in difference.reshaped] != [stem]:
+        return None
+    name = match.architecture.name
+    return UsageError(
+        f"the weights fit {PREFIX}{name} but for its first convolution: {difference.lines(1)[0]}",
+        expected="the builder's own: no weights tell the stride of another, or whether the pooling behind it was kept",
+        fix=f"give a function that builds {name} and changes it as training did, as --factory package.module:function",
+    )
+
+
+def _how_to_build(match: Match) -> str:
+    """What to do about weights that are nearest to `match`: which function to write where little differs."""
+    entry, difference = match.architecture, match.difference
+    heads = {name.partition(".")[0] for name in entry.head}
+    changed = {name.partition(".")[0] for name in (*difference.missing, *difference.unexpected)}
+    reshaped = {name for name, *_ in difference.reshaped}
+    if changed and changed <= heads and not reshaped - {*entry.head}:
+        return (
+            f"this is {entry.name} with another head: give a function that builds it and replaces "
+            f"{', '.join(sorted(changed))} as training did, as --factory package.module:function"
+        )
+    if reshaped and not changed:
+        return (
+            f"the names are those of {entry.name}: give a function that calls it with training's options (a width, "
+            "groups, a patch size), as --factory package.module:function"
+        )
+    return _FACTORY
 
 
 def _listed(names: Iterable[str], limit: int) -> str:

@@ -240,6 +240,12 @@ def _asked_shape(match: Match, asked: tuple[tuple[int, ...], ...]) -> Shape:
             expected=f"{channels},{','.join(map(str, fixed))}",
             fix="leave out --input-shape, or interpolate the embedding in training",
         )
+    if entry.size_option and shape[1] != shape[2]:
+        raise UsageError(
+            f"--input-shape {given} is no square",
+            expected=f"height and width that are equal: torchvision's {entry.name} takes no other images",
+            fix="resize or pad the images to a square",
+        )
     if entry.kind == "flow" and (min(shape[1:]) < _FLOW_LEAST or any(side % _FLOW_STEP for side in shape[1:])):
         raise UsageError(
             f"--input-shape {given} does not fit {entry.name}",

@@ -29,7 +29,7 @@ from deploy.checkpoint.pretrained_folder import is_pretrained_folder
 from deploy.checkpoint.program import PROGRAM, load_exported, program_module, read_program
 from deploy.checkpoint.signature import range_notes, with_values
 from deploy.checkpoint.sniff import Kind, recognise
-from deploy.checkpoint.tensors import check_finite, check_usable, dtype_name, main_dtype
+from deploy.checkpoint.tensors import check_finite, check_usable, check_variances, dtype_name, main_dtype
 from deploy.checkpoint.timm_models import TIMM, build_timm
 from deploy.checkpoint.training import training_facts
 from deploy.checkpoint.understand import FACTORY, Contents, Understood, understand_factory
@@ -78,6 +78,7 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
         understood = _understand(request, contents)
         # 4.
         check_finite(understood.tensors, masks=understood.buffers)
+        check_variances(understood.tensors)
         # 5.
         return settle(_put_down(request, contents, understood, digest.result()), request.preprocessing)
 

@@ -82,6 +82,17 @@ def check_finite(tensors: Mapping[str, "Tensor"], *, masks: Collection[str] = ()
     )
 
 
+def check_variances(tensors: Mapping[str, "Tensor"]) -> None:
+    """Raises UsageError for a batch norm's variance below zero, whose root makes every answer NaN."""
+    for name, tensor in tensors.items():
+        if name.rpartition(".")[2] == "running_var" and bool((tensor < 0).any()):
+            raise UsageError(
+                f"weight {name!r} has {int((tensor < 0).sum())} negative values of {tensor.numel()}",
+                expected="variances, which are 0 or more",
+                fix="save the state_dict as training left it; differences or averages of weights may not be weights",
+            )
+
+
 def main_dtype(tensors: Mapping[str, "Tensor"]) -> str:
     """The floating dtype of most elements. Raises UsageError if no tensor is floating."""
     counts: Counter[str] = Counter()

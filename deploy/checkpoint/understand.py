@@ -4,13 +4,21 @@ Owns the two ways to that answer; matching, inputs and factories have files of t
 Called by load.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from deploy.checkpoint.architecture import PREFIX, Shapes
 from deploy.checkpoint.formats import Stored
-from deploy.checkpoint.identify import Match, compare, identify, match_architecture, require_match
+from deploy.checkpoint.identify import (
+    Match,
+    compare,
+    forms_of,
+    identify,
+    match_architecture,
+    other_forms,
+    require_match,
+)
 from deploy.checkpoint.inputs import (
     UNKNOWN,
     UNKNOWN_NOTE,
@@ -23,6 +31,7 @@ from deploy.checkpoint.inputs import (
     with_dynamic,
 )
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
+from deploy.checkpoint.parts import beside_notes, ending_notes, inner_parts, is_quantizable
 from deploy.checkpoint.signature import range_notes, read_signature
 from deploy.checkpoint.tensors import check_floats
 from deploy.checkpoint.training import TrainingFacts
@@ -73,8 +82,10 @@ class Understood:
 def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood:
     """The torchvision builder that fits, inferred or asked for. Raises UsageError if there is not exactly one."""
     *_, (removed, tensors) = strip_prefixes(contents.found.tensors)
-    match = _match(request, _shapes(tensors), contents.facts.arch)
+    parts = inner_parts(contents.found.modules, removed)
+    match = _match(request, _shapes(tensors), contents.facts.arch, parts)
     entry = match.architecture
+    ending = ending_notes(entry, parts, asked=request.arch is not None)
     shape = input_shape(match, request, contents.facts)
     options = dict(match.options)
     if entry.size_option and entry.size_option not in options:
@@ -100,6 +111,8 @@ def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood
             *notes,
             *size_notes(match, request, contents.facts),
             *_architecture_notes(match, left_out=len(tensors) - len(used)),
+            *ending,
+            *beside_notes(contents.found.modules, contents.found.tensors, removed),
         ),
     )
 
@@ -114,15 +127,19 @@ def _check_dynamic(match: Match, dims: tuple[Dim, ...]) -> None:
         )
 
 
-def _match(request: CheckpointRequest, shapes: Shapes, told: str | None) -> Match:
-    """`told` is the name in the file itself: it decides where several fit, and counts for nothing where it does not."""
+def _match(request: CheckpointRequest, shapes: Shapes, told: str | None, parts: Collection[str]) -> Match:
+    """`told` is the name in the file itself: it decides between builders that fit, and counts for nothing where it does
+    not. Between a builder's forms it decides only where it names one: training's name is that of the builder.
+    """
+    zoo = load_zoo()
     if request.arch is None:
-        zoo = load_zoo()
-        named = match_architecture(zoo[told], shapes) if told in zoo else None
-        return named if named and not named.difference else identify(shapes, zoo)
+        named = zoo.get(told) if told else None
+        if named is None or match_architecture(named, shapes).difference:
+            return identify(shapes, zoo, quantizable=is_quantizable(parts))
+        return identify(shapes, {named.name: named} if named.is_form else forms_of(named.builder, zoo))
     match = match_architecture(find_architecture(request.arch), shapes)
     require_match(match)
-    return match
+    return replace(match, also=other_forms(match.architecture, shapes, zoo))
 
 
 def _architecture_notes(match: Match, *, left_out: int) -> Iterator[str]:

@@ -7,7 +7,7 @@ Called by load.
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deploy.checkpoint.model import WeightsChoice
 from deploy.errors import UsageError
@@ -15,6 +15,7 @@ from deploy.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
 PREFIXES = (
     "module.",
     "_orig_mod.",
@@ -38,11 +39,15 @@ _DEPTH = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """One set of named tensors, and where it lay: `under` is a dotted path, or None for the top of the file."""
+    """One set of named tensors, and where it lay: `under` is a dotted path, or None for the top of the file.
+
+    `modules` are the names of the network's modules, those without weights too, as far as torch kept them.
+    """
 
     tensors: dict[str, "Tensor"]
     under: str | None = None
     choice: WeightsChoice | None = None
+    modules: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -50,6 +55,7 @@ class Found:
 class _Candidate:
     path: tuple[str, ...]
     mapping: Mapping[str, Any]
+    modules: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -100,7 +106,7 @@ def strip_prefixes(tensors: Mapping[str, "Tensor"]) -> Iterator[tuple[tuple[str,
         yield removed, current
 
 
-def unwrap(tensors: Mapping[str, "Tensor"], removed: Iterable[str]) -> dict[str, "Tensor"]:
+def unwrap(tensors: Mapping[str, T], removed: Iterable[str]) -> dict[str, T]:
     """The tensors after the steps `removed`: those that carry a prefix, without it; `.X.` becomes `.` anywhere."""
     current = dict(tensors)
     for step in removed:
@@ -163,7 +169,7 @@ def _candidates(mapping: Mapping[Any, Any], path: tuple[str, ...]) -> Iterator[_
     named = {key: value for key, value in mapping.items() if isinstance(key, str)}
     tensors = {key for key, value in named.items() if isinstance(value, torch.Tensor)}
     if tensors and len(tensors) == len(mapping):
-        yield _Candidate(path, named)
+        yield _Candidate(path, named, _modules(mapping))
         return
     nested = [
         candidate
@@ -175,7 +181,13 @@ def _candidates(mapping: Mapping[Any, Any], path: tuple[str, ...]) -> Iterator[_
     if nested:
         yield from nested
     elif tensors:
-        yield _Candidate(path, named)
+        yield _Candidate(path, named, _modules(mapping))
+
+
+def _modules(mapping: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The names that `state_dict` puts beside the tensors with each module's version; empty where nothing kept them."""
+    versions = getattr(mapping, "_metadata", None)
+    return tuple(name for name in versions if isinstance(name, str)) if isinstance(versions, Mapping) else ()
 
 
 def _has_values(value: Any) -> bool:
@@ -246,7 +258,7 @@ def _found(chosen: _Candidate, choice: WeightsChoice | None, *, others: list[_Ca
         notes.append(f"other weights in the file were left out: {_names(alike)}; taken were {_names([chosen])}")
     if _is_averaged_model(tensors):
         notes.append(f"the weights are an average of {int(tensors.pop('n_averaged'))} models (AveragedModel)")
-    return Found(tensors=tensors, under=chosen.name or None, choice=choice, notes=tuple(notes))
+    return Found(tensors=tensors, under=chosen.name or None, choice=choice, modules=chosen.modules, notes=tuple(notes))
 
 
 def _is_averaged_model(tensors: Mapping[str, "Tensor"]) -> bool:

@@ -9,10 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from deploy.checkpoint.architecture import Kind, Shape, Transforms
+from deploy.checkpoint.architecture import QUANTIZABLE, Kind, Shape, Transforms
 from deploy.checkpoint.vision import import_torchvision
-
-QUANTIZABLE = "quantized_"
 
 _KINDS: dict[str, Kind] = {
     "models": "classification",

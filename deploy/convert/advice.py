@@ -72,6 +72,13 @@ _OF_CALLS = (
         ),
     ),
     (
+        r"must have the same dtype|[Ee]xpected scalar type|and bias type \(|should be the same",
+        Advice(
+            "weights of one dtype, or a forward that converts between those it has",
+            "save them in one: {name: tensor.float() for name, tensor in state_dict.items()}, or .half() throughout",
+        ),
+    ),
+    (
         r"block_mask was created for",
         Advice(
             "a block mask of each request's length",

@@ -121,6 +121,7 @@ def test_forms_that_weights_cannot_tell_apart_are_all_named(builder: str) -> Non
     message = str(caught.value)
     assert f"--arch {builder} or --arch {RIVALS[builder]}" in message
     assert all(ZOO[name].about and ZOO[name].about in message for name in (builder, RIVALS[builder]))
+    assert ("SSD, RetinaNet or FCOS; inspect takes" in message) == builder.startswith("fasterrcnn")
 
 
 def test_one_input_channel_rules_out_the_form_for_three() -> None:
@@ -166,6 +167,31 @@ def test_a_head_without_bias_is_another_architecture() -> None:
     shapes = {name: shape for name, shape in ZOO["resnet18"].shapes.items() if name != "fc.bias"}
     with pytest.raises(UsageError, match=r"resnet18: 101 of 102 tensors agree; missing: fc\.bias"):
         identify(shapes, ZOO)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "said"),
+    [
+        ("resnet18", {"fc.weight": None, "fc.bias": None, "fc.1.weight": (5, 512), "fc.1.bias": (5,)}, "replaces fc"),
+        ("resnet18", {"fc.weight": None, "fc.bias": None}, "replaces fc"),
+        (
+            "mobilenet_v2",
+            {"features.0.0.weight": (16, 3, 3, 3), "features.0.1.weight": (16,)},
+            "calls it with training",
+        ),
+        ("resnet18", {"conv1.weight": (64, 3, 3, 3)}, "fit torchvision/resnet18 but for its first convolution"),
+        ("resnet18", {"conv1.weight_fake_quant.scale": (1,)}, "prepared to be quantized eagerly"),
+        ("resnet18", {"layer1.0.activation_post_process.scale": (1,)}, "before `prepare`"),
+    ],
+)
+def test_a_changed_builder_is_told_what_was_changed(
+    name: str, tensors: dict[str, tuple[int, ...] | None], said: str
+) -> None:
+    shapes = {key: shape for key, shape in {**ZOO[name].shapes, **tensors}.items() if shape is not None}
+    with pytest.raises(UsageError) as caught:
+        identify(shapes, ZOO)
+    assert said in str(caught.value)
+    assert "quantized_" not in str(caught.value)
 
 
 def test_weights_of_something_else_entirely() -> None:

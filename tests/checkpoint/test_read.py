@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from deploy.checkpoint.load import model_name, read_checkpoint
+from deploy.checkpoint.load import build_module, model_name, read_checkpoint
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.errors import UsageError
 from tests.checkpoint.checkpoints import prefixed, saved, seeded, small_state
@@ -140,10 +140,67 @@ def test_asked_for_by_name(tmp_path: Path) -> None:
     assert "--arch and --factory" in refusal(tmp_path / "a.pt", small_state(), arch="vgg11", factory="a:b")
 
 
+def test_the_file_s_name_of_a_builder_does_not_choose_between_its_forms(tmp_path: Path) -> None:
+    state = seeded("googlenet", num_classes=3, aux_logits=False, init_weights=False).state_dict()
+    message = refusal(tmp_path / "a.pt", {"arch": "googlenet", "state_dict": state})
+    assert "--arch googlenet or --arch googlenet+transform_input" in message
+    named = read(tmp_path / "a.pt", {"arch": "googlenet+transform_input", "state_dict": state})
+    assert named.architecture == "torchvision/googlenet+transform_input"
+    asked = read(tmp_path / "a.pt", state, arch="googlenet")
+    assert any("fit googlenet+transform_input too" in note for note in asked.notes)
+
+
+def test_a_softmax_behind_the_head_is_not_lost_unseen(tmp_path: Path) -> None:
+    module = seeded("mobilenet_v3_small", num_classes=3)
+    classifier = module.get_submodule("classifier")
+    assert isinstance(classifier, torch.nn.Sequential)
+    classifier.append(torch.nn.Softmax(1))
+    content = {"state_dict": torch.nn.ModuleDict({"model": module}).state_dict()}
+    message = refusal(tmp_path / "a.pt", content)
+    assert "behind its last layer, classifier.3, with classifier.4" in message
+    assert "--arch mobilenet_v3_small" in message
+    asked = read(tmp_path / "a.pt", content, arch="mobilenet_v3_small")
+    assert any("classifier.4 of the saved network" in note for note in asked.notes)
+
+
+def test_what_a_wrapper_holds_beside_its_network_is_said(tmp_path: Path) -> None:
+    wrapper = torch.nn.ModuleDict(
+        {
+            "body": seeded("squeezenet1_1", num_classes=3),
+            "softmax": torch.nn.Softmax(1),
+            "dropout": torch.nn.Dropout(),
+            "val_acc": torch.nn.Identity(),
+        }
+    )
+    notes = [note for note in read(tmp_path / "a.pt", wrapper.state_dict()).notes if "beside the network" in note]
+    assert [note.split(",")[1] for note in notes] == [" the saved module had softmax"]
+    plain = torch.nn.ModuleDict({"body": wrapper["body"], "dropout": wrapper["dropout"]})
+    assert not any("beside the network" in note for note in read(tmp_path / "a.pt", plain.state_dict()).notes)
+
+
+def test_a_quantizable_form_is_told_by_its_stubs(tmp_path: Path) -> None:
+    module = seeded("quantized_mobilenet_v2", num_classes=3, quantize=False)
+    assert read(tmp_path / "a.pt", module.state_dict()).architecture == "torchvision/quantized_mobilenet_v2"
+    assert read(tmp_path / "a.pt", dict(module.state_dict())).architecture == "torchvision/mobilenet_v2"
+
+
 def test_broken_weights_are_refused(tmp_path: Path) -> None:
     state = small_state()
     state["features.0.bias"][3] = float("nan")
     assert "'features.0.bias' has 1 NaN" in refusal(tmp_path / "a.pt", state)
+
+
+def test_a_negative_variance_is_refused(tmp_path: Path) -> None:
+    state = seeded("shufflenet_v2_x0_5", num_classes=2).state_dict()
+    state["conv1.1.running_var"][:3] = -1
+    assert "'conv1.1.running_var' has 3 negative values of 24" in refusal(tmp_path / "a.pt", state)
+
+
+def test_sizes_that_a_network_is_not_built_for_are_refused(tmp_path: Path) -> None:
+    state = seeded("maxvit_t", num_classes=2).state_dict()
+    assert "is no square" in refusal(tmp_path / "a.pt", state, input_shapes=((3, 224, 448),))
+    with pytest.raises(UsageError, match=r"maxvit_t cannot be built with .*not divisible by partition size 7"):
+        build_module(read(tmp_path / "a.pt", state, input_shapes=((3, 100, 100),)))
 
 
 def test_integer_weights_are_refused(tmp_path: Path) -> None:

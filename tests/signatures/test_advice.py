@@ -162,6 +162,17 @@ class Cached(Part):
         return self.body(x * table)  # type: ignore[no-any-return]
 
 
+class TwoDtypes(nn.Module):
+    """One layer in half precision and one that is not, and nothing that converts between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.body = nn.Linear(8, 8).half(), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self.first(x))  # type: ignore[no-any-return]
+
+
 class Pooled(nn.Module):
     """Pools an image of any size to three by two."""
 
@@ -214,6 +225,7 @@ def test_a_factory_with_a_seed_of_its_own_is_taken(tmp_path: Path) -> None:
         (FewRows(), ("8",), {}, r"every batch up to --max-batch: batch is at most 3"),
         (Pooled(), ("1,9,9",), {"dynamic": ("image:2,3=6..20",)}, r"to 3 x 2 \(in .*forward: .*which neither format"),
         (Pooled(), ("1,2,2",), {}, r"larger sizes, those that training had: --input-shape"),
+        (TwoDtypes(), ("8",), {}, r"weights of one dtype[\s\S]*tensor\.float\(\)"),
         (Cached(), ("8",), {}, r"unhashable[\s\S]*make that table once in __init__"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
