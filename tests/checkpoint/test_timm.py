@@ -90,10 +90,10 @@ def settings(arguments: dict[str, Any], pretrained_cfg: Any) -> dict[str, Any]:
 def check_as_timm_evaluates(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
     """Raises AssertionError unless the steps of an ensemble are those of timm's own evaluation transform."""
     from PIL import Image
-    from timm.data import create_transform
 
     steps = json.loads(image_transform(checkpoint, exif_orientation=False).to_json())
-    theirs = create_transform(**settings, is_training=False)
+    make: Any = import_timm().data.create_transform
+    theirs = make(**settings, is_training=False)
     for size in ((253, 380, 3), (201, 137, 3)):
         picture, file = Image.fromarray(np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)), io.BytesIO()
         picture.save(file, "PNG")
