@@ -83,10 +83,12 @@ def what_timm_said(contents: Contents) -> TimmSaid:
     if isinstance(args, Mapping):
         whole = args.keys() >= _OF_ITS_SCRIPT
         images = {name: args[name] for name in _OF_IMAGES if args.get(name)} if whole else None
+        if images is not None and not _is_size(images.get("input_size", [3, 1, 1])):
+            del images["input_size"]
         return TimmSaid(arch=arch, options=_of_arguments(args), images=images)
     hub = {name: _parsed(text) for name, text in contents.stored.metadata.items()}
     cfg = hub.get("pretrained_cfg")
-    if not isinstance(cfg, dict) or not isinstance(hub.get("architecture"), str):
+    if not isinstance(cfg, dict) or not isinstance(hub.get("architecture"), str) or not _is_size(cfg.get("input_size")):
         return TimmSaid(arch=arch)
     tag, options = f".{cfg['tag']}" if cfg.get("tag") else "", _of_hub(hub)
     if size := options.get("img_size"):  # the pretrained_cfg may still be that of the weights before
@@ -186,6 +188,11 @@ def _of_the_network(arguments: Any) -> dict[str, Any]:
     given = arguments if isinstance(arguments, Mapping) else {}
     plain = json.loads(json.dumps({str(name): value for name, value in given.items()}, default=lambda _: None))
     return {name: value for name, value in plain.items() if value is not None and name not in _NOT_OF_THE_NETWORK}
+
+
+def _is_size(value: Any) -> bool:
+    """Whether it is timm's (channels, height, width)."""
+    return isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(side, int) for side in value)
 
 
 def _hub_config(folder: Path) -> dict[str, Any]:
