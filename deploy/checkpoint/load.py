@@ -31,6 +31,7 @@ from deploy.checkpoint.signature import range_notes, with_values
 from deploy.checkpoint.sniff import Kind, recognise
 from deploy.checkpoint.tensors import check_finite, check_usable, check_variances, dtype_name, main_dtype
 from deploy.checkpoint.timm_models import TIMM, build_timm
+from deploy.checkpoint.timm_training import beside, hub_folder
 from deploy.checkpoint.training import training_facts
 from deploy.checkpoint.understand import FACTORY, Contents, Understood, understand_factory
 from deploy.checkpoint.weights import find_weights, left_out_notes, unwrap
@@ -61,6 +62,9 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
     """
     if request.arch and request.factory:
         raise UsageError("--arch and --factory were both given", expected="one of them")
+    if (file := hub_folder(request.path)) is not None:
+        checkpoint = read_checkpoint(replace(request, path=file))
+        return checkpoint.model_copy(update={"name": model_name(request.path)})
     base = require_base(request.path, request.base) if _is_of_peft(request) else None
     if is_pretrained_folder(base or request.path):
         from deploy.checkpoint.pretrained import read_pretrained
@@ -158,7 +162,9 @@ def model_name(path: Path) -> str:
 
 
 def _read_contents(request: CheckpointRequest) -> Contents:
-    stored = read_stored(request.base or request.path, trust_pickle=request.trust_pickle)
+    path = request.base or request.path
+    stored = read_stored(path, trust_pickle=request.trust_pickle)
+    stored = replace(stored, metadata={**beside(path), **stored.metadata})
     found = find_weights(stored.content, request.weights)
     if request.base:
         note = f"a LoRA adapter merged into {request.base.name}, whose sha256 is {sha256_path(request.base)}"

@@ -12,15 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.architecture import Shapes
 from deploy.checkpoint.identify import Difference, compare
-from deploy.checkpoint.inputs import (
-    UNKNOWN,
-    UNKNOWN_NOTE,
-    check_plain,
-    input_specs,
-    with_dynamic,
-    with_facts,
-)
-from deploy.checkpoint.model import CheckpointRequest, Preprocessing
+from deploy.checkpoint.inputs import check_plain, input_specs, with_dynamic
+from deploy.checkpoint.model import CheckpointRequest
 from deploy.checkpoint.tensors import check_floats
 from deploy.checkpoint.timm_entries import (
     TimmEntry,
@@ -31,6 +24,7 @@ from deploy.checkpoint.timm_entries import (
     sketch,
     timm_version,
 )
+from deploy.checkpoint.timm_training import TimmSaid, timm_preprocessing, what_timm_said
 from deploy.checkpoint.timm_zoo import index_is_ready, load_index
 from deploy.checkpoint.training import TrainingFacts
 from deploy.checkpoint.understand import Contents, Understood
@@ -45,6 +39,8 @@ TIMM = "timm/"
 _IMAGE = "image"
 _COUNTER = "num_batches_tracked"
 _NEAREST = 3
+# Arguments after which a positional embedding has other rows than the index counted.
+_TOKENS = frozenset(("img_size", "patch_size", "reg_tokens", "class_token", "no_embed_class", "global_pool"))
 _SHOWN = 12
 _INSTALL = 'pip install "deployctl[timm]"'
 _FACTORY = "give your own architecture as --factory package.module:function"
@@ -70,10 +66,11 @@ def understand_timm(
         raise _with_fix(otherwise, f"install timm, whose architectures are then tried too: {_INSTALL}") from otherwise
     removed, tensors = _unwrapped(contents)
     shapes = _shapes(tensors)
-    match, hint = _match(request, contents, shapes, otherwise)
-    options, size = _sized(match, request, contents.facts)
-    name = _asked(request) or match.entry.name
-    module = build_timm(TIMM + name, options, filled=shapes)
+    said = what_timm_said(contents)
+    match, hint = _match(request, said, shapes, otherwise)
+    options, size, guessed = _sized(match, request, contents.facts, said)
+    name = _tagged(_asked(request) or match.entry.name, said)
+    module = _built(name, options, shapes)
     difference = compare(shapes, _shapes(module.state_dict()))
     if difference:
         raise _misfit(name, difference, match.entry, size)
@@ -87,7 +84,7 @@ def understand_timm(
             expected="no --dynamic",
             fix="leave it out, and resize what comes in",
         )
-    preprocessing, notes = _preprocessing(name, size, contents.facts)
+    preprocessing, notes = timm_preprocessing(name, size, contents.facts, said)
     return Understood(
         architecture=TIMM + name,
         how="asked" if request.arch else "inferred",
@@ -99,7 +96,7 @@ def understand_timm(
         preprocessing=preprocessing,
         tensors=tensors,
         removed=removed,
-        notes=(*hint, *_headless(options), *notes),
+        notes=(*hint, *guessed, *_headless(options), *notes),
     )
 
 
@@ -118,6 +115,12 @@ def build_timm(architecture: str, options: Mapping[str, Any], *, filled: Collect
         if left_on_meta(module, filled=filled):
             return timm.create_model(name, pretrained=False, **options)  # type: ignore[no-any-return]
     return module
+
+
+def is_of_timm(contents: Contents) -> bool:
+    """Whether timm itself wrote what lies with the weights, and names an architecture that can be built here."""
+    said = what_timm_said(contents)
+    return said.by_timm and timm_version() is not None and (said.arch or "").partition(".")[0] in load_index()
 
 
 def timm_look_alikes(request: CheckpointRequest, understood: Understood) -> tuple[str, ...]:
@@ -154,24 +157,47 @@ def _unwrapped(contents: Contents) -> tuple[tuple[str, ...], dict[str, "Tensor"]
 
 
 def _match(
-    request: CheckpointRequest, contents: Contents, shapes: Shapes, otherwise: UsageError | None
+    request: CheckpointRequest, said: TimmSaid, shapes: Shapes, otherwise: UsageError | None
 ) -> tuple[TimmMatch, tuple[str, ...]]:
-    """The match, and a note where the file itself chose between several."""
+    """The match, and a note where the file itself chose between several, or told what no index has."""
     asked = _asked(request)
     if asked is not None:
         entry = _find(asked)
         return TimmMatch(entry=entry, options=_options(entry, shapes)), ()
-    matches = list(_matches(shapes))
+    matches, named = list(_matches(shapes)), (said.arch or "").partition(".")[0]
+    chosen = [match for match in matches if match.entry.name == named]
+    if chosen and len(matches) > 1:
+        others = [match.entry.name for match in matches if match is not chosen[0]]
+        return chosen[0], (f"the file says that it is {said.arch}; {_listed(others)} would fit too",)
+    if not chosen and named in load_index() and (said.options or (said.by_timm and not matches)):
+        # Built with other arguments than the index was, perhaps: whether it fits is seen once it is built.
+        entry = _find(named)
+        return TimmMatch(entry=entry, options=_options(entry, shapes)), (f"the file says that it is {said.arch}",)
     if not matches:
         raise _unknown(otherwise, shapes)
     if len(matches) == 1:
         return matches[0], ()
-    said = contents.stored.content.get("arch")
-    chosen = [match for match in matches if isinstance(said, str) and match.entry.name == said.partition(".")[0]]
-    if chosen:
-        others = [match.entry.name for match in matches if match is not chosen[0]]
-        return chosen[0], (f"the file says that it is {said}; {_listed(others)} would fit too",)
     raise _ambiguous([match.entry.name for match in matches])
+
+
+def _tagged(name: str, said: TimmSaid) -> str:
+    """The architecture with the tag of the weights that training began with, where the file says which."""
+    known = said.arch is not None and said.arch.partition(".")[0] == name
+    cfg = import_timm().models.get_pretrained_cfg(said.arch) if known else None
+    return said.arch if cfg is not None and said.arch else name
+
+
+def _built(name: str, options: Mapping[str, Any], shapes: Shapes) -> "nn.Module":
+    """The module. Raises UsageError where timm does not take the arguments that the file says."""
+    try:
+        return build_timm(TIMM + name, options, filled=shapes)
+    except Exception as error:  # timm's builders raise what an argument leads them to
+        first = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"timm {timm_version()} cannot build {name} with {dict(options)}: {type(error).__name__}: {first}",
+            expected="arguments that timm's builder takes, and an image size that the network can have",
+            fix=f"say another size with --input-shape; or {_FACTORY}",
+        ) from error
 
 
 def _asked(request: CheckpointRequest) -> str | None:
@@ -228,34 +254,50 @@ def _options(entry: TimmEntry, shapes: Shapes) -> dict[str, Any]:
 
 
 def _sized(
-    match: TimmMatch, request: CheckpointRequest, facts: TrainingFacts
-) -> tuple[dict[str, Any], tuple[int, int, int]]:
-    """The options with the image's size, and the input's shape: as asked, from the weights, the file, or timm."""
-    options, channels = dict(match.options), match.options.get("in_chans", 3)
-    built = options.get("img_size")
+    match: TimmMatch, request: CheckpointRequest, facts: TrainingFacts, said: TimmSaid
+) -> tuple[dict[str, Any], tuple[int, int, int], tuple[str, ...]]:
+    """The options with the image's size, the input's shape, and a note where that is a guess.
+
+    The size is as asked, from the weights, the file, or timm.
+    """
+    options = {**said.options, **match.options}
+    if said.options.keys() & _TOKENS:
+        options["img_size"] = said.options.get("img_size")  # the rows of an embedding are counted otherwise then
+        options = {name: value for name, value in options.items() if value is not None}
+    channels, built = options.get("in_chans", 3), _pair(options.get("img_size"))
     cfg = import_timm().models.get_pretrained_cfg(_asked(request) or match.entry.name)
+    notes: tuple[str, ...] = ()
     if request.input_shapes:
         size = _asked_size(match, request.input_shapes, channels, built)
-    elif built:
-        size = (built[0], built[1])
-    elif facts.size:
-        size = (facts.size, facts.size)
+    elif known := built or said.size or _pair(facts.size):
+        size = known
     elif cfg is not None:
         size = (cfg.input_size[1], cfg.input_size[2])
+        notes = _guessed(size, channels) if match.entry.sized and not said.by_timm else ()
     else:
         raise UsageError(
             f"the input size of {match.entry.name} is not known", fix=f"add --input-shape {channels},HEIGHT,WIDTH"
         )
     if match.entry.sized:
         options["img_size"] = list(size)
-    # As timm's own training script calls it: no tensor tells a maximum from a mean.
-    if isinstance(pooling := facts.settings.get("gp"), str):
-        options["global_pool"] = pooling
-    return options, (channels, *size)
+    return options, (channels, *size), notes
+
+
+def _pair(size: Any) -> tuple[int, int] | None:
+    return (size, size) if isinstance(size, int) else (size[0], size[1]) if size else None
+
+
+def _guessed(size: tuple[int, int], channels: int) -> tuple[str, ...]:
+    """A note on a network that is built for one size, where no tensor and nothing in the file says for which."""
+    height, width = size
+    return (
+        f"input size: {height} x {width}, timm's usual one; the network is built for a size, and nothing says which: "
+        f"--input-shape {channels},HEIGHT,WIDTH sets another",
+    )
 
 
 def _asked_size(
-    match: TimmMatch, asked: tuple[tuple[int, ...], ...], channels: int, built: list[int] | None
+    match: TimmMatch, asked: tuple[tuple[int, ...], ...], channels: int, built: tuple[int, int] | None
 ) -> tuple[int, int]:
     given = " and ".join(",".join(map(str, shape)) for shape in asked)
     if len(asked) != 1 or len(asked[0]) != 3 or asked[0][0] != channels or min(asked[0]) < 1:
@@ -264,40 +306,13 @@ def _asked_size(
             expected=f"one shape {channels},HEIGHT,WIDTH, without the batch",
         )
     size = asked[0][1], asked[0][2]
-    if built and list(size) != built:
+    if built and size != built:
         raise UsageError(
             f"--input-shape {given} contradicts the positional embedding, which was made for {built[0]} x {built[1]}",
             expected=f"{channels},{built[0]},{built[1]}",
             fix="leave out --input-shape",
         )
     return size
-
-
-def _preprocessing(
-    name: str, shape: tuple[int, int, int], facts: TrainingFacts
-) -> tuple[Preprocessing, tuple[str, ...]]:
-    """What the file says, else the pretrained_cfg of these weights, with a note on how far it can be relied on."""
-    return with_facts(facts, *_usual_preprocessing(name, shape))
-
-
-def _usual_preprocessing(name: str, shape: tuple[int, int, int]) -> tuple[Preprocessing, tuple[str, ...]]:
-    cfg = import_timm().models.get_pretrained_cfg(name)
-    if cfg is None or shape[0] != len(cfg.mean):
-        return UNKNOWN, (UNKNOWN_NOTE,)
-    source = f"timm {cfg.architecture}.{cfg.tag}" if cfg.tag else f"timm {name}"
-    side = cfg.input_size[1]
-    as_trained = shape[1:] == (side, side) and cfg.crop_mode == "center"
-    note = f"preprocessing: the pretrained_cfg of {source}; nothing in the checkpoint says that this training used it"
-    return Preprocessing(
-        source=source,
-        resize=int(side / cfg.crop_pct) if as_trained else None,
-        crop=side if as_trained else None,
-        mean=tuple(cfg.mean),
-        std=tuple(cfg.std),
-        layout="NCHW, RGB",
-        value_range=(0.0, 1.0),
-        interpolation=cfg.interpolation,
-    ), (note,)
 
 
 def _ambiguous(names: list[str]) -> UsageError:

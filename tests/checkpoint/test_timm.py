@@ -1,10 +1,15 @@
 """timm's architectures told by their weights, asked for by name, and refused; and the index that tells them."""
 
+import io
+import json
 import subprocess
 import sys
+import warnings
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +18,8 @@ from deploy.checkpoint.load import build_module, read_checkpoint
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest, DynamicRequest
 from deploy.checkpoint.timm_entries import decode, encode, import_timm, index_file, likeness, sketch, timm_version
 from deploy.checkpoint.timm_zoo import load_index
+from deploy.ensemble.models.image import prepare
+from deploy.ensemble.transform import image_transform
 from deploy.errors import UsageError
 from tests.checkpoint.checkpoints import saved
 
@@ -59,6 +66,107 @@ def test_the_pooling_is_the_one_that_training_was_started_with(tmp_path: Path) -
     checkpoint, image = read(tmp_path, content), torch.randn(2, 3, 160, 160)
     with torch.no_grad():
         assert torch.equal(build_module(checkpoint)(image), module(image))
+
+
+# What timm's training script keeps of its command line, as far as it is on networks and images.
+ARGUMENTS: dict[str, Any] = {
+    "gp": None, "crop_pct": None, "img_size": None, "input_size": None, "interpolation": "", "mean": None, "std": None,
+    "bn_eps": None, "model_kwargs": {},
+}  # fmt: skip
+
+
+def left_by_timm(name: str, module: nn.Module, **arguments: Any) -> dict[str, Any]:
+    """What timm's CheckpointSaver writes."""
+    args = Namespace(**{**ARGUMENTS, "model": name, **arguments})
+    return {"epoch": 1, "arch": name, "state_dict": module.state_dict(), "args": args}
+
+
+def settings(arguments: dict[str, Any], pretrained_cfg: Any) -> dict[str, Any]:
+    """What timm's script settles on for its images."""
+    resolve: Any = import_timm().data.resolve_data_config
+    return resolve(arguments, pretrained_cfg=pretrained_cfg)  # type: ignore[no-any-return]
+
+
+def check_as_timm_evaluates(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
+    """Raises AssertionError unless the steps of an ensemble are those of timm's own evaluation transform."""
+    from PIL import Image
+
+    steps = json.loads(image_transform(checkpoint, exif_orientation=False).to_json())
+    make: Any = import_timm().data.create_transform
+    theirs = make(**settings, is_training=False)
+    for size in ((253, 380, 3), (201, 137, 3)):
+        picture, file = Image.fromarray(np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)), io.BytesIO()
+        picture.save(file, "PNG")
+        np.testing.assert_allclose(prepare(file.getvalue(), steps), theirs(picture).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("test_efficientnet", {"img_size": 96, "crop_pct": 0.8}),
+        (
+            "test_resnet",
+            {"input_size": [3, 64, 64], "mean": [0.4, 0.5, 0.6], "std": [0.25], "interpolation": "bicubic"},
+        ),
+        ("resnet18.tv_in1k", {}),
+    ],
+)
+def test_images_are_prepared_as_timms_script_evaluated_them(
+    name: str, arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    """A size without a crop_pct is resized by the usual one, and weights with a tag by their own pretrained_cfg."""
+    module = fine_tuned(name, num_classes=3)
+    checkpoint = read(tmp_path, left_by_timm(name, module, **arguments))
+    assert checkpoint.architecture == f"timm/{name}"
+    check_as_timm_evaluates(checkpoint, settings(arguments, pretrained_cfg=module.pretrained_cfg))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "options"),
+    [
+        ("test_efficientnet", {"bn_eps": 0.1}, {"bn_eps": 0.1}),
+        ("test_vit", {"gp": "avg", "model_kwargs": {"reg_tokens": 2}}, {"global_pool": "avg", "reg_tokens": 2}),
+    ],
+)
+def test_arguments_that_no_tensor_tells_are_those_of_the_script(
+    name: str, arguments: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    module = fine_tuned(name, num_classes=3, **options)
+    checkpoint, image = read(tmp_path, left_by_timm(name, module, **arguments)), torch.randn(2, 3, 160, 160)
+    with torch.no_grad():
+        assert torch.equal(build_module(checkpoint)(image), module(image))
+
+
+@pytest.mark.parametrize(("mode", "known"), [("squash", True), ("border", False)])
+def test_a_folder_of_timms_hub_is_what_its_config_says(mode: str, known: bool, tmp_path: Path) -> None:
+    from timm.models import save_for_hf
+
+    module, folder = fine_tuned("test_vit", num_classes=3, img_size=96, reg_tokens=2), tmp_path / "birds"
+    told = {"crop_mode": mode, "crop_pct": 0.8, "mean": [0.1, 0.2, 0.3]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save_for_hf(module, str(folder), model_config={"label_names": ["a", "b", "c"], "pretrained_cfg": told})
+    checkpoint, image = read_checkpoint(CheckpointRequest(path=folder)), torch.randn(2, 3, 96, 96)
+    assert (checkpoint.name, checkpoint.classes) == ("birds", ("a", "b", "c"))
+    assert checkpoint.preprocessing.source == "config.json of timm"
+    with torch.no_grad():
+        assert torch.equal(build_module(checkpoint)(image), module(image))
+    if known:
+        cfg = {**module.pretrained_cfg, **told}  # type: ignore[dict-item]
+        check_as_timm_evaluates(checkpoint, settings({"img_size": 96}, pretrained_cfg=cfg))
+    else:
+        assert (checkpoint.preprocessing.resize, checkpoint.preprocessing.crop) == (None, None)
+        assert "in timm's crop_mode 'border'" in " ".join(checkpoint.notes)
+
+
+def test_a_size_that_nothing_tells_is_said_to_be_a_guess(tmp_path: Path) -> None:
+    """A Swin for 448 has the same tensors as one for 224."""
+    state = fine_tuned("swin_tiny_patch4_window7_224", num_classes=3, depths=(1, 1, 1, 1), img_size=448).state_dict()
+    arguments = {"model_kwargs": {"depths": [1, 1, 1, 1]}}
+    checkpoint = read(tmp_path, {"arch": "swin_tiny_patch4_window7_224", "args": arguments, "state_dict": state})
+    assert checkpoint.inputs[0].shape == ("batch", 3, 224, 224)
+    assert "input size: 224 x 224, timm's usual one" in " ".join(checkpoint.notes)
+    assert "--input-shape 3,HEIGHT,WIDTH" in " ".join(checkpoint.notes)
 
 
 def test_wrappers_prefixes_are_taken_off_and_no_others(tmp_path: Path) -> None:
