@@ -100,19 +100,24 @@ def _attention(  # noqa: PLR0913, PLR0917
     if is_causal:  # which hides no row whole
         lengths = op.Shape(scores, start=-2)
         kept = op.Cast(op.Trilu(op.ConstantOfShape(lengths, value=ir.tensor([1])), upper=0), to=_BOOL)
-        hidden = ir.tensor(query.dtype.min, dtype=query.dtype)
-        scores = op.Add(scores, op.Where(kept, ir.tensor(0.0, dtype=query.dtype), hidden))
+        scores = op.Add(scores, _hiding(op, kept, query.dtype))
     if attn_mask is not None:
         if attn_mask.dtype == ir.DataType.BOOL:
             rows = attn_mask if _hides_rows(attn_mask) else None
-            hidden = ir.tensor(query.dtype.min, dtype=query.dtype)
-            attn_mask = op.Where(attn_mask, ir.tensor(0.0, dtype=query.dtype), hidden)
+            attn_mask = _hiding(op, attn_mask, query.dtype)
         scores = op.Add(scores, attn_mask)
     answer = op.MatMul(op.Softmax(scores, axis=-1), value)
     if rows is None:
         return answer
     seen = op.ReduceMax(op.Cast(rows, to=ir.DataType.FLOAT), op.Constant(value_ints=[-1]), keepdims=1)
     return op.Where(op.Cast(seen, to=ir.DataType.BOOL), answer, ir.tensor(0.0, dtype=query.dtype))
+
+
+def _hiding(op: Any, kept: Any, dtype: Any) -> Any:
+    """What is added to scores so that those that are not `kept` count for nothing."""
+    import onnx_ir as ir
+
+    return op.Where(kept, ir.tensor(0.0, dtype=dtype), ir.tensor(dtype.min, dtype=dtype))
 
 
 def _hides_rows(mask: Any) -> bool:
