@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from deploy import spec
 from deploy.convert import aoti, onnx
 from deploy.convert.archive import MODEL_NAME
 from deploy.convert.compiler import AVX2_MARCH, compiler_run, require_compiler
+from deploy.convert.export import sample_rows
 from deploy.convert.flex import plain_attention
 from deploy.convert.model import Device
 from deploy.convert.onnx_file import write_model
@@ -29,7 +31,6 @@ CONTENDERS = (EAGER, CONTROL, AOTI, ONNX, COMPILED, *GRAPHED)
 
 MAX_BATCH = 1024
 SAMPLE_BATCH = 2  # one row would be taken for a constant
-EXPORTED_ROWS = 32  # as the converter has it on a GPU, whose kernels are tuned for the sizes of the sample
 _OPSET = 20
 _INLINE_LIMIT = 1_900_000_000
 _WARM_UP = 3
@@ -159,8 +160,10 @@ def compiled(module: nn.Module, rows: Tensor) -> Module:
 def exported(module: nn.Module, rows: Tensor) -> ExportedProgram:
     """The module's program for any batch, as `deployctl package` exports it."""
     dims = ({0: Dim("batch", min=1, max=MAX_BATCH)},)
+    batch = spec.Dim(name=spec.BATCH, minimum=1, maximum=MAX_BATCH)
+    shown = rows[: sample_rows((batch,), "cuda" if rows.is_cuda else "cpu")].clone()
     with torch.no_grad():
-        return torch.export.export(module, (rows[:EXPORTED_ROWS].clone(),), dynamic_shapes=dims, strict=False)
+        return torch.export.export(module, (shown,), dynamic_shapes=dims, strict=False)
 
 
 def archived(program: ExportedProgram, folder: Path, *, threads: int) -> Path:
