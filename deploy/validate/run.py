@@ -12,7 +12,7 @@ cause in `locate`. Called by package.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from deploy.spec import Spec
 from deploy.targets import Target
 from deploy.validate.baseline import Arrays, Baseline, Question, declared_baseline, make_baseline
 from deploy.validate.behaviour import check_behaviour
-from deploy.validate.cases import Case, make_cases
+from deploy.validate.cases import Case, call_with, calls_of, make_cases
 from deploy.validate.compare import as_rows
 from deploy.validate.executables import AotiModel, EagerModel, OnnxModel
 from deploy.validate.families import Pool, make_pools
@@ -215,15 +215,16 @@ def _answers(worker: Worker, artifact: Artifact, question: Question, plan: Plan)
     except DeployError as error:
         yield Answer(case=question.cases[0], error=f"it could not be loaded: {error.found}")
         return
-    for case in question.cases:
-        inputs = pools[case.family].take(case.rows)
+    for call in calls_of(question.cases):
         try:
-            outputs, again = worker.call("run_twice", inputs)
-            yield Answer(case=case, outputs=outputs, again=again)
+            outputs, again = worker.call("run_twice", call.inputs(pools))
         except ChildFailed as error:
-            yield Answer(case=case, error=error.found)
+            yield Answer(case=call.cases[0], error=error.found)
             if not worker.alive:
                 return
+            continue
+        for case, first, second in zip(call.cases, call.part(outputs), call.part(again), strict=True):
+            yield Answer(case=case, outputs=first, again=second)
 
 
 def _find_place(
@@ -248,13 +249,15 @@ def _suspect(baseline: Baseline, artifact: Artifact, failed: ParityFailure, plan
     """The call in which the failure was seen, and what its outputs should have been."""
     case = next(case for case in baseline.question.cases if case.name == failed.case)
     rows = baseline.rows[case.family]
+    # Of a batch shared with other families, one of this family alone: the budget is its own.
+    chosen = list(islice(cycle(case.rows), call_with(case, baseline.question.cases).size))
     return Suspect(
         format=artifact.format,
         path=artifact.path,
         program=plan.program,
         spec=plan.spec,
-        inputs=tuple(rows.pool.take(case.rows)),
-        reference=tuple(array[list(case.rows)] for array in rows.reference),
+        inputs=tuple(rows.pool.take(chosen)),
+        reference=tuple(array[chosen] for array in rows.reference),
         allowed=tuple(baseline.budgets[output.name, case.family].allowed for output in plan.spec.outputs),
         target=plan.target,
         seconds=plan.search_seconds,

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from deploy.spec import BATCH, Dim, Spec, TensorSpec
-from deploy.validate.cases import make_cases
+from deploy.validate.cases import calls_of, make_cases
 from deploy.validate.families import SEEDED, Pool, make_pools, pool_rows
 from deploy.validate.samples import Samples
 
@@ -82,7 +83,42 @@ def batches(maximum: int) -> list[tuple[int, ...]]:
 def test_each_family_is_asked_alone_in_pairs_in_threes_and_at_the_maximum() -> None:
     assert batches(8) == [(0,), (1,), (2,), (0, 1), (0, 1, 2), (0, 1, 2, 3, 0, 1, 2, 3)]
     assert batches(2) == [(0,), (1,), (2,), (0, 1)]
-    assert [len(rows) for rows in batches(20)] == [1, 1, 1, 2, 3, 20]
+    assert batches(15)[-1] == (*(0, 1, 2, 3) * 3, 0, 1, 2)
+
+
+def test_a_maximum_that_holds_all_families_is_one_batch_of_them_all() -> None:
+    pools = make_pools(spec(18), None, seed=0)
+    *small, last = calls_of(make_cases(spec(18), pools))
+    assert {call.size for call in small} == {1, 2, 3}
+    assert [(case.family, case.rows) for case in last.cases] == [
+        ("normal", (0, 1, 2, 3, 0)), ("image", (0, 1, 2, 3, 0)), ("constant", (0, 1, 2, 3)), ("large", (0, 1, 2, 3)),
+    ]  # fmt: skip
+    (batch,) = last.inputs({pool.family: pool for pool in pools})
+    assert batch.shape[0] == 18
+    for case, (part,) in zip(last.cases, last.part([batch]), strict=True):
+        (pool,) = (pool for pool in pools if pool.family == case.family)
+        assert np.array_equal(part, pool.inputs[0][list(case.rows)])
+
+
+@pytest.mark.parametrize("rows", [17, 19])
+def test_rows_that_are_lost_or_added_in_a_shared_batch_are_missed(rows: int) -> None:
+    *_, last = calls_of(make_cases(spec(18), make_pools(spec(18), None, seed=0)))
+    parts = last.part([np.zeros((rows, 2))])
+    assert [len(part) == len(case.rows) for case, (part,) in zip(last.cases, parts, strict=True)] == [True] * 3 + [
+        False
+    ]
+
+
+def test_rows_of_other_sizes_and_scales_from_the_batch_keep_batches_of_their_own() -> None:
+    pools = make_pools(spec(32), None, seed=0)
+    assert all(len(call.cases) == 1 for call in calls_of(make_cases(spec(32), pools, mixed=False)))
+    wide = spec(32, size=40)
+    real = Samples(path=Path("s.npz"), inputs=(np.zeros((8, 3, 40, 40), np.float32),), digest="")
+    mixed = [*make_pools(wide, real, seed=0)[:1], *pools]
+    largest = [call for call in calls_of(make_cases(spec(32), mixed)) if call.size == 32]
+    assert [[case.family for case in call.cases] for call in largest] == [
+        ["real"], ["normal", "image", "constant", "large"],
+    ]  # fmt: skip
 
 
 def test_a_static_program_is_asked_one_row_at_a_time() -> None:

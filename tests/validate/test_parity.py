@@ -9,7 +9,7 @@ from deploy.errors import UnfinishedError
 from deploy.evidence import ParityEvidence
 from deploy.spec import BATCH, Dim, Spec, TensorSpec
 from deploy.validate.baseline import Baseline, Question, declared_baseline, make_baseline
-from deploy.validate.cases import Case, make_cases
+from deploy.validate.cases import Case, calls_of, make_cases
 from deploy.validate.families import make_pools
 from deploy.validate.parity import Answer, judge
 
@@ -291,6 +291,24 @@ def test_bits_may_differ_in_a_repeat_but_are_recorded() -> None:
     evidence = judged(single, again=off_by(EPSILON))
     assert evidence.judgement.passed
     assert evidence.bitwise_repeatable is False
+
+
+@pytest.mark.parametrize("row", [0, 3, 31])
+def test_a_row_that_is_wrong_in_the_largest_batch_alone_fails(row: int) -> None:
+    def model(x: np.ndarray) -> Arrays:
+        (y,) = single(x)
+        if len(x) == 32:
+            y[row] += np.float32(0.01)
+        return [y]
+
+    against = baseline(question(spec(maximum=32)))
+    *_, largest = calls_of(against.question.cases)
+    pools = {pool.family: pool for pool in against.question.pools}
+    parts = largest.part(model(largest.inputs(pools)[0]))
+    answers = [Answer(case=case, outputs=part) for case, part in zip(largest.cases, parts, strict=True)]
+    evidence = judge(against, answers, format="onnx")
+    assert "error" in checks(evidence)
+    assert "in a batch of 32" in evidence.judgement.reason
 
 
 def test_a_row_that_depends_on_its_batch_fails() -> None:
