@@ -3,6 +3,7 @@
 Owns batch sizes and groupings, nothing about values. Called by run, and by what asks a server.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, cycle, groupby, islice, pairwise
@@ -17,17 +18,21 @@ _SMALL = (2, 3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """These rows of a family's pool as one batch; `shared` names the call in which rows of other families follow."""
+    """These rows of a family's pool as one batch; `shared` names the call in which rows of other families follow.
+
+    `repeat` is false for a batch between a single row and the largest: its rows are asked twice in others.
+    """
 
     name: str
     family: str
     rows: tuple[int, ...]
     shared: str = ""
+    repeat: bool = True
 
     @property
     def alone(self) -> bool:
         """True for a batch of one row."""
-        return len(self.rows) == 1
+        return len(self.rows) == 1 and not self.shared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,11 @@ class Call:
     def size(self) -> int:
         """The number of rows."""
         return sum(len(case.rows) for case in self.cases)
+
+    @property
+    def repeat(self) -> bool:
+        """True where the same call is made again."""
+        return any(case.repeat for case in self.cases)
 
     def inputs(self, pools: Mapping[str, Pool]) -> list[np.ndarray]:
         """One array per input in the spec's order, from the pools by family."""
@@ -72,8 +82,9 @@ def make_cases(spec: Spec, pools: Sequence[Pool], *, mixed: bool = True) -> tupl
     Only batch sizes within the program's bounds; a static program gets each row alone. A batch larger than its pool
     repeats rows. At the ends of other dynamic dims: one row alone, and the largest batch that memory holds.
 
-    A maximum that holds the rows of all families is one batch of them all: what it shows beyond the small batches is
-    the size. With `mixed` false each family has one of its own: for programs whose arithmetic on a row depends on its
+    Families of one shape share their largest batches: those show what the size does, and a row next to those of
+    other families shows what leaks. Together they hold the first row of each and those that were not asked alone.
+    With `mixed` false each family has a batch of its own: for programs whose arithmetic on a row depends on its
     neighbours, as that of int8 with a scale taken from the batch does.
     """
     parted = [_family_cases(spec, pool) for pool in pools]
@@ -103,7 +114,7 @@ def _family_cases(spec: Spec, pool: Pool) -> list[Case]:
         return _extreme_cases(spec, pool, batch)
     sizes = [size for size in _SMALL if max(2, batch.minimum) <= size <= batch.maximum]
     alone = [_alone(pool, row) for row in range(min(max(_SMALL), pool.rows))] if batch.minimum == 1 else []
-    return alone + [_batch(pool, size) for size in sizes]
+    return alone + [_batch(pool, size, repeat=size == batch.maximum) for size in sizes]
 
 
 def _largest_cases(batch: Dim, pools: Sequence[Pool], *, mixed: bool) -> list[Case]:
@@ -111,18 +122,40 @@ def _largest_cases(batch: Dim, pools: Sequence[Pool], *, mixed: bool) -> list[Ca
     size = batch.maximum
     if size in _SMALL or size < 2:
         return []
-    if not mixed or len(pools) == 1 or size < sum(pool.rows for pool in pools):
+    if not mixed or len(pools) == 1:
         return [_batch(pool, size) for pool in pools]
-    # Neighbours come from different families: the first row of each, then the second of each.
-    longest = max(pool.rows for pool in pools)
-    every = [(pool.family, row) for row in range(longest) for pool in pools if row < pool.rows]
-    rows: dict[str, list[int]] = {}
-    for family, row in islice(cycle(every), size):
-        rows.setdefault(family, []).append(row)
+    alone = range(max(_SMALL) if batch.minimum == 1 else 0)
+    # One that was asked alone, to see whether the batch changes it, and those that were not.
+    owed = [[0, *(row for row in range(1, pool.rows) if row not in alone)] for pool in pools]
+    rest = [[row for row in range(pool.rows) if row not in rows] for pool, rows in zip(pools, owed, strict=True)]
+    order = [*_interleaved(pools, owed), *_interleaved(pools, rest)]
+    count = math.ceil(sum(len(rows) for rows in owed) / size)
+    chosen = list(islice(cycle(order), count * size))
     return [
-        Case(name=f"{family}, in a batch of {size}", family=family, rows=tuple(held), shared=f"batch of {size}")
-        for family, held in rows.items()
+        case for number in range(count) for case in _shared_batch(chosen[number * size : (number + 1) * size], number)
     ]
+
+
+def _interleaved(pools: Sequence[Pool], rows: Sequence[Sequence[int]]) -> list[tuple[str, int]]:
+    """Family and row, so that neighbours come from different families: the first of each, then the second of each."""
+    longest = max(map(len, rows))
+    pairs = list(zip(pools, rows, strict=True))
+    return [(pool.family, held[place]) for place in range(longest) for pool, held in pairs if place < len(held)]
+
+
+def _shared_batch(chosen: Sequence[tuple[str, int]], number: int) -> list[Case]:
+    """One case for each family that has rows in it."""
+    size, rows = len(chosen), dict[str, list[int]]()
+    for family, row in chosen:
+        rows.setdefault(family, []).append(row)
+    which = f" ({number + 1})" if number else ""
+    return [
+        Case(
+            name=f"{family}, in a batch of {size}{which}", family=family, rows=tuple(held),
+            shared=f"batch of {size}{which}",
+        )
+        for family, held in rows.items()
+    ]  # fmt: skip
 
 
 def _extreme_cases(spec: Spec, pool: Pool, batch: Dim) -> list[Case]:
@@ -135,7 +168,6 @@ def _alone(pool: Pool, row: int) -> Case:
     return Case(name=f"{pool.family}, row {row} alone", family=pool.family, rows=(row,))
 
 
-def _batch(pool: Pool, size: int) -> Case:
-    return Case(
-        name=f"{pool.family}, batch {size}", family=pool.family, rows=tuple(row % pool.rows for row in range(size))
-    )
+def _batch(pool: Pool, size: int, *, repeat: bool = True) -> Case:
+    rows = tuple(row % pool.rows for row in range(size))
+    return Case(name=f"{pool.family}, batch {size}", family=pool.family, rows=rows, repeat=repeat)

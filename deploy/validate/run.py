@@ -6,13 +6,13 @@ cause in `locate`. Called by package.
     1. One child runs the reference in float64 over every row.
     2. One child runs eager over every row, and again with weights off by a rounding; the budgets come from its
        errors, and it is held against `expected/`.
-    3. One child per artifact answers every case twice, and is judged.
+    3. One child per artifact answers every case, each row twice, and is judged.
     4. For an artifact that failed, one more child finds the place.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, cycle, islice
+from itertools import chain, cycle, islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -204,7 +204,7 @@ def _where_proven(judgement: Judgement, plan: Plan) -> Judgement:
 
 
 def _answers(worker: Worker, artifact: Artifact, question: Question, plan: Plan) -> Iterator[Answer]:
-    """Every case twice. An error ends that case; a child that is gone ends them all."""
+    """Every call, and again where it is to be. An error ends that call; a child that is gone ends them all."""
     pools = {pool.family: pool for pool in question.pools}
     try:
         if artifact.format == "aoti":
@@ -217,13 +217,17 @@ def _answers(worker: Worker, artifact: Artifact, question: Question, plan: Plan)
         return
     for call in calls_of(question.cases):
         try:
-            outputs, again = worker.call("run_twice", call.inputs(pools))
+            if call.repeat:
+                outputs, again = worker.call("run_twice", call.inputs(pools))
+            else:
+                outputs, again = worker.call("run", call.inputs(pools)), None
         except ChildFailed as error:
             yield Answer(case=call.cases[0], error=error.found)
             if not worker.alive:
                 return
             continue
-        for case, first, second in zip(call.cases, call.part(outputs), call.part(again), strict=True):
+        seconds = call.part(again) if again is not None else repeat(None)
+        for case, first, second in zip(call.cases, call.part(outputs), seconds, strict=False):
             yield Answer(case=case, outputs=first, again=second)
 
 
@@ -249,8 +253,12 @@ def _suspect(baseline: Baseline, artifact: Artifact, failed: ParityFailure, plan
     """The call in which the failure was seen, and what its outputs should have been."""
     case = next(case for case in baseline.question.cases if case.name == failed.case)
     rows = baseline.rows[case.family]
-    # Of a batch shared with other families, one of this family alone: the budget is its own.
-    chosen = list(islice(cycle(case.rows), call_with(case, baseline.question.cases).size))
+    chosen = list(case.rows)
+    if case.shared:
+        # A batch of this family's rows alone, for the budget is its own; unlike neighbours show what mixes rows.
+        others = (row for row in range(rows.pool.rows) if row not in case.rows)
+        size = call_with(case, baseline.question.cases).size
+        chosen = list(islice(cycle([*dict.fromkeys(case.rows), *others]), size))
     return Suspect(
         format=artifact.format,
         path=artifact.path,
