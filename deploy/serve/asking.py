@@ -15,7 +15,7 @@ from deploy.evidence import Judgement, ServedCheck, Verdict
 from deploy.repository.layout import Version
 from deploy.serve.client import Client, ModelAddress, RequestFailed, Statistics
 from deploy.validate.baseline import Baseline
-from deploy.validate.cases import Case
+from deploy.validate.cases import Case, make_cases
 from deploy.validate.parity import Answer, judge
 
 # A tiny model can answer before the next request comes; more bursts make a merge all but certain.
@@ -87,7 +87,7 @@ class Asking:
 
     def one_by_one(self) -> ServedCheck:
         """The evidence's own calls, each row alone and in every batch size, one after the other."""
-        cases = tuple(case for case in self.baseline.question.cases if case.family in self._families)
+        cases = make_cases(self.baseline.question.spec, [self.baseline.rows[family].pool for family in self._families])
         return self._judged("one request at a time", (self._answer(case) for case in cases), cases)
 
     def at_once(self) -> tuple[ServedCheck, Statistics]:

@@ -27,7 +27,7 @@ from deploy.evidence import Judgement, OutputBudget, OutputParity, ParityEvidenc
 from deploy.processes import ChildFailed, Worker
 from deploy.spec import TensorSpec
 from deploy.validate.baseline import Arrays, Baseline, Question, RowSet, is_floating, make_baseline
-from deploy.validate.cases import Case
+from deploy.validate.cases import Case, calls_of, make_cases
 from deploy.validate.executables import AotiModel, EagerModel, OnnxModel, ProgramModel
 from deploy.validate.families import REAL
 from deploy.validate.metric import Metric, answers, decides, judge_accuracy
@@ -111,13 +111,16 @@ def _program_answers(question: Question, plan: Plan) -> Iterator[Answer]:
     assert plan.program is not None
     with Worker("parity of the program", log=plan.logs / "parity-of-the-program.log", limits=plan.limits) as worker:
         worker.make(ProgramModel, plan.program, threads=plan.threads, device=plan.device)
-        for case in question.cases:
+        for call in calls_of(question.cases):
             try:
-                yield Answer(case=case, outputs=worker.call("run", pools[case.family].take(case.rows)))
+                outputs = worker.call("run", call.inputs(pools))
             except ChildFailed as error:
-                yield Answer(case=case, error=error.found)
+                yield Answer(case=call.cases[0], error=error.found)
                 if not worker.alive:
                     return
+                continue
+            for case, part in zip(call.cases, call.part(outputs), strict=True):
+                yield Answer(case=case, outputs=part)
 
 
 def _not_asked(artifact: Artifact, baseline: Baseline, failure: ParityFailure, precision: Precision) -> ParityEvidence:
@@ -267,12 +270,9 @@ def noise_baseline(fp32: Baseline) -> Baseline:
     """
     families = [REAL] if REAL in fp32.rows else list(fp32.rows)
     rows = {family: fp32.rows[family] for family in families}
-    question = replace(
-        fp32.question,
-        precision="int8",
-        pools=tuple(pool for pool in fp32.question.pools if pool.family in rows),
-        cases=tuple(case for case in fp32.question.cases if case.family in rows),
-    )
+    pools = tuple(pool for pool in fp32.question.pools if pool.family in rows)
+    cases = make_cases(fp32.question.spec, pools, mixed=False)
+    question = replace(fp32.question, precision="int8", pools=pools, cases=cases)
     budgets = {
         (output.name, family): _noise_budget(output, fp32.budgets[output.name, family], held.reference[index])
         for family, held in rows.items()

@@ -6,13 +6,13 @@ cause in `locate`. Called by package.
     1. One child runs the reference in float64 over every row.
     2. One child runs eager over every row, and again with weights off by a rounding; the budgets come from its
        errors, and it is held against `expected/`.
-    3. One child per artifact answers every case twice, and is judged.
+    3. One child per artifact answers every case, each row twice, and is judged.
     4. For an artifact that failed, one more child finds the place.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, cycle, islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from deploy.spec import Spec
 from deploy.targets import Target
 from deploy.validate.baseline import Arrays, Baseline, Question, declared_baseline, make_baseline
 from deploy.validate.behaviour import check_behaviour
-from deploy.validate.cases import Case, make_cases
+from deploy.validate.cases import Case, call_with, calls_of, make_cases
 from deploy.validate.compare import as_rows
 from deploy.validate.executables import AotiModel, EagerModel, OnnxModel
 from deploy.validate.families import Pool, make_pools
@@ -204,7 +204,7 @@ def _where_proven(judgement: Judgement, plan: Plan) -> Judgement:
 
 
 def _answers(worker: Worker, artifact: Artifact, question: Question, plan: Plan) -> Iterator[Answer]:
-    """Every case twice. An error ends that case; a child that is gone ends them all."""
+    """Every call, and again where it is to be. An error ends that call; a child that is gone ends them all."""
     pools = {pool.family: pool for pool in question.pools}
     try:
         if artifact.format == "aoti":
@@ -215,15 +215,20 @@ def _answers(worker: Worker, artifact: Artifact, question: Question, plan: Plan)
     except DeployError as error:
         yield Answer(case=question.cases[0], error=f"it could not be loaded: {error.found}")
         return
-    for case in question.cases:
-        inputs = pools[case.family].take(case.rows)
+    for call in calls_of(question.cases):
         try:
-            outputs, again = worker.call("run_twice", inputs)
-            yield Answer(case=case, outputs=outputs, again=again)
+            if call.repeat:
+                outputs, again = worker.call("run_twice", call.inputs(pools))
+            else:
+                outputs, again = worker.call("run", call.inputs(pools)), None
         except ChildFailed as error:
-            yield Answer(case=case, error=error.found)
+            yield Answer(case=call.cases[0], error=error.found)
             if not worker.alive:
                 return
+            continue
+        seconds = call.part(again) if again is not None else repeat(None)
+        for case, first, second in zip(call.cases, call.part(outputs), seconds, strict=False):
+            yield Answer(case=case, outputs=first, again=second)
 
 
 def _find_place(
@@ -248,13 +253,19 @@ def _suspect(baseline: Baseline, artifact: Artifact, failed: ParityFailure, plan
     """The call in which the failure was seen, and what its outputs should have been."""
     case = next(case for case in baseline.question.cases if case.name == failed.case)
     rows = baseline.rows[case.family]
+    chosen = list(case.rows)
+    if case.shared:
+        # A batch of this family's rows alone, for the budget is its own; unlike neighbours show what mixes rows.
+        others = (row for row in range(rows.pool.rows) if row not in case.rows)
+        size = call_with(case, baseline.question.cases).size
+        chosen = list(islice(cycle([*dict.fromkeys(case.rows), *others]), size))
     return Suspect(
         format=artifact.format,
         path=artifact.path,
         program=plan.program,
         spec=plan.spec,
-        inputs=tuple(rows.pool.take(case.rows)),
-        reference=tuple(array[list(case.rows)] for array in rows.reference),
+        inputs=tuple(rows.pool.take(chosen)),
+        reference=tuple(array[chosen] for array in rows.reference),
         allowed=tuple(baseline.budgets[output.name, case.family].allowed for output in plan.spec.outputs),
         target=plan.target,
         seconds=plan.search_seconds,

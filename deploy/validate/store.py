@@ -87,9 +87,8 @@ def load_baseline(folder: Path, spec: Spec) -> Baseline:
         for stored in record.families
     }
     pools = tuple(row_set.pool for row_set in rows.values())
-    question = Question(
-        spec=spec, pools=pools, cases=make_cases(spec, pools), seed=record.seed, precision=record.precision
-    )
+    cases = make_cases(spec, pools, mixed=record.precision != "int8")
+    question = Question(spec=spec, pools=pools, cases=cases, seed=record.seed, precision=record.precision)
     budgets = {(budget.output, budget.family): budget for budget in record.budgets}
     return Baseline(question=question, rows=rows, budgets=budgets, reference=record.reference)
 

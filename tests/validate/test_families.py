@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from deploy.spec import BATCH, Dim, Spec, TensorSpec
-from deploy.validate.cases import make_cases
+from deploy.validate.cases import calls_of, make_cases
 from deploy.validate.families import SEEDED, Pool, make_pools, pool_rows
 from deploy.validate.samples import Samples
 
@@ -80,9 +81,66 @@ def batches(maximum: int) -> list[tuple[int, ...]]:
 
 
 def test_each_family_is_asked_alone_in_pairs_in_threes_and_at_the_maximum() -> None:
-    assert batches(8) == [(0,), (1,), (2,), (0, 1), (0, 1, 2), (0, 1, 2, 3, 0, 1, 2, 3)]
-    assert batches(2) == [(0,), (1,), (2,), (0, 1)]
-    assert [len(rows) for rows in batches(20)] == [1, 1, 1, 2, 3, 20]
+    small = [(0,), (1,), (2,), (0, 1), (0, 1, 2)]
+    assert batches(8) == [*small, (0, 3)]
+    assert batches(2) == small[:4]
+    assert batches(20) == [*small, (0, 3, 1, 2, 0)]
+
+
+def test_families_share_their_largest_batches() -> None:
+    pools = make_pools(spec(9), None, seed=0)
+    *small, last = calls_of(make_cases(spec(9), pools))
+    assert {call.size for call in small} == {1, 2, 3}
+    assert [(case.family, case.rows) for case in last.cases] == [
+        ("normal", (0, 3, 1)), ("image", (0, 3)), ("constant", (0, 3)), ("large", (0, 3)),
+    ]  # fmt: skip
+    (batch,) = last.inputs({pool.family: pool for pool in pools})
+    assert batch.shape[0] == 9
+    for case, (part,) in zip(last.cases, last.part([batch]), strict=True):
+        (pool,) = (pool for pool in pools if pool.family == case.family)
+        assert np.array_equal(part, pool.inputs[0][list(case.rows)])
+
+
+def test_real_rows_that_one_largest_batch_does_not_hold_are_in_more() -> None:
+    real = Samples(path=Path("s.npz"), inputs=(np.zeros((8, 3, 32, 32), np.float32),), digest="")
+    calls = [call for call in calls_of(make_cases(spec(8), make_pools(spec(8), real, seed=0))) if call.size == 8]
+    assert len(calls) == 2
+    asked = {row for call in calls for case in call.cases if case.family == "real" for row in case.rows}
+    assert asked >= {3, 4, 5, 6, 7}
+
+
+@pytest.mark.parametrize("maximum", [1, 2, 3, 4, 8, 64])
+def test_every_row_is_asked_twice(maximum: int) -> None:
+    pools = make_pools(spec(maximum), None, seed=0)
+    for pool in pools:
+        for row in range(pool.rows):
+            repeated = [
+                case
+                for case in make_cases(spec(maximum), pools)
+                if case.family == pool.family and row in case.rows and case.repeat
+            ]
+            assert repeated
+
+
+@pytest.mark.parametrize("rows", [8, 10])
+def test_rows_that_are_lost_or_added_in_a_shared_batch_are_missed(rows: int) -> None:
+    *_, last = calls_of(make_cases(spec(9), make_pools(spec(9), None, seed=0)))
+    fits = [
+        len(part) == len(case.rows) for case, (part,) in zip(last.cases, last.part([np.zeros((rows, 2))]), strict=True)
+    ]
+    assert fits == [True, True, True, False]
+
+
+def test_rows_of_other_sizes_and_scales_from_the_batch_keep_batches_of_their_own() -> None:
+    pools = make_pools(spec(32), None, seed=0)
+    assert all(len(call.cases) == 1 for call in calls_of(make_cases(spec(32), pools, mixed=False)))
+    wide = spec(32, size=40)
+    real = Samples(path=Path("s.npz"), inputs=(np.zeros((8, 3, 40, 40), np.float32),), digest="")
+    mixed = [*make_pools(wide, real, seed=0)[:1], *pools]
+    largest = [call for call in calls_of(make_cases(spec(32), mixed)) if call.size == 32]
+    assert [[case.family for case in call.cases] for call in largest] == [
+        ["real"], ["normal", "image", "constant", "large"],
+    ]  # fmt: skip
 
 
 def test_a_static_program_is_asked_one_row_at_a_time() -> None:
@@ -100,5 +158,5 @@ def test_every_row_of_every_pool_is_asked_for() -> None:
 
 def test_a_bound_below_keeps_single_rows_out() -> None:
     pair = spec(8).model_copy(update={"dims": (Dim(name=BATCH, minimum=2, maximum=8),)})
-    sizes = {len(case.rows) for case in make_cases(pair, make_pools(pair, None, seed=0))}
+    sizes = {call.size for call in calls_of(make_cases(pair, make_pools(pair, None, seed=0)))}
     assert sizes == {2, 3, 8}

@@ -9,7 +9,7 @@ from deploy.errors import UnfinishedError
 from deploy.evidence import ParityEvidence
 from deploy.spec import BATCH, Dim, Spec, TensorSpec
 from deploy.validate.baseline import Baseline, Question, declared_baseline, make_baseline
-from deploy.validate.cases import Case, make_cases
+from deploy.validate.cases import Case, calls_of, make_cases
 from deploy.validate.families import make_pools
 from deploy.validate.parity import Answer, judge
 
@@ -48,8 +48,8 @@ def single(x: np.ndarray) -> Arrays:
 
 def calls(asked: Question, model: Model) -> Iterator[tuple[Case, Arrays]]:
     pools = {pool.family: pool for pool in asked.pools}
-    for case in asked.cases:
-        yield case, model(pools[case.family].take(case.rows)[0])
+    for call in calls_of(asked.cases):
+        yield from zip(call.cases, call.part(model(call.inputs(pools)[0])), strict=True)
 
 
 def baseline(
@@ -81,7 +81,7 @@ def test_another_order_of_summation_passes() -> None:
     order = np.random.default_rng(1).permutation(WIDTH)
     evidence = judged(lambda x: [(x[:, order] @ WEIGHT[order].astype(np.float32)).astype(np.float32)])
     assert evidence.judgement.passed, evidence.judgement.reason
-    assert evidence.rows == 2 * 4 * 6  # four families of 1 + 1 + 1 + 2 + 3 + 4 rows
+    assert evidence.rows == 4 * (1 + 1 + 1 + 2 + 3) + 2 * 4  # four families, and two batches of them all
     assert evidence.bitwise_repeatable
     assert evidence.outputs[0].decisions_compared > 0
 
@@ -107,7 +107,7 @@ def test_limits_are_multiples_of_eagers_own_error_for_the_maximum_and_over_all()
     def one_element(multiple: float) -> Model:
         def model(x: np.ndarray) -> Arrays:
             out = exact(x)[0]
-            if len(x) == 4 and abs(x).max() < 5:
+            if len(x) == 3 and abs(x).max() < 5:
                 out[0, 0] += multiple * budget.max_unit
             return [out.astype(np.float32)]
 
@@ -291,6 +291,24 @@ def test_bits_may_differ_in_a_repeat_but_are_recorded() -> None:
     evidence = judged(single, again=off_by(EPSILON))
     assert evidence.judgement.passed
     assert evidence.bitwise_repeatable is False
+
+
+@pytest.mark.parametrize("row", [0, 3, 31])
+def test_a_row_that_is_wrong_in_the_largest_batch_alone_fails(row: int) -> None:
+    def model(x: np.ndarray) -> Arrays:
+        (y,) = single(x)
+        if len(x) == 32:
+            y[row] += np.float32(0.01)
+        return [y]
+
+    against = baseline(question(spec(maximum=32)))
+    *_, largest = calls_of(against.question.cases)
+    pools = {pool.family: pool for pool in against.question.pools}
+    parts = largest.part(model(largest.inputs(pools)[0]))
+    answers = [Answer(case=case, outputs=part) for case, part in zip(largest.cases, parts, strict=True)]
+    evidence = judge(against, answers, format="onnx")
+    assert "error" in checks(evidence)
+    assert "in a batch of 32" in evidence.judgement.reason
 
 
 def test_a_row_that_depends_on_its_batch_fails() -> None:
