@@ -31,6 +31,7 @@ from deploy.repository.integrity import require_artifact, require_intact
 from deploy.repository.layout import Version
 from deploy.repository.manifest import Manifest, created_now, version_digest
 from deploy.repository.origin import restore_checkpoint
+from deploy.spec import BATCH, TensorSpec
 from deploy.validate.contenders import (
     Entrant,
     Surroundings,
@@ -206,14 +207,23 @@ def gpu_for(versions: Sequence[Manifest]) -> LocalGpu | None:
 
 
 def _check_inputs(ours: _Side, other: _Side) -> None:
-    """Refuse two versions that cannot be given the same arrays: a name's contract may have been changed between."""
+    """Refuse two versions that cannot be given the same arrays: a name's contract may have been changed between.
+
+    A static program takes those of a batch of one.
+    """
     wanted, found = ([(one.dtype, *one.shape) for one in side.manifest.spec.inputs] for side in (ours, other))
-    if wanted != found:
+    rows = [[(one.dtype, *_of_one_row(one)) for one in side.manifest.spec.inputs] for side in (ours, other)]
+    least = max(side.manifest.spec.batch.minimum if side.manifest.spec.batch else 1 for side in (ours, other))
+    if rows[0] != rows[1] or least > min(side.manifest.spec.max_batch for side in (ours, other)):
         raise UsageError(
             f"{ours.version} takes {wanted} and {other.version} takes {found}",
-            expected="two versions with the same inputs",
+            expected="two versions that take the same inputs, in batches of one size",
             fix="compare versions of one contract, or bench each alone",
         )
+
+
+def _of_one_row(tensor: TensorSpec) -> tuple[int | str, ...]:
+    return (1, *tensor.shape[1:]) if tensor.shape[:1] == (BATCH,) else tensor.shape
 
 
 def _check_sizes(sizes: Sequence[int], sides: Sequence[_Side]) -> None:

@@ -255,6 +255,12 @@ def test_a_static_version_is_packaged_and_benched_one_row_at_a_time(tmp_path: Pa
     latency = quick(request.repository, "tiny", eager=request.checkpoint).evidence.latency
     assert {cell.batch for cell in latency.cells} == {1}
     assert latency.lost == ()
+    assert run(replace(request, max_batch=4, new_contract=True)).exit_code is ExitCode.OK
+    compared = quick(request.repository, "tiny:1", compare=2).evidence.latency
+    assert {cell.batch for cell in compared.cells} == {1}
+    edit_manifest(request.repository, 2, lambda manifest: manifest["spec"]["dims"][0].update(minimum=2))
+    with pytest.raises(UsageError, match="two versions that take the same inputs, in"):
+        quick(request.repository, "tiny:1", compare=2)
 
 
 def test_the_tables_show_the_ratios_to_either_base_and_who_was_lost_within_80_columns() -> None:
