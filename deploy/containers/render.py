@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-import yaml
-
 from deploy.containers import dockerfiles, stack
 from deploy.containers.served import ServedModel, served_model
 from deploy.errors import UsageError
@@ -31,6 +29,7 @@ from deploy.repository.find import read_manifest
 from deploy.repository.layout import Version
 from deploy.serve.flags import Production, production_flags
 from deploy.targets import Target, all_targets, find_target
+from deploy.yaml_text import yaml_text
 
 Role = Literal["server", "packager", "prometheus", "grafana"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -189,12 +188,5 @@ def _notes(request: DockerRequest, target: Target, latency: str) -> list[str]:
     return notes
 
 
-class _Plain(yaml.SafeDumper):
-    """Writes what occurs twice twice, for readers and for tools that know no anchors."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
 def _yaml(document: stack.Document) -> str:
-    return _HEADER + yaml.dump(document, Dumper=_Plain, sort_keys=False, width=10_000)
+    return _HEADER + yaml_text(document)

@@ -13,13 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from deploy.gpu import EXACT_FLOAT32
 from deploy.kubernetes import base, canary, checking, delivery, kserve, scaling, watching
 from deploy.kubernetes.plan import Plan, make_plan
 from deploy.kubernetes.pod import Object
 from deploy.kubernetes.request import KubernetesRequest, Source
+from deploy.yaml_text import yaml_text
 
 MONITORING = "monitoring"
 _GPU = "nvidia.com/gpu"
@@ -68,7 +67,7 @@ def _base(plan: Plan) -> Folder:
 
 
 def _delivery(plan: Plan, source: Source) -> Folder:
-    patches = [{**patch, "patch": _dump(patch["patch"])} for patch in delivery.component(plan, source)]
+    patches = [{**patch, "patch": yaml_text(patch["patch"])} for patch in delivery.component(plan, source)]
     return _folder(plan, {}, kind="Component", patches=patches)
 
 
@@ -87,7 +86,7 @@ def _device(plan: Plan) -> Folder:
         {},
         resources=["../../base"],
         components=components,
-        patches=[{"target": target, "patch": _dump(patch)}] if patch else [],
+        patches=[{"target": target, "patch": yaml_text(patch)}] if patch else [],
     )
 
 
@@ -155,7 +154,7 @@ def _watched_overlay(plan: Plan, device: str, files: dict[str, list[Object]]) ->
         files,
         resources=[f"../{device}"],
         components=[f"../../components/{MONITORING}"],
-        patches=[{"target": target, "patch": _dump([{"op": "remove", "path": "/spec/replicas"}])}],
+        patches=[{"target": target, "patch": yaml_text([{"op": "remove", "path": "/spec/replicas"}])}],
         **_namespace(plan),
     )
 
@@ -212,22 +211,4 @@ def _folder(plan: Plan, files: dict[str, list[Object]], *, kind: str = "Kustomiz
 
 def _file(plan: Plan, documents: Sequence[Object]) -> str:
     header = f"# Rendered by `deployctl k8s` from {plan.version}; put your own changes into an overlay of your own.\n"
-    return header + "---\n".join(_dump(document) for document in documents)
-
-
-class _Plain(yaml.SafeDumper):
-    """Writes what occurs twice twice, and texts of several lines as blocks: for readers, and for other tools."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
-
-
-_Plain.add_representer(str, _text)
-
-
-def _dump(document: Object | list[Object]) -> str:
-    return yaml.dump(document, Dumper=_Plain, sort_keys=False, width=10_000, allow_unicode=True)
+    return header + "---\n".join(yaml_text(document) for document in documents)

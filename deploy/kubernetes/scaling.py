@@ -6,12 +6,11 @@ a batching server is busy long before it is late.
 
 import re
 
-import yaml
-
 from deploy.kubernetes.base import metadata, workload
 from deploy.kubernetes.plan import Plan
 from deploy.kubernetes.pod import Object
 from deploy.monitoring.queries import SUCCESSES, Subject, queue_microseconds
+from deploy.yaml_text import yaml_text
 
 WINDOW = "2m"
 _MOST = 4
@@ -63,7 +62,7 @@ def adapter_rule(plan: Plan) -> Object:
         "name": {"matches": ".*", "as": metric_name(plan)},
         "metricsQuery": adapter_query(plan),
     }
-    text = yaml.safe_dump({"rules": [rule]}, sort_keys=False, width=10_000)
+    text = yaml_text({"rules": [rule]})
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

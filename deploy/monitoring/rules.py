@@ -91,9 +91,9 @@ def rule_groups(
 
 def rules_file(groups: dict[str, list[Rule]]) -> str:
     """The groups as the YAML that Prometheus reads under `rule_files`."""
-    import yaml
+    from deploy.yaml_text import yaml_text
 
-    return yaml.safe_dump(groups, sort_keys=False, width=10_000, allow_unicode=True)
+    return yaml_text(groups)
 
 
 def bad_share_series(objective: Objective, window: str, *, selecting: bool = True) -> str:
