@@ -15,6 +15,7 @@ from deploy.errors import UsageError
 
 _COUNTER = ".num_batches_tracked"
 _OBSERVER = re.compile(r"(_fake_quant|activation_post_process(_\d+)?)\.")
+_STATISTIC = re.compile(r"\.running_(mean|var)$")
 _NEAREST = 3
 _MOST_NETWORKS = 4  # a teacher beside its student, a generator beside its discriminators
 _FACTORY = "give your own architecture, or a builder with a changed head, as --factory package.module:function"
@@ -134,6 +135,8 @@ def compare(found: Shapes, expected: Shapes) -> Difference:
 
 def require_match(match: Match) -> None:
     """Raises UsageError, naming each difference, if the asked architecture does not fit."""
+    if refusal := _without_statistics(match):
+        raise refusal
     if match.difference:
         raise UsageError(
             f"the weights do not fit {PREFIX}{match.architecture.name}, which was asked for:\n    "
@@ -199,7 +202,7 @@ def _ambiguous(exact: list[Match]) -> UsageError:
 def _unknown(matches: Iterable[Match], names: Collection[str]) -> UsageError:
     plain = (match for match in matches if not match.architecture.name.startswith(QUANTIZABLE))
     nearest = sorted(plain, key=lambda match: match.likeness, reverse=True)[:_NEAREST]
-    if refusal := _prepared_to_be_quantized(names) or _changed_stem(nearest[0]):
+    if refusal := _prepared_to_be_quantized(names) or _changed_stem(nearest[0]) or _without_statistics(nearest[0]):
         return refusal
     blocks = [
         f"{match.architecture.name}: {match.agreeing} of {match.total} tensors agree; "
@@ -248,6 +251,19 @@ def _changed_stem(match: Match) -> UsageError | None:
         f"the weights fit {PREFIX}{name} but for its first convolution: {difference.lines(1)[0]}",
         expected="the builder's own: no weights tell the stride of another, or whether the pooling behind it was kept",
         fix=f"give a function that builds {name} and changes it as training did, as --factory package.module:function",
+    )
+
+
+def _without_statistics(match: Match) -> UsageError | None:
+    """The refusal of parameters without the buffers beside them, as `named_parameters` gives them to be saved."""
+    missing, difference = match.difference.missing, match.difference
+    if not missing or difference.unexpected or difference.reshaped or not all(map(_STATISTIC.search, missing)):
+        return None
+    return UsageError(
+        f"the weights fit {PREFIX}{match.architecture.name} but for the running statistics of batch normalisation, "
+        f"{len(missing)} of which are not in the file: {_listed(missing, 2)}",
+        expected="what training saw of means and variances: parameters alone compute something else",
+        fix="save every tensor, buffers too: torch.save(model.state_dict(), 'weights.pt')",
     )
 
 

@@ -20,12 +20,18 @@ _LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.serializa
 _PICKLE_PROTOCOLS = range(2, 6)
 _LARGEST_SAFETENSORS_HEADER = 100_000_000  # the limit of the format itself
 
-_FOREIGN: tuple[tuple[bytes, str], ...] = (
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, or MATLAB)"),
-    (b"GGUF", "a GGUF file"),
-    (b"\x93NUMPY", "a NumPy array"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"\x7fELF", "a compiled program or library"),
+_UNPACK = "unpack it, and give the weights inside"
+# Offset, magic, what it is, and what to do about it where that is plain.
+_FOREIGN: tuple[tuple[int, bytes, str, str], ...] = (
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras, or MATLAB)", ""),
+    (0, b"GGUF", "a GGUF file", ""),
+    (0, b"\x93NUMPY", "a NumPy array", ""),
+    (0, b"\x7fELF", "a compiled program or library", ""),
+    (0, b"\x1f\x8b", "a gzip archive", _UNPACK),
+    (0, b"\xfd7zXZ\x00", "an xz archive", _UNPACK),
+    (0, b"\x28\xb5\x2f\xfd", "a Zstandard archive", _UNPACK),
+    (257, b"ustar", "a tar archive", _UNPACK),
+    (0, b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file itself", "run: git lfs pull"),
 )
 
 
@@ -175,11 +181,9 @@ def _refusal(path: Path, head: bytes) -> UsageError:
             expected=WANTED,
             fix="give the PyTorch checkpoint that it was exported from",
         )
-    for magic, what in _FOREIGN:
-        if head.startswith(magic):
-            return UsageError(f"{path} is {what}", expected=WANTED)
-    if head.startswith(b"version https://git-lfs.github.com/spec/"):
-        return UsageError(f"{path} is a Git LFS pointer, not the file itself", expected=WANTED, fix="run: git lfs pull")
+    for offset, magic, what, fix in _FOREIGN:
+        if head[offset:].startswith(magic):
+            return UsageError(f"{path} is {what}", expected=WANTED, fix=fix)
     if _is_text(head):
         return UsageError(f"{path} is a text file that begins {_beginning(head)!r}", expected=WANTED)
     return UsageError(f"{path} is in no format that is known here", expected=WANTED)

@@ -6,6 +6,7 @@ import io
 import pickle
 import random
 import sys
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -89,6 +90,11 @@ def put_zip(path: Path) -> None:
         archive.writestr("readme.txt", "nothing")
 
 
+def put_tar(path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("model_weights.ckpt"))
+
+
 UNUSABLE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "absent": (lambda path: None, ["does not exist"]),
     "empty": (lambda path: path.write_bytes(b""), ["is empty (0 bytes)"]),
@@ -121,6 +127,8 @@ UNUSABLE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "npz": (put_npz, ["NumPy archive"]),
     "zip": (put_zip, ["a zip archive without PyTorch weights"]),
     "hdf5": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64)), ["HDF5"]),
+    "tar": (put_tar, ["tar archive", "unpack it"]),
+    "zstd": (lambda path: path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(64)), ["a Zstandard archive"]),
     "noise": (lambda path: path.write_bytes(bytes(range(200, 256)) * 9), ["no format that is known"]),
 }
 

@@ -194,6 +194,13 @@ def test_a_changed_builder_is_told_what_was_changed(
     assert "quantized_" not in str(caught.value)
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_parameters_without_batch_statistics_are_told_what_is_lacking(asked: bool) -> None:
+    shapes = {name: shape for name, shape in ZOO["resnet18"].shapes.items() if ".running_" not in name}
+    with pytest.raises(UsageError, match=r"running statistics of batch normalisation, 40 of which(.|\n)*state_dict"):
+        require_match(match_architecture(ZOO["resnet18"], shapes)) if asked else identify(shapes, ZOO)
+
+
 def test_weights_of_something_else_entirely() -> None:
     with pytest.raises(UsageError, match="no tensor agrees"):
         identify({"layers.0.attention.wq": (64, 64)}, ZOO)
