@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from deploy.checkpoint.model import CheckpointRequest
-from deploy.evidence import PrecisionTrial
+from deploy.latency_evidence import PrecisionTrial
 from deploy.package import package
 from deploy.report.stages import Stages
 from deploy.repository.manifest import Environment

@@ -21,8 +21,9 @@ from deploy.convert.cuda import ONNXRUNTIME_ADVICE
 from deploy.convert.model import ARTIFACT_FILES, Device
 from deploy.device import look
 from deploy.errors import ExitCode, MissingError, UsageError
-from deploy.evidence import EAGER, BenchEvidence, Judgement, Verdict
+from deploy.evidence import Judgement, Verdict
 from deploy.gpu import LocalGpu, visible_gpu
+from deploy.latency_evidence import EAGER, BenchEvidence
 from deploy.processes import Limits, prepare
 from deploy.progress import Progress, Silent
 from deploy.repository.attest import attest, require_attestable

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from deploy.convert.model import FORMATS, Format
-from deploy.evidence import Judgement, LatencyEvidence, ParityEvidence, Verdict
+from deploy.evidence import Judgement, ParityEvidence, Verdict
+from deploy.latency_evidence import LatencyEvidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

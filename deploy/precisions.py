@@ -15,7 +15,8 @@ from deploy.convert.precision import Lowering
 from deploy.convert.run import Conversion
 from deploy.convert.torchao_int8 import require_torchao
 from deploy.errors import UsageError
-from deploy.evidence import Judgement, LatencyRatio, PrecisionEvidence, PrecisionTrial, Verdict
+from deploy.evidence import Judgement, Verdict
+from deploy.latency_evidence import LatencyRatio, PrecisionEvidence, PrecisionTrial
 from deploy.processes import Limits
 from deploy.progress import Progress
 from deploy.request import Inputs, PackageRequest

@@ -14,15 +14,9 @@ from deploy.convert.tactics import Effort
 from deploy.ensemble.inputs import Kind
 from deploy.ensemble.whole import EnsemblePlan
 from deploy.errors import ExitCode
-from deploy.evidence import (
-    BehaviourEvidence,
-    Judgement,
-    LatencyEvidence,
-    ParityEvidence,
-    PrecisionEvidence,
-    ServedEvidence,
-)
+from deploy.evidence import BehaviourEvidence, Judgement, ParityEvidence, ServedEvidence
 from deploy.gpu import GpuStack
+from deploy.latency_evidence import LatencyEvidence, PrecisionEvidence
 from deploy.repository.manifest import Manifest
 from deploy.repository.publish import PublishedVersion
 from deploy.serve.engines import Engine

@@ -16,8 +16,9 @@ from deploy.convert.run import Conversion, ConversionPlan, convert
 from deploy.device import obstacles
 from deploy.ensemble.whole import StagedEnsemble, publish_ensemble, staged_ensemble
 from deploy.errors import UnfinishedError
-from deploy.evidence import Judgement, LatencyEvidence, Verdict
+from deploy.evidence import Judgement, Verdict
 from deploy.gpu import LocalGpu
+from deploy.latency_evidence import LatencyEvidence
 from deploy.precisions import (
     Attempt,
     Taken,

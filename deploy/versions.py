@@ -14,8 +14,9 @@ import numpy as np
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.model import Artifact
 from deploy.convert.ort_session import options_in
-from deploy.evidence import Judgement, LatencyEvidence, PrecisionEvidence, ServedEvidence, Verdict
+from deploy.evidence import Judgement, ServedEvidence, Verdict
 from deploy.gpu import LocalGpu
+from deploy.latency_evidence import LatencyEvidence, PrecisionEvidence
 from deploy.progress import Progress
 from deploy.report.child import Reporter
 from deploy.report.findings import (

@@ -21,18 +21,17 @@ from deploy.bench import BenchRequest, BenchResult, bench
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.cli.bench import command
 from deploy.errors import ExitCode, MissingError, UsageError
-from deploy.evidence import (
+from deploy.evidence import Judgement, Verdict
+from deploy.files import sha256_file
+from deploy.latency_evidence import (
     CONTROL,
     EAGER,
     BenchEvidence,
-    Judgement,
     LatencyEvidence,
     LatencyRatio,
     LostContender,
-    Verdict,
     control_of,
 )
-from deploy.files import sha256_file
 from deploy.report.terminal import latency_table
 from deploy.repository.attest import attestations
 from deploy.repository.find import find_version

@@ -1,6 +1,7 @@
 from deploy.choose import Rules, choose
 from deploy.convert.model import Format
-from deploy.evidence import Judgement, LatencyCell, LatencyEvidence, LostContender, ParityEvidence, Quantile, Verdict
+from deploy.evidence import Judgement, ParityEvidence, Verdict
+from deploy.latency_evidence import LatencyCell, LatencyEvidence, LostContender, Quantile
 
 BOTH: tuple[Format, ...] = ("aoti", "onnx")
 

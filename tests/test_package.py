@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from deploy.errors import DeployError, ExitCode, MissingError, UsageError
-from deploy.evidence import LatencyEvidence, ServedEvidence, Verdict
+from deploy.evidence import ServedEvidence, Verdict
+from deploy.latency_evidence import LatencyEvidence
 from deploy.package import package, plan_package
 from deploy.report.stages import Stages
 from deploy.repository.find import find_version, list_models, read_manifest

@@ -9,7 +9,8 @@ import pytest
 from deploy.convert.model import Precision
 from deploy.convert.run import Conversion
 from deploy.errors import ExitCode, UsageError
-from deploy.evidence import LatencyRatio, ParityEvidence, PrecisionEvidence
+from deploy.evidence import ParityEvidence
+from deploy.latency_evidence import LatencyRatio, PrecisionEvidence
 from deploy.package import package, plan_package
 from deploy.precisions import Attempt, best_of, split
 from deploy.repository.find import read_manifest

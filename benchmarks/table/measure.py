@@ -23,7 +23,7 @@ from benchmarks.table.records import COMPILED, NAVIGATOR, Accuracy, Cell, Cold, 
 from benchmarks.table.routes import ONE_ROW, Made, hand_entrants
 from benchmarks.table.subjects import Subject, make_subject
 from deploy.errors import UnfinishedError
-from deploy.evidence import Quantile
+from deploy.latency_evidence import Quantile
 from deploy.processes import Worker, prepare, run_alone
 from deploy.validate.baseline import Baseline
 from deploy.validate.contenders import Contender, Entrant, Surroundings, inputs_by_batch, open_entrants

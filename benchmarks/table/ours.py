@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks.table.records import OURS
 from benchmarks.table.subjects import Subject
 from deploy.convert.model import ARTIFACT_FILES, FORMATS, Format
-from deploy.evidence import LatencyEvidence
+from deploy.latency_evidence import LatencyEvidence
 from deploy.report.findings import LATENCY_FILE
 from deploy.repository.find import find_version, list_models
 from deploy.repository.layout import Version

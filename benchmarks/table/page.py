@@ -11,7 +11,7 @@ from benchmarks.table.aims import Aim, aims, shown
 from benchmarks.table.plots import CONVERSION_PLOT, SPEED_PLOT
 from benchmarks.table.records import AOTI, BY_HAND, EAGER, NAVIGATOR, ORT, OUR_AOTI, OUR_ORT, ModelRecord, Table
 from benchmarks.table.subjects import ALL
-from deploy.evidence import Quantile
+from deploy.latency_evidence import Quantile
 
 _CONTENDERS = (*BY_HAND, OUR_AOTI, OUR_ORT, NAVIGATOR)
 _DASH = "—"

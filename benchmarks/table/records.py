@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from deploy.evidence import ContenderStart, LostContender, Quantile
+from deploy.latency_evidence import ContenderStart, LostContender, Quantile
 from deploy.records import Record
 
 EAGER = "eager"

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from benchmarks.table.records import AOTI, BY_HAND, EAGER, NAVIGATOR, OUR_AOTI, OUR_ORT, OURS, Cold, ModelRecord
-from deploy.evidence import control_of
+from deploy.latency_evidence import control_of
 from deploy.validate.statistics import Estimate, paired_ratio
 from deploy.validate.winner import TOO_NOISY
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from deploy.containers.served import ServedModel, served_model
 from deploy.errors import UsageError
-from deploy.evidence import EAGER, LatencyEvidence, ServedEvidence
+from deploy.evidence import ServedEvidence
 from deploy.kubernetes.request import KubernetesRequest, object_name
 from deploy.kubernetes.sizing import Sizes, sizes
+from deploy.latency_evidence import EAGER, LatencyEvidence
 from deploy.monitoring.export import latency_export, measure_for
 from deploy.monitoring.objective import Objective
 from deploy.monitoring.queries import Labels

@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 
 from deploy.containers.served import ServedModel
-from deploy.evidence import LatencyEvidence, ServedEvidence
+from deploy.evidence import ServedEvidence
+from deploy.latency_evidence import LatencyEvidence
 from deploy.repository.protobuf import parse_config
 from deploy.targets import Target
 

@@ -9,8 +9,9 @@ it too.
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from deploy.evidence import BenchEvidence, Judgement
+from deploy.evidence import Judgement
 from deploy.files import sha256_file
+from deploy.latency_evidence import BenchEvidence
 from deploy.release.demand import Candidate, Demand
 from deploy.release.policy_file import PromotionPolicy, Required
 from deploy.report.findings import Learnt, read_attestation

@@ -13,7 +13,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from deploy import __version__
 from deploy.convert.model import ARTIFACT_FILES
-from deploy.evidence import LatencyEvidence
+from deploy.latency_evidence import LatencyEvidence
 from deploy.release.provenance import package_url, packages
 from deploy.report.findings import Packaged, read_packaged
 from deploy.repository.layout import Version, is_artifact_file

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from deploy.bench import BenchRequest, bench, gpu_for
 from deploy.convert.model import Device
 from deploy.errors import MissingError, UsageError
-from deploy.evidence import LatencyEvidence
+from deploy.latency_evidence import LatencyEvidence
 from deploy.processes import Limits as ChildLimits
 from deploy.processes import prepare
 from deploy.progress import Progress, Silent

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from deploy.evidence import EAGER, LatencyCell, LatencyEvidence, OutputParity, ParityEvidence, is_control, short
+from deploy.evidence import OutputParity, ParityEvidence
+from deploy.latency_evidence import EAGER, LatencyCell, LatencyEvidence, is_control, short
 from deploy.report.charts import Chart, colour, draw, label_of, log_axis, span
 from deploy.report.words import times
 

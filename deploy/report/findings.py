@@ -14,14 +14,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from deploy.errors import DeployError
-from deploy.evidence import (
-    BehaviourEvidence,
-    BenchEvidence,
-    Judgement,
-    LatencyEvidence,
-    ParityEvidence,
-    ServedEvidence,
-)
+from deploy.evidence import BehaviourEvidence, Judgement, ParityEvidence, ServedEvidence
+from deploy.latency_evidence import BenchEvidence, LatencyEvidence
 from deploy.records import Record
 from deploy.report.signed import signature_line
 from deploy.repository.attest import Attestation, attestations

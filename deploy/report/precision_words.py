@@ -5,7 +5,8 @@ Owns the wording; judges nothing. Called by terminal and by the command `package
 
 from typing import TYPE_CHECKING
 
-from deploy.evidence import OutputParity, ParityEvidence, PrecisionEvidence
+from deploy.evidence import OutputParity, ParityEvidence
+from deploy.latency_evidence import PrecisionEvidence
 from deploy.report.tables import styled_verdict, table_of, title
 
 if TYPE_CHECKING:

@@ -6,16 +6,8 @@ Owns which figure stands where; words for load runs are in `slo_sections`. Calle
 import shlex
 from collections.abc import Iterator, Sequence
 
-from deploy.evidence import (
-    EAGER,
-    LatencyCell,
-    LatencyEvidence,
-    OutputParity,
-    ParityEvidence,
-    ParityFailure,
-    ServedEvidence,
-    short,
-)
+from deploy.evidence import OutputParity, ParityEvidence, ParityFailure, ServedEvidence
+from deploy.latency_evidence import EAGER, LatencyCell, LatencyEvidence, short
 from deploy.report.blocks import Alert, Block, Code, Facts, Figures, Notes, Section, Table, Word
 from deploy.report.charts import Chart
 from deploy.report.evidence_charts import latency_charts, parity_chart

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from deploy.evidence import short
+from deploy.latency_evidence import short
 from deploy.report.charts import Chart, colour, draw, log_axis, span
 from deploy.report.words import INVALID, printable, reason, standing
 from deploy.slo.records import BoundResult, RateEvidence, ServerSide, SloEvidence

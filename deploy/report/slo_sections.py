@@ -5,7 +5,7 @@ Owns which figure stands where; the words are in `words`. Called by `html`.
 
 from collections.abc import Iterator, Sequence
 
-from deploy.evidence import short
+from deploy.latency_evidence import short
 from deploy.report import words
 from deploy.report.blocks import Alert, Block, Figures, Notes, Section, Table, Word
 from deploy.report.diff_sections import diff_section

@@ -6,7 +6,7 @@ Owns the layout; the words are in `words`. Called by the commands `slo` and `rep
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deploy.evidence import short
+from deploy.latency_evidence import short
 from deploy.report import words
 from deploy.report.standing import Check
 from deploy.report.tables import styled_verdict, table_of, title

@@ -7,7 +7,8 @@ Owns the rule that nothing short of every check passed is called PASS; judges no
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from deploy.evidence import BenchEvidence, Judgement
+from deploy.evidence import Judgement
+from deploy.latency_evidence import BenchEvidence
 from deploy.report import words
 from deploy.report.findings import Findings, Learnt
 from deploy.repository.signed import KIND as SIGNATURE

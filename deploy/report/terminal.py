@@ -8,16 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from deploy.evidence import (
-    EAGER,
-    Judgement,
-    LatencyEvidence,
-    OutputParity,
-    ParityEvidence,
-    ParityFailure,
-    ServedEvidence,
-    short,
-)
+from deploy.evidence import Judgement, OutputParity, ParityEvidence, ParityFailure, ServedEvidence
+from deploy.latency_evidence import EAGER, LatencyEvidence, short
 from deploy.report.precision_words import named, noise
 from deploy.report.tables import styled_verdict
 from deploy.report.tables import table_of as _table

@@ -5,7 +5,7 @@ Owns no layout. Called by `tune_terminal` and `tune_sections`.
 
 from dataclasses import dataclass
 
-from deploy.evidence import short
+from deploy.latency_evidence import short
 from deploy.report import words
 from deploy.slo.tune_records import Confirmation, Probe, TuneEvidence, TuneTrial
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from deploy.checkpoint.model import Preprocessing
-from deploy.evidence import LatencyCell, Verdict, short
+from deploy.evidence import Verdict
+from deploy.latency_evidence import LatencyCell, short
 from deploy.slo.records import BoundResult, ClientSide, LatencyQuantile, RateEvidence, ServerSide, SloEvidence
 
 INVALID = "INVALID"

@@ -20,8 +20,9 @@ from deploy import __version__
 from deploy.cache import Store
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.model import Artifact, Program
-from deploy.evidence import CONTROL, EAGER, CarriedLatency, ContenderStart, LatencyEvidence, Verdict
+from deploy.evidence import Verdict
 from deploy.files import sha256_bytes, sha256_file
+from deploy.latency_evidence import CONTROL, EAGER, CarriedLatency, ContenderStart, LatencyEvidence
 from deploy.records import Record
 from deploy.validate.contenders import Contender
 from deploy.validate.executables import Arrays

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deploy.cache import Store
 from deploy.convert.tactics import DEFAULT, Tactic
-from deploy.evidence import LatencyRatio, control_of
+from deploy.latency_evidence import LatencyRatio, control_of
 from deploy.records import Record
 from deploy.validate.winner import TOO_NOISY, noise_factor
 

@@ -18,7 +18,7 @@ from deploy.checkpoint.model import Checkpoint
 from deploy.convert.model import Artifact, Device, Format
 from deploy.convert.ort_session import options_in
 from deploy.errors import UsageError
-from deploy.evidence import EAGER, control_of
+from deploy.latency_evidence import EAGER, control_of
 from deploy.processes import ChildFailed, Limits, Worker, own_peak_memory
 from deploy.spec import BATCH, Spec
 from deploy.validate.executables import AotiModel, Arrays, EagerModel, Executable, OnnxModel

@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import Field
 
 from deploy.errors import ExitCode
-from deploy.evidence import Judgement, LatencyEvidence, Verdict
+from deploy.evidence import Judgement, Verdict
+from deploy.latency_evidence import LatencyEvidence
 from deploy.records import Record
 
 REAL = "real samples"

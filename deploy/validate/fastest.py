@@ -24,8 +24,9 @@ from deploy.convert.onnx import export_onnx
 from deploy.convert.run import Conversion
 from deploy.convert.tactics import DEFAULT, Effort, Tactic, alternatives, default_tactic, described
 from deploy.errors import DeployError
-from deploy.evidence import LatencyRatio, ParityEvidence
+from deploy.evidence import ParityEvidence
 from deploy.files import sha256_bytes, sha256_file
+from deploy.latency_evidence import LatencyRatio
 from deploy.processes import Limits, Worker
 from deploy.progress import Progress
 from deploy.records import Record

@@ -9,16 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deploy.evidence import (
+from deploy.evidence import Judgement, Verdict
+from deploy.latency_evidence import (
     EAGER,
     ContenderStart,
-    Judgement,
     LatencyCell,
     LatencyEvidence,
     LatencyRatio,
     LostContender,
     Quantile,
-    Verdict,
     control_of,
     is_control,
 )

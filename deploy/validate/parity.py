@@ -10,15 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from deploy.evidence import (
-    Judgement,
-    OutputBudget,
-    OutputParity,
-    ParityEvidence,
-    ParityFailure,
-    Verdict,
-    WorstElement,
-)
+from deploy.evidence import Judgement, OutputBudget, OutputParity, ParityEvidence, ParityFailure, Verdict, WorstElement
 from deploy.spec import TensorSpec
 from deploy.validate.baseline import Baseline, structure_problem
 from deploy.validate.cases import Case

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from deploy.convert.model import Device
 from deploy.errors import UnfinishedError
-from deploy.evidence import EAGER, ContenderStart, LostContender, is_control
+from deploy.latency_evidence import EAGER, ContenderStart, LostContender, is_control
 from deploy.validate.contenders import Contender
 from deploy.validate.machine import default_threads
 from deploy.validate.statistics import percentile, smallest_n

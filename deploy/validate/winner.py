@@ -7,7 +7,8 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from deploy.evidence import EAGER, Judgement, LatencyCell, LatencyRatio, Verdict, control_of, is_control
+from deploy.evidence import Judgement, Verdict
+from deploy.latency_evidence import EAGER, LatencyCell, LatencyRatio, control_of, is_control
 
 # A control whose interval, with 1 taken in, spans more than this factor shows a machine on which no difference between
 # formats can be believed: runtimes do not suffer alike from a busy neighbour. Two threads of OpenMP that spin while

@@ -7,8 +7,9 @@ import pytest
 
 from deploy.convert.model import FORMATS, Format
 from deploy.errors import ExitCode
-from deploy.evidence import LatencyEvidence, ServedEvidence
+from deploy.evidence import ServedEvidence
 from deploy.gpu import GpuStack
+from deploy.latency_evidence import LatencyEvidence
 from deploy.repository.layout import Version
 from deploy.repository.manifest import verify_files
 from deploy.request import PackageRequest, PackageResult

@@ -9,7 +9,8 @@ from dataclasses import replace
 import digits
 
 from deploy.convert.model import Artifact
-from deploy.evidence import Judgement, LatencyCell, LatencyEvidence, Quantile, ServedEvidence, Verdict
+from deploy.evidence import Judgement, ServedEvidence, Verdict
+from deploy.latency_evidence import LatencyCell, LatencyEvidence, Quantile
 from deploy.report.findings import LATENCY_FILE, SERVED_FILE
 from deploy.repository.config import build_config
 from deploy.repository.publish import PublishOptions, publish

@@ -13,8 +13,9 @@ from click.testing import CliRunner, Result
 
 from deploy.cli import promote as command
 from deploy.errors import ExitCode, UnfinishedError, UsageError
-from deploy.evidence import BenchEvidence, Judgement, LatencyEvidence, ServedEvidence, Verdict
+from deploy.evidence import Judgement, ServedEvidence, Verdict
 from deploy.files import sha256_file
+from deploy.latency_evidence import BenchEvidence, LatencyEvidence
 from deploy.release.demand import Candidate, Demand
 from deploy.release.policy import demands
 from deploy.release.policy_file import PromotionPolicy, read_environment

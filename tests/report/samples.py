@@ -6,24 +6,26 @@ from pathlib import Path
 import numpy as np
 
 from deploy.evidence import (
-    CONTROL,
-    EAGER,
     BehaviourEvidence,
-    BenchEvidence,
-    ContenderStart,
     FaultPlace,
     Judgement,
-    LatencyCell,
-    LatencyEvidence,
-    LatencyRatio,
     OutputParity,
     ParityEvidence,
     ParityFailure,
-    Quantile,
     ServedCheck,
     ServedEvidence,
     Verdict,
     WorstElement,
+)
+from deploy.latency_evidence import (
+    CONTROL,
+    EAGER,
+    BenchEvidence,
+    ContenderStart,
+    LatencyCell,
+    LatencyEvidence,
+    LatencyRatio,
+    Quantile,
 )
 from deploy.repository.layout import Version
 from deploy.repository.manifest import Manifest, version_digest

@@ -8,22 +8,24 @@ import pytest
 from rich.console import Console, RenderableType
 
 from deploy.evidence import (
+    FaultPlace,
+    Judgement,
+    OutputParity,
+    ParityEvidence,
+    ParityFailure,
+    ServedCheck,
+    ServedEvidence,
+    Verdict,
+)
+from deploy.latency_evidence import (
     CONTROL,
     EAGER,
     CarriedLatency,
     ContenderStart,
-    FaultPlace,
-    Judgement,
     LatencyCell,
     LatencyEvidence,
     LatencyRatio,
-    OutputParity,
-    ParityEvidence,
-    ParityFailure,
     Quantile,
-    ServedCheck,
-    ServedEvidence,
-    Verdict,
 )
 from deploy.report.terminal import latency_table, parity_table, served_table, show, verdict_lines
 

@@ -13,7 +13,8 @@ import pytest
 from deploy.cache import Store
 from deploy.checkpoint.model import Checkpoint, Preprocessing
 from deploy.convert.model import Artifact, Format, Program
-from deploy.evidence import CONTROL, EAGER, LatencyEvidence, Verdict
+from deploy.evidence import Verdict
+from deploy.latency_evidence import CONTROL, EAGER, LatencyEvidence
 from deploy.validate.carried import MEASURED_FILE, Measured, Memory, Subject, latency_key, measure_and_keep, recall
 from deploy.validate.contenders import SimulatedContender
 from deploy.validate.latency import LatencyPlan

@@ -16,7 +16,7 @@ import pytest
 from deploy.checkpoint.load import read_checkpoint
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.convert.model import Artifact
-from deploy.evidence import CONTROL, EAGER
+from deploy.latency_evidence import CONTROL, EAGER
 from deploy.processes import ChildFailed, Limits
 from deploy.spec import Dim, Spec, TensorSpec
 from deploy.validate.contenders import (

@@ -12,7 +12,7 @@ from deploy.convert.onnx import export_onnx
 from deploy.convert.ort_session import LEVEL, options_in
 from deploy.convert.run import Conversion
 from deploy.convert.tactics import DEFAULT, Effort, Tactic, default_tactic, described
-from deploy.evidence import LatencyRatio, control_of
+from deploy.latency_evidence import LatencyRatio, control_of
 from deploy.progress import Silent
 from deploy.targets import LOCAL_CPU, Target, find_target
 from deploy.validate.behaviour import check_behaviour

@@ -8,7 +8,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from deploy.evidence import CONTROL, EAGER, LatencyCell, LatencyEvidence, LatencyRatio, Verdict, control_of
+from deploy.evidence import Verdict
+from deploy.latency_evidence import CONTROL, EAGER, LatencyCell, LatencyEvidence, LatencyRatio, control_of
 from deploy.processes import ChildFailed
 from deploy.validate.contenders import SimulatedContender
 from deploy.validate.latency import LatencyPlan, measure, take_figures

@@ -2,7 +2,8 @@
 
 import pytest
 
-from deploy.evidence import CONTROL, EAGER, LatencyCell, LatencyRatio, Quantile, Verdict, control_of
+from deploy.evidence import Verdict
+from deploy.latency_evidence import CONTROL, EAGER, LatencyCell, LatencyRatio, Quantile, control_of
 from deploy.validate.winner import find_winner, inform, judge_slowdown
 
 
