@@ -11,10 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-_CLASS_KEYS = ("classes", "class_names", "labels", "label_names", "categories", "idx_to_class", "class_to_idx")
+_CLASS_KEYS = (
+    "classes", "class_names", "labels", "label_names", "categories", "idx_to_class", "class_to_idx", "CLASSES",
+)  # fmt: skip
 _NESTED = frozenset((
-    "meta", "metadata", "config", "hparams", "hyper_parameters", "hyperparameters", "args", "extra", "info",
-    "preprocessing", "preprocess", "transform", "transforms", "normalize", "normalization",
+    "meta", "metadata", "dataset_meta", "config", "hparams", "hyper_parameters", "hyperparameters", "args", "extra",
+    "info", "preprocessing", "preprocess", "transform", "transforms", "normalize", "normalization",
     "data_config", "pretrained_cfg", "default_cfg",
 ))  # fmt: skip
 _ARCH_KEYS = ("arch", "architecture", "model_name", "model_arch", "backbone", "model")

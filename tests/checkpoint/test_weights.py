@@ -186,6 +186,11 @@ def test_class_names_are_found(key: str, value: object) -> None:
     assert training_facts({"hyper_parameters": {key: value}}, {}).classes == ("cat", "dog")
 
 
+@pytest.mark.parametrize("meta", [{"CLASSES": ("cat", "dog")}, {"dataset_meta": {"classes": ("cat", "dog")}}])
+def test_class_names_are_found_where_openmmlab_puts_them(meta: dict[str, Any]) -> None:
+    assert training_facts({"meta": meta, "state_dict": RAW}, {}).classes == ("cat", "dog")
+
+
 def test_class_names_in_safetensors_metadata() -> None:
     assert training_facts(RAW, {"classes": '["cat", "dog"]'}).classes == ("cat", "dog")
     assert training_facts(RAW, {"class_to_idx": '{"dog": 1, "cat": 0}'}).classes == ("cat", "dog")
