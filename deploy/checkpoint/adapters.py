@@ -204,9 +204,7 @@ def _changed(
     return _with_lengths(adapter, module, merged, lengths=lengths, axis=1 if by_columns else 0).to(weight.dtype)
 
 
-def _with_lengths(
-    adapter: Adapter, module: str, weight: "Tensor", *, lengths: "Tensor | None", axis: int
-) -> "Tensor":
+def _with_lengths(adapter: Adapter, module: str, weight: "Tensor", *, lengths: "Tensor | None", axis: int) -> "Tensor":
     """The weight, its slices along `axis` of these Euclidean lengths where DoRA has some. Raises UsageError."""
     asked = bool(adapter.config.get("use_dora"))
     if (lengths is not None) != asked:
