@@ -225,7 +225,8 @@ def _with_lengths(adapter: Adapter, module: str, weight: "Tensor", *, lengths: "
         )
     own = weight.transpose(0, axis).flatten(1).norm(dim=1)
     shape = [-1 if index == axis else 1 for index in range(weight.dim())]
-    return weight * (lengths.flatten() / own).reshape(shape)
+    turned: Tensor = weight * (lengths.flatten() / own).reshape(shape)
+    return turned
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
