@@ -18,6 +18,8 @@ from deploy.repository.manifest import verify_files
 from deploy.request import PackageRequest, Resources
 from deploy.serve.engines import Engine
 from deploy.targets import find_target
+from tests.models import IMAGE
+from tests.packaging import lively
 from tests.pretrained import LONGEST, make_tokenizer, save_folder
 from tests.test_pretrained import TEXTS, ask, tokens
 
@@ -68,6 +70,12 @@ def test_it_computes_what_peft_does_though_the_base_has_another_head(network: st
         ("DistilBertForMaskedLM", {}, {"target_modules": ["word_embeddings"]}),
         ("DistilBertForMaskedLM", {}, {"target_modules": ["q_lin"], "modules_to_save": ["word_embeddings"]}),
         ("GPT2ForTokenClassification", {"pad_token_id": 0}, {"target_modules": ["attn.c_proj", "classifier"]}),
+        # DoRA: a length for each output, of an embedding for each column, of layers stored either way round.
+        (
+            "GPT2ForTokenClassification",
+            {"pad_token_id": 0},
+            {"target_modules": ["wte", "attn.c_proj", "classifier"], "use_dora": True, "use_rslora": True},
+        ),
         # The base's own head beside the one that replaces it; attention's out_proj, which is no head.
         ("BertForSequenceClassification", {}, {"task_type": "SEQ_CLS", "target_modules": ["query"], "bias": "all"}),
         (
@@ -98,6 +106,29 @@ def test_each_part_is_merged_as_peft_computes_it(
     with torch.no_grad():
         expected, found = adapted(**inputs)[0], build_module(checkpoint)(**inputs)[0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_dora_gives_each_output_of_a_convolution_the_length_that_peft_does(tmp_path: Path) -> None:
+    import_transformers()
+    peft = pytest.importorskip("peft")
+    torch.save(lively(0).state_dict(), tmp_path / "base.pt")
+    adapted = peft.get_peft_model(lively(0), peft.LoraConfig(r=2, target_modules=["features.3"], use_dora=True))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    adapted.save_pretrained(tmp_path / "adapter")
+    request = CheckpointRequest(
+        path=tmp_path / "adapter",
+        base=tmp_path / "base.pt",
+        factory="tests.models:ConvNet",
+        input_shapes=(IMAGE,),
+    )
+    found = build_module(read_checkpoint(request)).state_dict()
+    wanted = adapted.merge_and_unload().state_dict()
+    assert all((found[name] - wanted[name]).abs().max() < 1e-6 for name in wanted)
+    assert (found["features.3.weight"] - lively(0).state_dict()["features.3.weight"]).abs().max() > 0.01
 
 
 def test_a_folder_of_several_adapters_names_them(tmp_path: Path) -> None:

@@ -174,6 +174,28 @@ class Counted(nn.Module):
         return x * times
 
 
+class Unusual(nn.Module):
+    """Its author calls the module otherwise than `self`, and a request may leave out the bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(3, 2)
+
+    def forward(this, x: Tensor, bias: Tensor | None = None) -> Tensor:  # noqa: N805
+        y: Tensor = this.body(x)
+        return y if bias is None else y + bias
+
+
+def test_inputs_are_what_the_archive_takes_of_its_weights_dtype(tmp_path: Path) -> None:
+    path = save(Unusual().half(), tmp_path / "old.pt")
+    one, two = (
+        read_script(CheckpointRequest(path=path, input_shapes=shapes)).inputs for shapes in (((3,),), ((3,), (2,)))
+    )
+    assert [(tensor.name, tensor.dtype) for tensor in one] == [("x", "float16")]
+    assert [tensor.name for tensor in two] == ["x", "bias"]
+    assert ScriptModel(path, threads=1).run([np.ones((4, 3), np.float16)])[0].shape == (4, 2)
+
+
 def _weights(path: Path) -> Path:
     torch.save(lively(0).state_dict(), path)
     return path
@@ -190,6 +212,12 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], str, str]] = {
         "--max-batch 1",
     ),
     "an int": (lambda path: save(Counted(), path), ("3",), "times: int", "--input-shape x=SHAPE"),
+    "training": (
+        lambda path: save(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), path),
+        ("3",),
+        "when training",
+        "model.eval() before torch.jit.script",
+    ),
     "no shape": (lambda path: save(Summed(), path), (), "0 input shapes were given", "--input-shape x=SHAPE"),
 }
 

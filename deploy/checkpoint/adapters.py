@@ -1,7 +1,8 @@
-"""A LoRA adapter that PEFT saved is merged into the weights it was trained on: W + scale * B A.
+"""A LoRA or DoRA adapter that PEFT saved is merged into the weights it was trained on: W + scale * B A.
 
-Owns the adapter's files and this arithmetic, in float64 and rounded once to the base's dtype. What is no plain LoRA is
-refused with PEFT's own way out. Works on named tensors, so that the merged weights are identified like any others.
+Owns the adapter's files and this arithmetic, in float64 and rounded once to the base's dtype. DoRA then gives each
+output the length that it learnt: m (W + scale * B A) / ||W + scale * B A||. What is neither is refused with PEFT's own
+way out. Works on named tensors, so that the merged weights are identified like any others.
 Called by load.
 """
 
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 CONFIG = "adapter_config.json"
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "base_model.model."
-_PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB])(\.weight)?")
+_PAIR = re.compile(r"(?P<module>.+)\.lora_(?P<kind>embedding_)?(?P<side>[AB]|magnitude_vector)(\.weight)?")
+_LENGTHS = "magnitude_vector"  # DoRA's, one for each output of a layer, or for each column of an embedding
 _MERGE = "merge it where it was trained: torch.save(model.merge_and_unload().state_dict(), 'merged.pt')"
 # What changes the arithmetic beyond W + scale * B A.
 _BEYOND = (
-    "use_dora", "lora_bias", "target_parameters", "layer_replication", "use_qalora", "alora_invocation_tokens",
+    "lora_bias", "target_parameters", "layer_replication", "use_qalora", "alora_invocation_tokens",
     "use_bdlora", "arrow_config", "kasa_config", "monteclora_config", "trainable_token_indices",
 )  # fmt: skip
 # How matrices began where the base stayed as it was. Others, such as PiSSA, OLoRA and LoftQ, took a part out of the
@@ -169,7 +171,7 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def _not_plain(folder: Path, what: str) -> UsageError:
-    return UsageError(f"{folder} {what}", expected="plain LoRA, whose merge is W + scale * B A", fix=_MERGE)
+    return UsageError(f"{folder} {what}", expected="plain LoRA, whose merge is W + scale * B A, or DoRA", fix=_MERGE)
 
 
 def _changed(
@@ -179,8 +181,11 @@ def _changed(
     import torch
 
     sides = {side: matrix.to(torch.float64) for side, matrix in pair.items()}
+    lengths = sides.pop(_LENGTHS, None)
+    by_columns = transposed
     if set(sides) == {"embedding_A", "embedding_B"}:
         rank, change = sides["embedding_A"].shape[0], (sides["embedding_B"] @ sides["embedding_A"]).T
+        by_columns = True
     elif set(sides) == {"A", "B"}:
         a, b = sides["A"], sides["B"]
         rank, change = a.shape[0], (b.flatten(1) @ a.flatten(1)).reshape(b.shape[0], *a.shape[1:])
@@ -195,7 +200,33 @@ def _changed(
             expected="the checkpoint that it was trained on",
             fix="give that one as --base; a grouped convolution's is merged by PEFT alone",
         )
-    return (weight.to(torch.float64) + _scale(adapter.config, module, rank) * change).to(weight.dtype)
+    merged = weight.to(torch.float64) + _scale(adapter.config, module, rank) * change
+    return _with_lengths(adapter, module, merged, lengths=lengths, axis=1 if by_columns else 0).to(weight.dtype)
+
+
+def _with_lengths(adapter: Adapter, module: str, weight: "Tensor", *, lengths: "Tensor | None", axis: int) -> "Tensor":
+    """The weight, its slices along `axis` of these Euclidean lengths where DoRA has some. Raises UsageError."""
+    asked = bool(adapter.config.get("use_dora"))
+    if (lengths is not None) != asked:
+        raise UsageError(
+            f"{adapter.folder} has {'no' if lengths is None else 'a'} {_LENGTHS} for {module}, and its {CONFIG} says "
+            f"{'use_dora' if asked else 'nothing of use_dora'}",
+            expected="a config and weights that were saved together",
+            fix="copy the whole folder",
+        )
+    if lengths is None:
+        return weight
+    if lengths.numel() != weight.shape[axis]:
+        raise UsageError(
+            f"the adapter {adapter.folder} has {lengths.numel()} lengths for {module}, whose weight has "
+            f"{weight.shape[axis]} outputs",
+            expected="the checkpoint that it was trained on",
+            fix="give that one as --base",
+        )
+    own = weight.transpose(0, axis).flatten(1).norm(dim=1)
+    shape = [-1 if index == axis else 1 for index in range(weight.dim())]
+    turned: Tensor = weight * (lengths.flatten() / own).reshape(shape)
+    return turned
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:

@@ -56,7 +56,9 @@ def ending_notes(entry: Architecture, parts: Collection[str], *, asked: bool) ->
     Nothing where there are none. Raises UsageError where it was inferred: a softmax has no weights to be told by.
     """
     last = next(iter(entry.head), "").removesuffix(".weight")
-    behind = _behind(last, own=_OWN_ENDING.get(entry.name, 0), parts=parts)
+    later = _behind(last, own=_OWN_ENDING.get(entry.name, 0), parts=parts)
+    # SSD has a list of last layers, each with weights: one for each size of its features.
+    behind = [name for name in later if not any(own.startswith(f"{name}.") for own in entry.shapes)]
     if not behind:
         return ()
     names = ", ".join(behind)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.inputs import UNKNOWN_NOTE
+from deploy.checkpoint.program_types import register_stand_in
 from deploy.checkpoint.vetting import vet
 from deploy.errors import UsageError
 from deploy.spec import BATCH, Dim, TensorSpec
@@ -88,8 +89,11 @@ def load_exported(path: Path, *, trust_pickle: bool) -> "ExportedProgram":
             # From a stream: a path must end in .pt2, and the content decides here.
             return torch.export.load(io.BytesIO(stream.read()))
     except Exception as error:  # the loader raises anything, mostly about versions and operators
+        reason = _reason(error, said)
+        if register_stand_in(reason):
+            return load_exported(path, trust_pickle=True)
         raise UsageError(
-            f"{path} cannot be loaded by torch {torch.__version__}: {_reason(error, said)}",
+            f"{path} cannot be loaded by torch {torch.__version__}: {reason}",
             expected="a program of this torch's own release, of operators that are registered here",
             fix="export it with this release, or install the one it was exported with",
         ) from error

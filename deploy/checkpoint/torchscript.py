@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 TORCHSCRIPT = "torchscript/"
+_TENSORS = ("Tensor", "Optional[Tensor]")
 
 
 def read_script(request: CheckpointRequest) -> Checkpoint:
@@ -37,8 +38,9 @@ def read_script(request: CheckpointRequest) -> Checkpoint:
             fix="leave --as-is out: other checkpoints are converted, and proven",
         )
     module = load_script(path)
-    inputs = with_values(_inputs(request, module), request.values)
     floating = [tensor for tensor in module.parameters() if tensor.is_floating_point()]
+    dtype = str(floating[0].dtype).removeprefix("torch.") if floating else "float32"
+    inputs = with_values(_inputs(request, module, dtype=dtype), request.values)
     return Checkpoint(
         path=path.absolute(),
         digest=sha256_file(path),
@@ -48,7 +50,7 @@ def read_script(request: CheckpointRequest) -> Checkpoint:
         how="archive",
         options={},
         inputs=inputs,
-        dtype=str(floating[0].dtype).removeprefix("torch.") if floating else "float32",
+        dtype=dtype,
         parameters=sum(tensor.numel() for tensor in module.parameters()),
         size=size_of(path),
         classes=None,
@@ -76,10 +78,12 @@ def load_script(path: Path) -> "torch.jit.ScriptModule":
     return module  # type: ignore[no-any-return]
 
 
-def _inputs(request: CheckpointRequest, module: "torch.jit.ScriptModule") -> tuple[TensorSpec, ...]:
+def _inputs(request: CheckpointRequest, module: "torch.jit.ScriptModule", *, dtype: str) -> tuple[TensorSpec, ...]:
+    """The inputs as asked for, of the weights' `dtype` where none was said. Raises UsageError if they do not fit."""
     forward: Any = module.forward
-    takes = [argument for argument in forward.schema.arguments if argument.name != "self"]
-    others = [argument.name for argument in takes if str(argument.type) != "Tensor"]
+    takes = list(forward.schema.arguments)[1:]  # the first is the module, whatever its author calls it
+    given = takes[: len(request.inputs)]  # what has a default and comes last may be left out
+    others = [argument.name for argument in given if str(argument.type) not in _TENSORS]
     needed = [argument.name for argument in takes if not argument.has_default_value()]
     names = [argument.name for argument in takes]
     asked = [
@@ -94,7 +98,7 @@ def _inputs(request: CheckpointRequest, module: "torch.jit.ScriptModule") -> tup
             expected="tensors only, each with its --input-shape, in the forward's order",
             fix="add " + " ".join(f"--input-shape {name}=SHAPE" for name in needed or names),
         )
-    return tuple(_tensor(one.name or "", one.dtype or "float32", one.shape or ()) for one in asked)
+    return tuple(_tensor(one.name or "", one.dtype or dtype, one.shape or ()) for one in asked)
 
 
 def _tensor(name: str, dtype: str, shape: tuple[int, ...]) -> TensorSpec:

@@ -95,7 +95,8 @@ _CHECKPOINT_OPTIONS = (
         multiple=True,
         type=Shape(),
         metavar="[NAME=][DTYPE:]SIZES",
-        help="An input's shape without the batch, such as 3,224,224 or ids=int64:128; once per input. NAME=none: None.",
+        help="An input's shape without the batch, such as 3,224,224 or ids=int64:128; once per input. "
+        "scalar: one number per row. NAME=none: None.",
     ),
     click.option(
         "--dynamic",

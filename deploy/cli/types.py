@@ -22,7 +22,7 @@ else:
 
 _NAME = r"(?P<name>[A-Za-z_]\w*)"
 _INPUT = re.compile(
-    rf"(?:{_NAME}=)?(?:(?P<dtype>[a-z]+\d*):)?(?P<sizes>[1-9]\d*(?:,[1-9]\d*)*)|(?P<absent>[A-Za-z_]\w*)=none"
+    rf"(?:{_NAME}=)?(?:(?P<dtype>[a-z]+\d*):)?(?P<sizes>scalar|[1-9]\d*(?:,[1-9]\d*)*)|(?P<absent>[A-Za-z_]\w*)=none"
 )
 _DYNAMIC = re.compile(
     rf"{_NAME}:(?P<axes>\d+(?:@[A-Za-z_]\w*)?(?:,\d+(?:@[A-Za-z_]\w*)?)*)(?:=(?P<low>\d+)\.\.(?P<high>\d+))?"
@@ -41,7 +41,10 @@ class Written(ParamType):
 
 
 class Shape(Written):
-    """An input without the batch: 3,224,224 or [3, 224, 224]; with a name and a dtype, ids=int64:128; mask=none."""
+    """An input without the batch: 3,224,224 or [3, 224, 224]; with a name and a dtype, ids=int64:128; mask=none.
+
+    `scalar` is one number per row: the forward gets a tensor of shape [batch].
+    """
 
     name = "shape"
     annotation = tuple[Annotated[int, Gt(0)], ...] | str
@@ -56,11 +59,12 @@ class Shape(Written):
         if found is None:
             self.fail(
                 f"{value!r} is not a shape; expected positive integers, such as 3,224,224, with NAME= and DTYPE: "
-                "before them where needed, or NAME=none",
+                "before them where needed, scalar for one number per row, or NAME=none",
                 param,
                 ctx,
             )
-        sizes = tuple(map(int, found["sizes"].split(","))) if found["sizes"] else None
+        written = found["sizes"]
+        sizes = () if written == "scalar" else tuple(map(int, written.split(","))) if written else None
         return InputRequest(shape=sizes, name=found["name"] or found["absent"], dtype=found["dtype"])
 
     def written(self, value: Any) -> str:

@@ -37,6 +37,14 @@ _OF_CALLS = (
         ),
     ),
     (
+        r"must be tuple of Tensors, not Tensor|index \d+ is out of bounds for dimension 0 with size [12]\b",
+        Advice(
+            "a forward whose parameters are tensors, not one list that holds them",
+            "wrap it in a module for --factory whose forward takes each by name and builds the list: "
+            "def forward(self, left, right): return self.model([left, right])",
+        ),
+    ),
+    (
         r"index out of range in self|index \d+ is out of bounds",
         Advice(
             "ids that the forward's tables have rows for", "give their range: --values NAME=0..LAST, of the last row"

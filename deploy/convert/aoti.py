@@ -146,8 +146,11 @@ class _Build:
         """The archive's details, and the archive at `path`: in parts in `entry` where it can be taken apart."""
         import torch
 
+        settings = self.settings
+        if not weights.used:  # a file of nothing cannot be mapped when the archive is loaded
+            settings = {name: value for name, value in settings.items() if name not in _WEIGHTS_BESIDE}
         with compiler_run(self.compiler, work, march=self.march, device=self.program.device) as runs_it:
-            files, attention = _compile(exported, {**self.settings, **runs_it})
+            files, attention = _compile(exported, {**settings, **runs_it})
         # Put in by `put_together`: packed here, the weights would lie on disk twice, and whole in memory.
         blob = weights_file(files)
         _package([one for one in files if str(one) != str(blob)], self.path)

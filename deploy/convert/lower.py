@@ -61,7 +61,8 @@ def _to_onnx(
         made = export_onnx(lowered, target=target, folder=folder, store=store)
     if program.device == "cpu":  # where it is proven, wherever it will run
         fix = "use --formats aoti, or another --precision"
-        require_kernels(made.path, subject.lowering.precision, fix=fix)
+        needed = require_kernels(made.path, subject.lowering.precision, fix=fix)
+        made = replace(made, details=made.details | needed)
     return made
 
 

@@ -67,27 +67,30 @@ def export_onnx(
             files, details = write_model(model, path, inline_limit=inline_limit), _details(model)
         else:
             files, details = put_together(entry, weights, path, inline_limit=inline_limit)
+        needed: dict[str, str] = {}
         if exported and not reused and (program.device, program.precision) == ("cpu", "fp32"):
-            _require_kernels(exported, folder / files[0])
-        kept = key if store and apart and not reused else None
+            needed = _require_kernels(exported, folder / files[0])
+        # What the session needs is not in an entry: such a graph is made anew each time.
+        kept = key if store and apart and not reused and not needed else None
         if store and kept:
             store.keep(key, entry, about=f"ONNX graph of {len(weights.used)} weights for {target.name}")
     details = details | attention_detail(program, DECOMPOSED) | device_details(program.device)
-    details |= described(tactic)
+    details |= needed | described(tactic)
     return Artifact(
         format="onnx", folder=folder, files=files, seconds=0.0, peak_memory=0, details=details,
         reused=key if reused else None, kept=kept,
     )  # fmt: skip
 
 
-def _require_kernels(exported: ExportedProgram, path: Path) -> None:
-    """Raises UnfinishedError where a program of other dtypes than the usual has no kernel on a CPU."""
+def _require_kernels(exported: ExportedProgram, path: Path) -> dict[str, str]:
+    """The session's options that it needs. Raises UnfinishedError where a dtype beyond the usual has no kernel."""
     if dtypes := unusual_dtypes(exported):
-        require_kernels(
+        return require_kernels(
             path, "or ".join(f"{dtype} " for dtype in sorted(dtypes)).strip(),
             fix="use --formats aoti, or compute in float32: save model.float()'s weights, or export it (.pt2); "
             "leave autocast and casts out of the forward",
         )  # fmt: skip
+    return {}
 
 
 def _make(exported: ExportedProgram, spec: Spec, target: Target, *, graph: str) -> ir.Model:

@@ -6,9 +6,13 @@ Owns these refusals, each before a proof would fail on it in ONNX Runtime's word
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy.convert.ort_session import LEVEL, session_options
 from deploy.errors import UnfinishedError
 
 if TYPE_CHECKING:
@@ -16,6 +20,15 @@ if TYPE_CHECKING:
     from torch.fx import Node
 
 _USUAL = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
+# It opens the graph and nothing else: what crashes ONNX Runtime must not end the process that asks.
+_OPEN = """
+import sys, onnxruntime
+from deploy.convert.ort_session import LEVEL, session_options
+options = session_options({LEVEL: sys.argv[2]}, threads=1)
+options.log_severity_level = 4
+onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+"""
+_ALL, _NO_LAYOUT = "0", "1"  # values of LEVEL
 _LSTM_WEIGHTS = {True: 4, False: 2}  # per layer and direction, with and without biases; a projection is one more
 
 
@@ -37,12 +50,27 @@ def unusual_dtypes(exported: ExportedProgram) -> set[str]:
     return found.difference(_USUAL)
 
 
-def require_kernels(path: Path, dtypes: str, *, fix: str) -> None:
-    """Raises UnfinishedError where ONNX Runtime cannot run the graph on a CPU; `dtypes` are those it is about."""
+def require_kernels(path: Path, dtypes: str, *, fix: str) -> dict[str, str]:
+    """The session's options that the graph needs on a CPU, mostly none; `dtypes` are those it is about.
+
+    ONNX Runtime 1.32 dies where it lays out float16 graphs that transpose before a matrix product, as attention of
+    `nn.MultiheadAttention` does; such a graph is opened without that step. Raises UnfinishedError where ONNX Runtime
+    cannot run it, or crashes all the same.
+    """
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-    options = onnxruntime.SessionOptions()
+    release = f"ONNX Runtime {onnxruntime.__version__}"
+    needed: dict[str, str] = {}
+    ended = _open(path, _ALL)
+    if ended < 0:
+        needed, ended = {LEVEL: _NO_LAYOUT}, _open(path, _NO_LAYOUT)
+    if ended == 0:
+        return needed
+    if ended < 0:
+        name = signal.Signals(-ended).name
+        raise UnfinishedError(f"{release} ends by {name} when it opens the graph, in {dtypes}", fix=fix)
+    options = session_options(needed, threads=1)
     options.log_severity_level = 4
     try:
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -50,9 +78,13 @@ def require_kernels(path: Path, dtypes: str, *, fix: str) -> None:
         # Before what it lacks stands where the file lies, which is nobody's business later.
         found = re.search(r"Could not find an implementation for .*|Type '.*", str(error))
         what = found.group() if found else "it cannot load the graph"
-        raise UnfinishedError(
-            f"ONNX Runtime {onnxruntime.__version__} has no {dtypes} kernel on a CPU: {what}", fix=fix
-        ) from error
+        raise UnfinishedError(f"{release} has no {dtypes} kernel on a CPU: {what}", fix=fix) from error
+    return needed
+
+
+def _open(path: Path, level: str) -> int:
+    """How a process ends that opens the graph with this level of optimisation: 0, or below it for a signal."""
+    return subprocess.run([sys.executable, "-c", _OPEN, str(path), level], capture_output=True, check=False).returncode
 
 
 def _check_lstm(node: Node) -> None:

@@ -15,6 +15,9 @@ from deploy.errors import UsageError
 from deploy.processes import own_peak_memory
 from deploy.spec import BATCH, Dim, Spec, TensorSpec, decision_axis_of
 
+_TAKES = "an archive that takes these shapes, and any batch up to --max-batch"
+_CHECK = "check --input-shape; where it was traced for a batch of 1, use --max-batch 1 or trace it anew"
+
 
 class ScriptModel:
     """An archive. It is code: check its digest before making one."""
@@ -33,11 +36,15 @@ class ScriptModel:
             try:
                 found: Any = self._module(*(torch.from_numpy(np.ascontiguousarray(array)) for array in inputs))
             except (RuntimeError, torch.jit.Error) as error:  # the last line is the operator's own
-                shapes = ", ".join(str(list(array.shape)) for array in inputs)
+                shapes, said = (
+                    ", ".join(str(list(array.shape)) for array in inputs),
+                    str(error).strip().splitlines()[-1],
+                )
+                training = "when training" in said
                 raise UsageError(
-                    f"the archive fails on inputs of shape {shapes}: {str(error).strip().splitlines()[-1]}",
-                    expected="an archive that takes these shapes, and any batch up to --max-batch",
-                    fix="check --input-shape; where it was traced for a batch of 1, use --max-batch 1 or trace it anew",
+                    f"the archive fails on inputs of shape {shapes}: {said}",
+                    expected="an archive for inference, saved in eval mode" if training else _TAKES,
+                    fix="call model.eval() before torch.jit.script or trace, and save it again" if training else _CHECK,
                 ) from error
         outputs = [found] if isinstance(found, torch.Tensor) else list(found) if isinstance(found, tuple | list) else []
         if not outputs or not all(isinstance(one, torch.Tensor) for one in outputs):

@@ -1,5 +1,6 @@
 """Programs that the tests save with torch.export, and their samples."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -74,6 +75,27 @@ class Plain(nn.Module):
 
     def forward(self, x: Tensor, mode: str) -> tuple[Tensor, Tensor]:
         return self.body(x).bfloat16(), self.scale * 2
+
+
+@dataclass
+class Answer:
+    """What the author's own code returns, with a part that is None here."""
+
+    scores: Tensor
+    hidden: Tensor | None = None
+    sign: Tensor | None = None
+
+
+class Answering(nn.Module):
+    """A model whose output is an object of its author's class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Answer:
+        y = self.body(x)
+        return Answer(scores=y, sign=y > 0)
 
 
 def save_program(path: Path, *, batch: "Dim | int | None" = None, training: bool = False, rows: int = 4) -> ConvNet:

@@ -115,7 +115,14 @@ def test_a_base_without_an_adapter_is_refused(folder: Path) -> None:
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "another type": (lambda path: put(path, {"peft_type": "LOHA"}, matrices()), "an adapter of the type LOHA"),
-    "DoRA": (lambda path: put(path, {**CONFIG, "use_dora": True}, matrices()), "was trained with use_dora"),
+    "DoRA without its lengths": (
+        lambda path: put(path, {**CONFIG, "use_dora": True}, matrices()),
+        "has no magnitude_vector for features.3, and its adapter_config.json says use_dora",
+    ),
+    "a bias of its own": (
+        lambda path: put(path, {**CONFIG, "lora_bias": True}, matrices()),
+        "was trained with lora_bias",
+    ),
     "PiSSA": (
         lambda path: put(path, {**CONFIG, "init_lora_weights": "pissa_niter_4"}, matrices()),
         "began as pissa_niter_4, which took a part out of the base's weights",
@@ -129,8 +136,20 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "was trained with trainable_token_indices",
     ),
     "a vector": (
-        lambda path: put(path, CONFIG, {**matrices(), f"{PREFIX}head.lora_magnitude_vector": torch.ones(2)}),
-        "holds head.lora_magnitude_vector",
+        lambda path: put(path, CONFIG, {**matrices(), f"{PREFIX}features.3.lora_magnitude_vector": torch.ones(8)}),
+        "has a magnitude_vector for features.3, and its adapter_config.json says nothing of use_dora",
+    ),
+    "lengths of another layer": (
+        lambda path: put(
+            path,
+            {**CONFIG, "use_dora": True},
+            {**matrices(), f"{PREFIX}features.3.lora_magnitude_vector": torch.ones(7)},
+        ),
+        "has 7 lengths for features.3, whose weight has 8 outputs",
+    ),
+    "an unknown part": (
+        lambda path: put(path, CONFIG, {**matrices(), f"{PREFIX}head.lora_gate.weight": torch.ones(2)}),
+        "holds head.lora_gate.weight",
     ),
     "one side": (
         lambda path: put(path, CONFIG, {f"{PREFIX}head.lora_A.weight": torch.ones(2, 8)}),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch.export import Dim
+from torch.utils import _pytree as pytree
 
 from deploy.checkpoint.load import build_module, read_checkpoint
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest, DynamicRequest, PreprocessingRequest, ValuesRequest
@@ -20,7 +21,7 @@ from deploy.convert.export import export_program
 from deploy.errors import UsageError
 from deploy.files import sha256_file
 from deploy.spec import BATCH
-from tests.checkpoint.programs import Caster, Growing, Nested, Plain, Ruled, save, save_program
+from tests.checkpoint.programs import Answer, Answering, Caster, Growing, Nested, Plain, Ruled, save, save_program
 from tests.models import IMAGE, ConvNet, TwoTowers
 
 
@@ -48,6 +49,18 @@ def test_a_program_tells_its_contract(saved: Path) -> None:
     assert checkpoint.digest == sha256_file(saved)
     assert [(tensor.name, tensor.shape) for tensor in checkpoint.inputs] == [("image", (BATCH, *IMAGE))]
     assert (checkpoint.options, checkpoint.dtype, checkpoint.parameters) == ({"batch": [1, None]}, "float32", 869)
+
+
+def test_an_output_of_a_class_that_is_not_known_here_is_told_by_its_fields(tmp_path: Path) -> None:
+    torch.export.register_dataclass(Answer, serialized_type_name="author.Answer")
+    network = Answering()
+    save(tmp_path / "p.pt2", network, (torch.randn(4, 6),), dynamic_shapes=({0: Dim("n", max=16)},))
+    pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE.pop("author.Answer")  # as in a process without the author's code
+    checkpoint = read(tmp_path / "p.pt2")
+    x = torch.randn(3, 6)
+    found = build_module(checkpoint)(x)
+    assert list(found) == ["scores", "sign"]
+    torch.testing.assert_close(found["scores"], network(x).scores)
 
 
 def test_its_own_dynamic_sizes_become_the_spec(tmp_path: Path) -> None:

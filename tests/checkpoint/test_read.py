@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 
 from deploy.checkpoint.load import build_module, model_name, read_checkpoint
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
+from deploy.checkpoint.parts import ending_notes
+from deploy.checkpoint.zoo import find_architecture
 from deploy.errors import UsageError
 from tests.checkpoint.checkpoints import prefixed, saved, seeded, small_state
 
@@ -161,6 +163,14 @@ def test_a_softmax_behind_the_head_is_not_lost_unseen(tmp_path: Path) -> None:
     assert "--arch mobilenet_v3_small" in message
     asked = read(tmp_path / "a.pt", content, arch="mobilenet_v3_small")
     assert any("classifier.4 of the saved network" in note for note in asked.notes)
+
+
+def test_the_last_layers_of_ssd_are_its_own() -> None:
+    entry = find_architecture("ssd300_vgg16")
+    parts = frozenset(name.rpartition(".")[0] for name in entry.shapes)
+    assert ending_notes(entry, parts, asked=False) == ()
+    with pytest.raises(UsageError, match=r"with head\.classification_head\.module_list\.6:"):
+        ending_notes(entry, parts | {"head.classification_head.module_list.6"}, asked=False)
 
 
 def test_what_a_wrapper_holds_beside_its_network_is_said(tmp_path: Path) -> None:

@@ -284,6 +284,25 @@ def compile_with(compiler: str, program: Program, folder: Path) -> Artifact:
     return compile_aoti(program, target=target(), folder=folder)
 
 
+class Weightless(nn.Module):
+    """Has a weight that its forward does not read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+@pytest.mark.slow
+def test_a_forward_without_weights_is_compiled_and_loaded(tmp_path: Path) -> None:
+    conversion = make(tmp_path, Weightless, (6,), max_batch=4, formats=("aoti",))
+    x = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
+    (y,) = outputs(conversion, "aoti", [x])
+    assert np.array_equal(y, 2 * x)
+
+
 @pytest.mark.slow
 def test_formats_of_a_real_network_agree(tmp_path: Path) -> None:
     conversion = make(tmp_path, import_torchvision().models.resnet18, (3, 224, 224), max_batch=8)

@@ -99,6 +99,13 @@ class OfADict(Part):
         return self.body(batch["image"])  # type: ignore[no-any-return]
 
 
+class OfAList(Part):
+    """Takes several tensors as one list."""
+
+    def forward(self, views: list[Tensor]) -> Tensor:
+        return self.body(torch.cat(views))  # type: ignore[no-any-return]
+
+
 class Tokens(nn.Module):
     """A table of ten rows."""
 
@@ -215,6 +222,7 @@ def test_a_factory_with_a_seed_of_its_own_is_taken(tmp_path: Path) -> None:
         (HardlyRandom(), ("8",), {}, r"dropout\.default is random"),
         (HiddenWithoutData(), ("8",), {}, r"device meta[\s\S]*nn\.ModuleList"),
         (OfADict(), ("8",), {}, r"not one dict[\s\S]*self\.model\(\{'image': image"),
+        (OfAList(), ("8",), {}, r"not one list[\s\S]*self\.model\(\[left, right"),
         (Tokens(), ("6",), {}, r"--input-shape NAME=int64:SIZES"),
         (Tokens(), ("int64:6",), {"values": ("ids=0..10",)}, r"index out of range[\s\S]*--values NAME=0\.\.LAST"),
         (Tokens(), ("string:6",), {}, r"no tensor of dtype 'string'"),

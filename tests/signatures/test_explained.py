@@ -262,6 +262,26 @@ def test_a_signature_that_cannot_be_is_refused(
     assert re.search(said, str(error)), str(error)
 
 
+class Timed(nn.Module):
+    """Takes one number per row beside it: a step of diffusion, say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.body(x) * t[:, None]  # type: ignore[no-any-return]
+
+
+def test_one_number_per_row_is_an_input(tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(ask(Timed(), tmp_path / "m.pt", ("6", "t=int64:scalar"), values=("t=0..999",)))
+    program = export_program(checkpoint, max_batch=4, folder=tmp_path)
+    assert [(tensor.dtype, tensor.shape) for tensor in program.spec.inputs] == [
+        ("float32", ("batch", 6)),
+        ("int64", ("batch",)),
+    ]
+
+
 def test_default_bounds_reach_up_to_the_size_that_was_given(tmp_path: Path) -> None:
     request = ask(Tagger(), tmp_path / "m.pt", (f"int64:{LONGEST}", "attention_mask=int64:12", "token_type_ids=none"),
                   dynamic=("input_ids:1", "attention_mask:1"))  # fmt: skip
