@@ -38,6 +38,8 @@ _MORE = (
 )  # fmt: skip
 # The fewest tokens of kinds that do not take one: MobileBERT joins each token with both of its neighbours.
 _LEAST = {"mobilebert": 3}
+# Kinds that count in each call how many tokens attend to all: Longformer.
+_BY_VALUE = frozenset(("longformer",))
 # Kinds of token in a text, where the network has no table of them: XLNet's are the two texts and what stands for both.
 _TYPES = 3
 # A tokenizer without a limit of its own has this one, or a larger one: 10^30.
@@ -136,6 +138,13 @@ def _text(
             fix="leave out --input-shape",
         )
     config: Any = network.config
+    if config.model_type in _BY_VALUE:
+        raise UsageError(
+            f"{type(network).__name__} reads from the values of its inputs how much it computes, which no graph holds",
+            expected="a network whose computation follows from the inputs' shapes",
+            fix="train one whose attention has one form for all texts, such as ModernBERT; or give a module of your "
+            "own in which that is fixed as --factory package.module:function, its weights as one file",
+        )
     check_padding(folder, network)
     words = getattr(config.get_text_config(), "vocab_size", None)
     if words is None:

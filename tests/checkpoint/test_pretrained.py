@@ -351,6 +351,12 @@ def test_bigbird_takes_texts_that_it_attends_to_as_a_whole(tmp_path: Path) -> No
     assert read(tmp_path).dims[0].maximum == LONGEST
 
 
+def test_longformer_is_refused_before_any_work(tmp_path: Path) -> None:
+    save_folder(tmp_path, "LongformerForSequenceClassification", attention_window=[4, 4])
+    with pytest.raises(UsageError, match=r"reads from the values of its inputs how much it computes(.|\n)*ModernBERT"):
+        read(tmp_path)
+
+
 def test_images_are_as_large_as_the_tower_inside_says(tmp_path: Path) -> None:
     tower = {"image_size": 32, "patch_size": 8, "num_channels": 1, "num_attention_heads": 2, "num_hidden_layers": 1}
     save_folder(tmp_path, "CLIPForImageClassification", tokenizer=False, vision_config={**tower, "hidden_size": 32})
@@ -426,6 +432,14 @@ def test_an_index_cannot_name_files_elsewhere(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UsageError, match="names a file elsewhere"):
         read(folder)
+
+
+def test_a_trainer_s_folder_of_checkpoints_names_them(folder: Path) -> None:
+    run = folder.parent / "run"
+    run.mkdir()
+    folder.rename(run / "checkpoint-500")
+    with pytest.raises(UsageError, match=r"name the one to deploy: .*checkpoint-500"):
+        read(run)
 
 
 def test_half_a_file_is_refused(folder: Path) -> None:
