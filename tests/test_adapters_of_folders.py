@@ -190,16 +190,20 @@ def test_it_is_served_with_the_tokenizer_of_its_base(engine: Engine, tmp_path: P
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_texts_are_not_served_by_the_base_s_tokenizer_where_training_had_another(tmp_path: Path) -> None:
+def test_texts_become_tokens_as_the_adapter_was_trained(tmp_path: Path) -> None:
+    """The adapter's own tokenizer is served where it has one; one with tokens that no embedding has is refused."""
     trained_adapter(tmp_path, "Bert")
     tokenizer = make_tokenizer()
-    tokenizer.save_pretrained(tmp_path / "adapter")
+    tokenizer.add_tokens(["thunder"])
     checkpoint = read_checkpoint(CheckpointRequest(path=tmp_path / "adapter", base=tmp_path / "base"))
     assert read_tokenizer(checkpoint, LONGEST).cut
-    tokenizer.add_tokens(["thunder"])
     tokenizer.save_pretrained(tmp_path / "adapter")
-    with pytest.raises(UsageError, match="has a tokenizer of its own, other than that of its base"):
+    with pytest.raises(UsageError, match="has 1 tokens that the network has no embedding of, such as 'thunder'"):
         read_tokenizer(checkpoint, LONGEST)
+    other = make_tokenizer()
+    other.model_max_length = 16
+    other.save_pretrained(tmp_path / "adapter")
+    assert (read_tokenizer(checkpoint, LONGEST).cut, read_tokenizer(checkpoint, 16).cut) == (False, True)
 
 
 def test_a_version_keeps_the_tokenizer_that_the_adapter_was_trained_with(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_a_chain_with_a_dense_layer_answers_as_sentence_transformers_does(tmp_pa
 
     folder = tmp_path / "texts"
     parts = [Transformer(str(tmp_path / "pretrained")), Pooling(32, pooling_mode="weightedmean"), Dense(32, 16)]
-    model = SentenceTransformer(modules=parts, device="cpu")
+    model = SentenceTransformer(modules=parts, device="cpu", truncate_dim=8)
     model.save(str(folder))
     change_config(folder, architectures=["MPNetForMaskedLM"])
     version, manifest = published(packaged(folder, tmp_path / "repository"))
@@ -189,6 +189,22 @@ def test_a_chain_with_a_dense_layer_answers_as_sentence_transformers_does(tmp_pa
     inputs = {name: array for name, array in tokens(make_tokenizer(), TEXTS).items() if name in names}
     (served,) = ask(version, engine, [inputs])
     np.testing.assert_allclose(served, model.encode(list(TEXTS)), atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_segmentation_is_served_with_its_processor(tmp_path: Path, engine: Engine) -> None:
+    folder, small = tmp_path / "maps", {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
+    heads = {"num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 8}
+    module = save_folder(folder, "SegformerForSemanticSegmentation", tokenizer=False, **small, **heads)
+    import_transformers().ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(str(folder))
+    version, manifest = published(packaged(folder, tmp_path / "repository"))
+    assert (manifest.spec.outputs[0].shape[1:], manifest.spec.outputs[0].decision_axis) == ((3, 16, 16), 1)
+    images = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    (served,) = ask(version, engine, [{"pixel_values": images}])
+    with torch.no_grad():
+        expected = module(torch.from_numpy(images)).logits.numpy()
+    np.testing.assert_allclose(served, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

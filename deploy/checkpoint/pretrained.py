@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from deploy.checkpoint.adapters import Adapter, digest_of, read_adapter
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.checkpoint.pretrained_adapter import adapted_folder, head_rows, merge_into
+from deploy.checkpoint.pretrained_answers import answer_notes, class_names, decisions
 from deploy.checkpoint.pretrained_folder import CONFIG, PretrainedFolder, has_tokenizer, open_folder
-from deploy.checkpoint.pretrained_inputs import answer_notes, class_names, decisions, pretrained_inputs
+from deploy.checkpoint.pretrained_inputs import pretrained_inputs
 from deploy.checkpoint.processors import made_size, read_processor
 from deploy.checkpoint.sentence_folder import read_pooling, with_token_class
 from deploy.checkpoint.sentences import SentenceEmbedder
@@ -36,7 +37,7 @@ PRETRAINED = "transformers/"
 # The endings of the classes that answer in one call; a bare `...Model` gives embeddings.
 _ENDINGS = (
     "ForSequenceClassification", "ForTokenClassification", "ForImageClassification", "ForQuestionAnswering",
-    "ForMaskedLM", "Model", "ModelWithProjection", "ForImageClassificationWithTeacher",
+    "ForMaskedLM", "Model", "ModelWithProjection", "ForImageClassificationWithTeacher", "ForSemanticSegmentation",
 )  # fmt: skip
 _GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "DoubleHeadsModel")
 # Classes that are an encoder alone, whatever their config says of the kind of network.

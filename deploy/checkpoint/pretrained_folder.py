@@ -34,6 +34,7 @@ _TOKENIZER = (
 _IMAGES = (PROCESSOR, "processor_config.json")
 # What says how tokens become one embedding; a client of the model needs the length and the prompts in them.
 _SENTENCES = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+_PARTS = "modules.json"  # the one that is a list
 _SHOWN = 5
 
 
@@ -52,9 +53,15 @@ class PretrainedFolder:
     own: tuple[str, ...] = ()
 
     def read(self, name: str) -> Any:
-        """A JSON file of the folder; None where there is none. Raises UsageError if it is no JSON."""
+        """A JSON file of the folder; None where there is none. Raises UsageError if it is no JSON of its form."""
         file = (self.adapter if self.adapter and name in self.own else self.path) / name
-        return _read_json(file) if file.is_file() else None
+        if not file.is_file():
+            return None
+        value, form = _read_json(file), list if name == _PARTS else dict
+        parts = value if isinstance(value, list) else ()
+        if not isinstance(value, form) or not all(isinstance(part, dict) for part in parts):
+            raise UsageError(f"{file} holds no JSON {'list of objects' if form is list else 'object'}", expected=_SAVED)
+        return value
 
     def with_tokenizer_of(self, adapter: Path) -> "PretrainedFolder":
         """The folder with the adapter's tokenizer in place of its own, where one lies there."""

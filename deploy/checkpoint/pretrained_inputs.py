@@ -1,4 +1,4 @@
-"""What a transformers network takes and gives: token ids or pixels, how many of them, and what its scores mean.
+"""What a transformers network takes: token ids or pixels, and how many of them.
 
 Owns the reading of config.json and of the tokenizer's settings for that, and of the size of images. Loads nothing.
 Called by pretrained.
@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from deploy.checkpoint.left_out import left_out
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
 from deploy.checkpoint.padding import check_padding
 from deploy.checkpoint.pretrained_folder import (
     CONFIG,
-    EMBEDDING,
     MASK,
     PIXELS,
     PROCESSOR,
@@ -22,7 +22,7 @@ from deploy.checkpoint.pretrained_folder import (
     TYPES,
     PretrainedFolder,
 )
-from deploy.checkpoint.sentence_folder import longest_text, score_activation
+from deploy.checkpoint.sentence_folder import longest_text
 from deploy.errors import UsageError
 from deploy.spec import BATCH, Dim, TensorSpec
 
@@ -38,6 +38,8 @@ _MORE = (
 )  # fmt: skip
 # The fewest tokens of kinds that do not take one: MobileBERT joins each token with both of its neighbours.
 _LEAST = {"mobilebert": 3}
+# Kinds that count in each call how many tokens attend to all: Longformer.
+_BY_VALUE = frozenset(("longformer",))
 # Kinds of token in a text, where the network has no table of them: XLNet's are the two texts and what stands for both.
 _TYPES = 3
 # A tokenizer without a limit of its own has this one, or a larger one: 10^30.
@@ -93,43 +95,6 @@ def pretrained_inputs(
     )
 
 
-def class_names(config: Mapping[str, Any], architecture: str) -> tuple[tuple[str, ...] | None, int | None]:
-    """The names of the classes in the order of the scores, and their number; None where there are none."""
-    if "Classification" not in architecture:
-        return None, None
-    named = config.get("id2label")
-    if not isinstance(named, Mapping):
-        return None, config.get("num_labels", 2)
-    names = {int(index): str(name) for index, name in named.items()}
-    if sorted(names) != list(range(len(names))):
-        raise UsageError(
-            f"id2label of config.json has the numbers {sorted(names)}", expected="0, 1, 2 ... without a gap"
-        )
-    ordered = tuple(names[index] for index in range(len(names)))
-    # What transformers calls classes that nobody named; one class is a number to be predicted.
-    unnamed = len(ordered) == 1 or ordered == tuple(f"LABEL_{index}" for index in range(len(ordered)))
-    return None if unnamed else ordered, len(ordered)
-
-
-def answer_notes(folder: PretrainedFolder, classes: int | None) -> list[str]:
-    """What a client makes of the scores, where that is something else than taking the largest."""
-    activation = score_activation(folder, classes=classes)
-    if activation:
-        return [f"a CrossEncoder puts its scores through {activation}: the version answers with those before it"]
-    said = {
-        "multi_label_classification": "several labels may be right at once: a client puts each score through a sigmoid",
-        "regression": "regression: the scores are the numbers themselves",
-    }
-    problem = folder.config.get("problem_type") if classes is not None else None
-    return [said[problem]] if problem in said else []
-
-
-def decisions(architecture: str) -> dict[str, int | None]:
-    """The decision axis of the outputs whose shape would say another: an embedding decides nothing."""
-    vocabulary = {"logits": 2} if architecture.endswith("ForMaskedLM") else {}
-    return {EMBEDDING: None, "pooler_output": None, "text_embeds": None, "image_embeds": None, **vocabulary}
-
-
 def _check_said(request: CheckpointRequest) -> None:
     """Raises UsageError for what was said of the inputs and the folder says itself."""
     said = {
@@ -173,6 +138,13 @@ def _text(
             fix="leave out --input-shape",
         )
     config: Any = network.config
+    if config.model_type in _BY_VALUE:
+        raise UsageError(
+            f"{type(network).__name__} reads from the values of its inputs how much it computes, which no graph holds",
+            expected="a network whose computation follows from the inputs' shapes",
+            fix="train one whose attention has one form for all texts, such as ModernBERT; or give a module of your "
+            "own in which that is fixed as --factory package.module:function, its weights as one file",
+        )
     check_padding(folder, network)
     words = getattr(config.get_text_config(), "vocab_size", None)
     if words is None:
@@ -195,7 +167,7 @@ def _text(
         inputs=tuple(inputs),
         dims=() if fixed else (dim,),
         preprocessing=Preprocessing(source=f"the tokenizer of {folder.path.name}"),
-        notes=note,
+        notes=(*note, *left_out(network, takes)),
     )
 
 
@@ -211,16 +183,21 @@ def _types(folder: PretrainedFolder, config: Any) -> int:
 def _length(folder: PretrainedFolder, network: "nn.Module", request: CheckpointRequest) -> tuple[Dim, tuple[str, ...]]:
     """The length of a text: as asked, else from whichever says the least: positions, tokenizer, what is usual."""
     tokenizer = folder.read("tokenizer_config.json") or {}
-    told = [_positions(network), tokenizer.get("model_max_length"), longest_text(folder)]
+    told = [_positions(network), _whole_attention(network), tokenizer.get("model_max_length"), longest_text(folder)]
     limits = [int(limit) for limit in told if isinstance(limit, int | float) and 0 < limit < _NO_LIMIT]
     config: Any = network.config
     longest, least = min(limits, default=_USUAL_TOKENS), _LEAST.get(config.model_type, 1)
-    few = (f"texts of {least} tokens or more: clients fill up shorter ones",) if least > 1 else ()
+    few: tuple[str, ...] = (f"texts of {least} tokens or more: clients fill up shorter ones",) if least > 1 else ()
     asked = _asked_length(request, longest)
     if asked is not None:
         fixed = f"texts of {asked.maximum} tokens: clients fill up shorter ones, as padding='max_length' does"
         return asked, (fixed,) if asked.minimum == asked.maximum else ()
     dim = Dim(name=SEQUENCE, minimum=least, maximum=min(longest, _USUAL_TOKENS))
+    if longest == _whole_attention(network):
+        few += (
+            f"texts of up to {dim.maximum} tokens: {type(network).__name__} attends to all of up to {longest}, and of "
+            "longer ones to blocks, which is not served",
+        )
     if longest <= _USUAL_TOKENS:
         return dim, few
     return dim, (
@@ -228,6 +205,18 @@ def _length(folder: PretrainedFolder, network: "nn.Module", request: CheckpointR
         f"texts of up to {_USUAL_TOKENS} tokens; the network could take {longest}: "
         f"--dynamic {TOKENS}:1={least}..{longest}",
     )
+
+
+def _whole_attention(network: "nn.Module") -> int | None:
+    """The tokens up to which BigBird attends to all of them; None for others.
+
+    Beyond it attends to blocks, some of them drawn at random, until it has met one shorter text: then to all for ever.
+    A version computes one of the two, which is that of the lengths that have no choice.
+    """
+    config: Any = network.config
+    if getattr(config, "attention_type", None) != "block_sparse":
+        return None
+    return int((5 + 2 * config.num_random_blocks) * config.block_size)
 
 
 def _positions(network: "nn.Module") -> int | None:

@@ -17,7 +17,7 @@ MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoke
 ACTIVATIONS = ("Identity", "Tanh", "ReLU", "GELU", "Sigmoid", "SiLU")
 
 _OWN = "give the module of the whole chain as --factory, with the weights of all its parts in one file"
-_SETTINGS = "sentence_bert_config.json"
+_SETTINGS, _OWN_CONFIG = "sentence_bert_config.json", "config_sentence_transformers.json"
 # A chain of this one part is a CrossEncoder's: its class is the one that config.json names.
 _CROSS_ENCODER = ["Transformer"]
 # Of these kinds sentence-transformers takes the encoder alone; of others what AutoModel takes.
@@ -37,14 +37,19 @@ class Dense:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pooling:
-    """How tokens are pooled (several ways are concatenated), and what follows in this order; None normalises."""
+    """How tokens are pooled (several ways are concatenated), and what follows in this order; None normalises.
+
+    Of what comes of that the first `kept` elements are the embedding, all of them where it is None.
+    """
 
     modes: tuple[str, ...]
     then: tuple[Dense | None, ...] = ()
+    kept: int | None = None
 
     def __str__(self) -> str:
         follows = ("normalised" if part is None else f"dense to {part.outputs}" for part in self.then)
-        return ", then ".join((" and ".join(self.modes), *follows))
+        cut = () if self.kept is None else (f"cut to its first {self.kept} elements",)
+        return ", then ".join((" and ".join(self.modes), *follows, *cut))
 
 
 def read_pooling(folder: PretrainedFolder) -> Pooling | None:
@@ -70,7 +75,7 @@ def read_pooling(folder: PretrainedFolder) -> Pooling | None:
             fix='where texts are embedded without a prompt, write "include_prompt": true; else ' + _OWN,
         )
     then = (_dense(folder, path) if kind == "Dense" else None for kind, path in zip(kinds, paths, strict=True))
-    return Pooling(modes=_modes(folder, config), then=tuple(then)[2:])
+    return Pooling(modes=_modes(folder, config), then=tuple(then)[2:], kept=_kept(folder))
 
 
 def with_token_class(transformers: ModuleType, folder: PretrainedFolder) -> PretrainedFolder:
@@ -152,6 +157,14 @@ def _dense(folder: PretrainedFolder, path: str) -> Dense:
         bias=bool(config.get("bias", True)),
         activation=activation,
     )
+
+
+def _kept(folder: PretrainedFolder) -> int | None:
+    """The elements that sentence-transformers keeps of an embedding, behind all parts; None for all."""
+    kept = (folder.read(_OWN_CONFIG) or {}).get("truncate_dim")
+    if kept is not None and (not isinstance(kept, int) or kept < 1):
+        raise UsageError(f"{folder.path / _OWN_CONFIG} has the truncate_dim {kept!r}", expected="a number of elements")
+    return kept
 
 
 def _modes(folder: PretrainedFolder, config: Mapping[str, object]) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ class SentenceEmbedder(nn.Module):
         pooled = torch.cat([_POOLED[mode](tokens, attention_mask) for mode in self.pooling.modes], dim=1)
         for part in self.then:
             pooled = part(pooled)
-        return {EMBEDDING: pooled}
+        return {EMBEDDING: pooled if self.pooling.kept is None else pooled[:, : self.pooling.kept]}
 
 
 class _Normalised(nn.Module):

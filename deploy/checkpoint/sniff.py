@@ -115,10 +115,11 @@ def _recognise_folder(path: Path) -> Kind:
     suffixes = {".pt", ".pth", ".ckpt", ".bin", ".safetensors"}
     entries = (*path.iterdir(), *path.glob("*/*"))
     inside = sorted(str(entry.relative_to(path)) for entry in entries if entry.suffix in suffixes)[:5]
+    models = sorted(str(config.parent) for config in path.glob("*/config.json"))[:5]
     raise UsageError(
         f"{path} is a directory" + (f" that holds {', '.join(inside)}" if inside else ""),
         expected="one checkpoint file, or a folder of torch.distributed.checkpoint (.metadata and *.distcp)",
-        fix="name the file itself, not a folder above it",
+        fix=f"name the one to deploy: {', '.join(models)}" if models else "name the file itself, not a folder above it",
     )
 
 

@@ -24,6 +24,7 @@ from deploy.checkpoint.timm_entries import (
     sketch,
     timm_version,
 )
+from deploy.checkpoint.timm_forms import check_fused, headless_note, nearly_headless, pooling_note
 from deploy.checkpoint.timm_training import TimmSaid, timm_preprocessing, what_timm_said
 from deploy.checkpoint.timm_zoo import index_is_ready, load_index
 from deploy.checkpoint.training import TrainingFacts
@@ -73,6 +74,7 @@ def understand_timm(
     module = _built(name, options, shapes)
     difference = compare(shapes, _shapes(module.state_dict()))
     if difference:
+        check_fused(shapes, name, module, classes=options["num_classes"])
         raise _misfit(name, difference, match.entry, size)
     state = module.state_dict()
     check_floats(tensors, {key for key, tensor in state.items() if tensor.is_floating_point()})
@@ -96,7 +98,7 @@ def understand_timm(
         preprocessing=preprocessing,
         tensors=tensors,
         removed=removed,
-        notes=(*hint, *guessed, *_headless(options), *notes),
+        notes=(*hint, *guessed, *headless_note(options), *pooling_note(module, options, said), *notes),
     )
 
 
@@ -139,16 +141,6 @@ def timm_look_alikes(request: CheckpointRequest, understood: Understood) -> tupl
     )
 
 
-def _headless(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """A note where the weights have no head: another way of making the network leaves the same tensors."""
-    if options["num_classes"]:
-        return ()
-    return (
-        "no head: it gives pooled features, as with num_classes=0; the maps of features_only=True would have the same "
-        "tensors, and are a network of your own: --factory",
-    )
-
-
 def _unwrapped(contents: Contents) -> tuple[tuple[str, ...], dict[str, "Tensor"]]:
     """The tensors without the prefixes of wrappers: in the first form whose names timm knows, else in the last."""
     known = {digest for entry in load_index().values() for digest in (entry.names, entry.headless)}
@@ -173,11 +165,24 @@ def _match(
         # Built with other arguments than the index was, perhaps: whether it fits is seen once it is built.
         entry = _find(named)
         return TimmMatch(entry=entry, options=_options(entry, shapes)), (f"the file says that it is {said.arch}",)
+    matches = matches or [
+        TimmMatch(entry=entry, options=_options(entry, shapes))
+        for entry in nearly_headless(load_index().values(), shapes, _without_classes)
+    ]
     if not matches:
+        check_fused(shapes, None, None, classes=None)
         raise _unknown(otherwise, shapes)
     if len(matches) == 1:
         return matches[0], ()
     raise _ambiguous([match.entry.name for match in matches])
+
+
+def _without_classes(name: str) -> Shapes | None:
+    """The tensors of the network without a head; None where timm does not make it so."""
+    try:
+        return _shapes(build_timm(TIMM + name, {"num_classes": 0}, filled=()).state_dict())
+    except Exception:  # noqa: BLE001 - timm's builders raise what an argument leads them to
+        return None
 
 
 def _tagged(name: str, said: TimmSaid) -> str:

@@ -8,6 +8,7 @@ import json
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from deploy.checkpoint.model import Preprocessing
 from deploy.checkpoint.timm_entries import import_timm, timm_version
 from deploy.checkpoint.training import TrainingFacts
 from deploy.checkpoint.understand import Contents
+from deploy.errors import UsageError
 
 CONFIG = "config.json"
 _HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -110,6 +112,8 @@ def timm_preprocessing(
     """
     cfg, source, notes = _config(name, said)
     told = said.images is not None
+    if cfg is not None:
+        _check_images(cfg, source)
     if cfg is None or (shape[0] != len(cfg["mean"]) and not (told and facts.mean)):
         return with_facts(facts, UNKNOWN, (UNKNOWN_NOTE,)) if not told else (UNKNOWN, (UNKNOWN_NOTE,))
     if not told and said.cfg is None:
@@ -125,13 +129,44 @@ def _config(name: str, said: TimmSaid) -> tuple[Mapping[str, Any] | None, str, t
     """The pretrained_cfg that counts, where it is from, and a note where that is a guess."""
     if said.cfg is not None:
         usual = import_timm().models.get_pretrained_cfg(name)
-        return {**(usual.to_dict() if usual else {}), **said.cfg}, said.source, ()
+        given = {name: value for name, value in said.cfg.items() if value is not None}
+        return {**(usual.to_dict() if usual else {}), **given}, said.source, ()
     cfg = import_timm().models.get_pretrained_cfg(name)
     if cfg is None:
         return None, "", ()
     source = f"timm {cfg.architecture}.{cfg.tag}" if cfg.tag else f"timm {name}"
     note = f"preprocessing: the pretrained_cfg of {source}; nothing in the checkpoint says that this training used it"
     return cfg.to_dict(), source, () if said.images is not None else (note,)
+
+
+def _check_images(cfg: Mapping[str, Any], source: str) -> None:
+    """Raises UsageError where what is said of images is no mean, deviation, share or word."""
+    wrong = [
+        f"{name} {cfg.get(name)!r}"
+        for name, fits in (("mean", _are_numbers), ("std", _are_numbers), ("crop_pct", _is_share))
+        if not fits(cfg.get(name))
+    ]
+    wrong += [f"std {cfg['std']!r}"] if not wrong and 0 in cfg["std"] else []
+    words = ("interpolation", "crop_mode")
+    wrong += [f"{name} {cfg[name]!r}" for name in words if not isinstance(cfg.get(name) or "", str)]
+    if wrong:
+        raise UsageError(
+            f"{source} says of images: {', '.join(wrong)}",
+            expected="mean and std as a list of numbers each, no std of 0, crop_pct as one number above 0, and words",
+            fix=f"write what training used into {CONFIG}, as timm saves it",
+        )
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(_is_number(one) for one in value)
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def _steps(cfg: Mapping[str, Any], shape: tuple[int, int, int]) -> tuple[Preprocessing, tuple[str, ...]]:

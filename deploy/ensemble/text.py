@@ -208,6 +208,8 @@ def _answer(checkpoint: Checkpoint) -> Literal["scores", "embedding"]:
             fix=f"leave {PURPOSE} out" + (", or write --ensemble image" if names == [PIXELS] else ""),
         )
     folder = open_folder(checkpoint.network_path)
+    if checkpoint.base is not None:
+        folder = folder.with_tokenizer_of(checkpoint.path)
     if not has_tokenizer(folder):
         raise UsageError(
             f"{PURPOSE}: no tokenizer lies in {checkpoint.network_path}",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
-from deploy.checkpoint.pretrained_folder import open_folder
+from deploy.checkpoint.pretrained_folder import TOKENS, open_folder
 from deploy.ensemble.reference import Answers, network_answers
 from deploy.errors import UsageError
 
@@ -88,24 +88,44 @@ def trained_texts(
 def _load(checkpoint: Checkpoint) -> Any:
     """The tokenizer as training calls it, in sentence-transformers' way where the folder is one of its own."""
     folder = open_folder(checkpoint.network_path)
-    tokenizer = _read(folder.path)
+    home = _home(checkpoint)
+    tokenizer = _read(home)
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(
-            f"the tokenizer of {folder.path} is {type(tokenizer).__name__}, which is Python code of transformers",
+            f"the tokenizer of {home} is {type(tokenizer).__name__}, which is Python code of transformers",
             expected="a fast tokenizer, which one tokenizer.json holds whole",
             fix="leave --ensemble text out, and tokenize in the client",
         )
     if tokenizer.pad_token_id is None:
         raise UsageError(
-            f"the tokenizer of {folder.path} has no padding token, so that texts of several lengths make no batch",
+            f"the tokenizer of {home} has no padding token, so that texts of several lengths make no batch",
             expected="the padding token of training",
             fix="set it as training did and save again: tokenizer.pad_token = ...; tokenizer.save_pretrained(folder)",
         )
-    if checkpoint.base is not None and any((checkpoint.path / name).is_file() for name in _OF_A_TOKENIZER):
-        _check_same(tokenizer, checkpoint)
+    if checkpoint.base is not None:
+        _check_known(tokenizer, checkpoint, home)
     if (folder.read("sentence_bert_config.json") or {}).get("do_lower_case"):
         _lower(tokenizer.backend_tokenizer)
     return tokenizer
+
+
+def _home(checkpoint: Checkpoint) -> Path:
+    """Where training's tokenizer lies: beside an adapter, where trainers save it, else in the network's own folder."""
+    own = checkpoint.base is not None and any((checkpoint.path / name).is_file() for name in _OF_A_TOKENIZER)
+    return checkpoint.path if own else checkpoint.network_path
+
+
+def _check_known(tokenizer: Any, checkpoint: Checkpoint, home: Path) -> None:
+    """Raises UsageError if the tokenizer makes tokens that the network has no embedding of."""
+    values = next(tensor for tensor in checkpoint.inputs if tensor.name == TOKENS).values
+    beyond = sorted(word for word, index in tokenizer.get_vocab().items() if values and index > values[1])
+    if values and beyond:
+        raise UsageError(
+            f"the tokenizer of {home} has {len(beyond)} tokens that the network has no embedding of, "
+            f"such as {beyond[0]!r}: its ids end at {values[1]}",
+            expected="the tokenizer of training, and an embedding of each of its tokens",
+            fix="before training: model.resize_token_embeddings(len(tokenizer)); else the tokenizer that training used",
+        )
 
 
 def _read(path: Path) -> Any:
@@ -121,28 +141,6 @@ def _read(path: Path) -> Any:
             expected="the tokenizer that training used, in the checkpoint's folder",
             fix="save it there: tokenizer.save_pretrained(folder)",
         ) from error
-
-
-def _check_same(tokenizer: Any, checkpoint: Checkpoint) -> None:
-    """Raises UsageError if the tokenizer beside an adapter, where trainers save it, makes other tokens of a text."""
-    if _making(_read(checkpoint.path)) != _making(tokenizer):
-        raise UsageError(
-            f"the adapter {checkpoint.path} has a tokenizer of its own, other than that of its base "
-            f"{checkpoint.network_path}",
-            expected="the tokenizer of training in the base's folder, whose tokenizer is served",
-            fix="give a copy of the base as --base that holds the adapter's tokenizer files instead of its own",
-        )
-
-
-def _making(tokenizer: Any) -> tuple[Any, ...]:
-    """All that decides which tokens a text becomes."""
-    if not getattr(tokenizer, "is_fast", False):
-        return (type(tokenizer),)
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()  # both are the last call's, and every call sets them anew
-    backend.no_padding()
-    sides = tokenizer.padding_side, tokenizer.truncation_side
-    return backend.to_str(), *sides, tokenizer.pad_token_id, tokenizer.model_max_length
 
 
 def _lower(backend: Any) -> None:

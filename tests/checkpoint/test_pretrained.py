@@ -141,6 +141,17 @@ def test_a_sentence_is_pooled_as_sentence_transformers_does(mode: str, tmp_path:
     torch.testing.assert_close(module(ids, mask)["sentence_embedding"], wanted)
 
 
+def test_an_embedding_is_cut_as_sentence_transformers_does(tmp_path: Path) -> None:
+    """Behind all parts, the normalising too: that is what its `truncate_dim` means."""
+    whole: Any = build_module(read(sentence_folder(tmp_path, pooling_mode="mean")))
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps({"truncate_dim": 8}))
+    checkpoint = read(tmp_path)
+    assert any("cut to its first 8 elements" in note for note in checkpoint.notes)
+    ids, mask = torch.randint(4, len(WORDS), (3, 7)), torch.ones(3, 7, dtype=torch.int64)
+    wanted = whole(ids, mask)["sentence_embedding"][:, :8]
+    assert torch.equal(build_module(checkpoint)(ids, mask)["sentence_embedding"], wanted)
+
+
 def test_a_pooler_that_no_sentence_needs_may_be_absent(tmp_path: Path) -> None:
     folder = sentence_folder(tmp_path, pooling_mode_cls_token=True)
     drop(folder, "pooler.dense.weight", "pooler.dense.bias")
@@ -299,6 +310,53 @@ def test_a_teacher_s_head_and_a_projection_are_taken(tmp_path: Path) -> None:
     assert read(tmp_path / "tower").decisions["image_embeds"] is None
 
 
+def test_a_segmentation_decides_at_each_place(tmp_path: Path) -> None:
+    small: dict[str, Any] = {
+        "hidden_sizes": [8, 8, 16, 16],
+        "depths": [1, 1, 1, 1],
+        "num_attention_heads": [1, 1, 2, 2],
+    }
+    small |= {"decoder_hidden_size": 8}
+    save_folder(tmp_path, "SegformerForSemanticSegmentation", tokenizer=False, **small)
+    checkpoint = read(tmp_path, input_shapes=((3, 32, 32),))
+    assert (checkpoint.classes, checkpoint.decisions["logits"]) == (LABELS, 1)
+    assert any("a client resizes to the image" in note for note in checkpoint.notes)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "words"),
+    [
+        (
+            "ErnieForSequenceClassification",
+            {"use_task_id": True},
+            "task_type_ids is no input: every",
+        ),
+        ("LukeForSequenceClassification", {"entity_vocab_size": 9, "entity_emb_size": 8}, "entity_ids is no input"),
+    ],
+)
+def test_what_a_network_could_be_told_and_is_not_is_said(
+    network: str, options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    save_folder(tmp_path, network, **options)
+    assert any(note.startswith(words) for note in read(tmp_path).notes)
+
+
+def test_bigbird_takes_texts_that_it_attends_to_as_a_whole(tmp_path: Path) -> None:
+    """Of longer ones it attends to blocks until it has met a shorter one: an artifact would be one or the other."""
+    save_folder(tmp_path, "BigBirdForSequenceClassification", block_size=2, num_random_blocks=1)
+    checkpoint = read(tmp_path)
+    assert checkpoint.dims[0].maximum == 14
+    assert any("of longer ones to blocks" in note for note in checkpoint.notes)
+    change_config(tmp_path, attention_type="original_full")
+    assert read(tmp_path).dims[0].maximum == LONGEST
+
+
+def test_longformer_is_refused_before_any_work(tmp_path: Path) -> None:
+    save_folder(tmp_path, "LongformerForSequenceClassification", attention_window=[4, 4])
+    with pytest.raises(UsageError, match=r"reads from the values of its inputs how much it computes(.|\n)*ModernBERT"):
+        read(tmp_path)
+
+
 def test_images_are_as_large_as_the_tower_inside_says(tmp_path: Path) -> None:
     tower = {"image_size": 32, "patch_size": 8, "num_channels": 1, "num_attention_heads": 2, "num_hidden_layers": 1}
     save_folder(tmp_path, "CLIPForImageClassification", tokenizer=False, vision_config={**tower, "hidden_size": 32})
@@ -345,6 +403,13 @@ def test_a_head_that_would_be_random_is_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "text"), [("tokenizer_config.json", "[1]"), ("modules.json", '{"a": 1}')])
+def test_settings_of_another_form_are_named(name: str, text: str, folder: Path) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(UsageError, match=f"{name} holds no JSON (object|list)"):
+        read(folder)
+
+
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     save_folder(tmp_path, "BertForSequenceClassification", max_shard_size="20KB")
     shards = sorted(tmp_path.glob("model-*.safetensors"))
@@ -367,6 +432,14 @@ def test_an_index_cannot_name_files_elsewhere(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UsageError, match="names a file elsewhere"):
         read(folder)
+
+
+def test_a_trainer_s_folder_of_checkpoints_names_them(folder: Path) -> None:
+    run = folder.parent / "run"
+    run.mkdir()
+    folder.rename(run / "checkpoint-500")
+    with pytest.raises(UsageError, match=r"name the one to deploy: .*checkpoint-500"):
+        read(run)
 
 
 def test_half_a_file_is_refused(folder: Path) -> None:

@@ -182,6 +182,44 @@ def test_a_network_without_a_head_gives_features(tmp_path: Path) -> None:
     assert "no head: it gives pooled features" in " ".join(checkpoint.notes)
 
 
+def test_a_head_that_goes_with_more_than_counts_classes_may_be_gone(tmp_path: Path) -> None:
+    """LeViT has batch norms in its heads: without them no digest of the index fits."""
+    checkpoint = read(tmp_path, fine_tuned("levit_128s", num_classes=0).state_dict())
+    assert (checkpoint.architecture, checkpoint.how, checkpoint.num_classes) == ("timm/levit_128s", "inferred", None)
+    assert any("no head" in note for note in checkpoint.notes)
+
+
+def test_a_pooling_that_no_tensor_tells_is_said_to_be_assumed(tmp_path: Path) -> None:
+    module = fine_tuned("test_efficientnet", num_classes=3, global_pool="max")
+    assert any(note.startswith("pooling: avg") for note in read(tmp_path, module.state_dict()).notes)
+    said = read(tmp_path, left_by_timm("test_efficientnet", module, gp="max"))
+    assert not any(note.startswith("pooling") for note in said.notes)
+
+
+@pytest.mark.parametrize("arch", ["timm/repvgg_a0", None])
+def test_a_fused_network_is_told_the_way_out(arch: str | None, tmp_path: Path) -> None:
+    fused = import_timm().utils.reparameterize_model(fine_tuned("repvgg_a0", num_classes=3))
+    with pytest.raises(UsageError, match=r"timm has fused it[\s\S]*timm\.utils\.reparameterize_model"):
+        read(tmp_path, fused.state_dict(), arch=arch)
+
+
+@pytest.mark.parametrize(
+    "told", [{"mean": "half"}, {"crop_pct": "0.9"}, {"std": [0.0, 1.0, 1.0]}, {"interpolation": 3}]
+)
+def test_what_a_hub_says_wrongly_of_images_is_named(told: dict[str, Any], tmp_path: Path) -> None:
+    from timm.models import save_for_hf
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        save_for_hf(fine_tuned("test_vit", num_classes=3), str(tmp_path / "birds"))
+    file = tmp_path / "birds" / "config.json"
+    config = json.loads(file.read_text())
+    config["pretrained_cfg"] |= told
+    file.write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=f"says of images: {next(iter(told))}"):
+        read_checkpoint(CheckpointRequest(path=tmp_path / "birds"))
+
+
 def test_torchvision_goes_first_and_the_look_alikes_of_timm_are_named(tmp_path: Path) -> None:
     state = fine_tuned("resnet18", num_classes=3).state_dict()
     checkpoint = read(tmp_path, state)
