@@ -10,7 +10,7 @@ import pytest
 from deploy.checkpoint.model import Checkpoint
 from deploy.checkpoint.pretrained import _ENDINGS
 from deploy.checkpoint.sniff import Kind
-from deploy.checkpoint.timm_models import TIMM
+from deploy.checkpoint.timm_entries import TIMM
 from deploy.checkpoint.zoo import load_zoo
 from deploy.convert.flex import DECOMPOSED, FUSED
 from tests.markdown import ROOT, coded, table

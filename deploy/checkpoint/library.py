@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from deploy.checkpoint.identify import UnknownArchitectureError
 from deploy.checkpoint.model import CheckpointRequest
-from deploy.checkpoint.timm_models import TIMM, is_of_timm, timm_look_alikes, understand_timm
+from deploy.checkpoint.timm_entries import TIMM
+from deploy.checkpoint.timm_models import is_of_timm, timm_look_alikes, understand_timm
 from deploy.checkpoint.understand import Contents, Understood, understand_zoo
 
 

@@ -30,7 +30,8 @@ from deploy.checkpoint.program import PROGRAM, load_exported, program_module, re
 from deploy.checkpoint.signature import range_notes, with_values
 from deploy.checkpoint.sniff import Kind, recognise
 from deploy.checkpoint.tensors import check_finite, check_usable, check_variances, dtype_name, main_dtype
-from deploy.checkpoint.timm_models import TIMM, build_timm
+from deploy.checkpoint.timm_entries import TIMM
+from deploy.checkpoint.timm_models import build_timm
 from deploy.checkpoint.timm_training import beside, hub_folder
 from deploy.checkpoint.training import training_facts
 from deploy.checkpoint.understand import FACTORY, Contents, Understood, understand_factory

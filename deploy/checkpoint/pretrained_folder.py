@@ -85,7 +85,8 @@ def open_folder(path: Path) -> PretrainedFolder:
         raise UsageError(
             f"{path} holds weights and no {CONFIG}",
             expected=_SAVED,
-            fix=f"save it with save_pretrained, or give the weights' file with --factory: {path / WEIGHTS}",
+            fix="save it with save_pretrained; or give the file of a network of torchvision's, timm's or your own "
+            f"(--factory): {path / WEIGHTS}",
         )
     config = _read_json(path / CONFIG)
     if not isinstance(config, dict):

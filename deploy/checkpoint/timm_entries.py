@@ -19,6 +19,7 @@ from deploy.checkpoint.architecture import Shapes
 from deploy.checkpoint.vision import import_torchvision
 from deploy.errors import MissingError
 
+TIMM = "timm/"
 _SKETCH = 24  # names whose digests are smallest: the share that two sketches have in common estimates that of the names
 
 

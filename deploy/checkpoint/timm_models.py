@@ -11,20 +11,13 @@ from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.architecture import Shapes
-from deploy.checkpoint.identify import Difference, compare
+from deploy.checkpoint.identify import compare
 from deploy.checkpoint.inputs import check_plain, input_specs, with_dynamic
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.checkpoint.tensors import check_floats
-from deploy.checkpoint.timm_entries import (
-    TimmEntry,
-    digest_names,
-    digest_shapes,
-    import_timm,
-    likeness,
-    sketch,
-    timm_version,
-)
+from deploy.checkpoint.timm_entries import TIMM, TimmEntry, digest_names, digest_shapes, import_timm, timm_version
 from deploy.checkpoint.timm_forms import check_fused, headless_note, nearly_headless, pooling_note
+from deploy.checkpoint.timm_refusals import FACTORY, INSTALL, ambiguous, listed, misfit, unknown, with_fix
 from deploy.checkpoint.timm_training import TimmSaid, timm_preprocessing, what_timm_said
 from deploy.checkpoint.timm_zoo import index_is_ready, load_index
 from deploy.checkpoint.training import TrainingFacts
@@ -35,16 +28,10 @@ from deploy.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-TIMM = "timm/"
-
 _IMAGE = "image"
 _COUNTER = "num_batches_tracked"
-_NEAREST = 3
 # Arguments after which a positional embedding has other rows than the index counted.
 _TOKENS = frozenset(("img_size", "patch_size", "reg_tokens", "class_token", "no_embed_class", "global_pool"))
-_SHOWN = 12
-_INSTALL = 'pip install "deployctl[timm]"'
-_FACTORY = "give your own architecture as --factory package.module:function"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +51,7 @@ def understand_timm(
     several fit, or the one asked for does not.
     """
     if otherwise is not None and timm_version() is None:
-        raise _with_fix(otherwise, f"install timm, whose architectures are then tried too: {_INSTALL}") from otherwise
+        raise with_fix(otherwise, f"install timm, whose architectures are then tried too: {INSTALL}") from otherwise
     removed, tensors = _unwrapped(contents)
     shapes = _shapes(tensors)
     said = what_timm_said(contents)
@@ -75,7 +62,7 @@ def understand_timm(
     difference = compare(shapes, _shapes(module.state_dict()))
     if difference:
         check_fused(shapes, name, module, classes=options["num_classes"])
-        raise _misfit(name, difference, match.entry, size)
+        raise misfit(name, difference, match.entry, size)
     state = module.state_dict()
     check_floats(tensors, {key for key, tensor in state.items() if tensor.is_floating_point()})
     check_plain(request, names=(_IMAGE,), why=TIMM + name)
@@ -136,7 +123,7 @@ def timm_look_alikes(request: CheckpointRequest, understood: Understood) -> tupl
     if not names:
         return ()
     return (
-        f"timm has architectures with the same tensors: {_listed(names)}; if timm trained it, say which one: "
+        f"timm has architectures with the same tensors: {listed(names)}; if timm trained it, say which one: "
         f"--arch {TIMM}{names[0]}",
     )
 
@@ -160,7 +147,7 @@ def _match(
     chosen = [match for match in matches if match.entry.name == named]
     if chosen and len(matches) > 1:
         others = [match.entry.name for match in matches if match is not chosen[0]]
-        return chosen[0], (f"the file says that it is {said.arch}; {_listed(others)} would fit too",)
+        return chosen[0], (f"the file says that it is {said.arch}; {listed(others)} would fit too",)
     if not chosen and named in load_index() and (said.options or (said.by_timm and not matches)):
         # Built with other arguments than the index was, perhaps: whether it fits is seen once it is built.
         entry = _find(named)
@@ -171,10 +158,10 @@ def _match(
     ]
     if not matches:
         check_fused(shapes, None, None, classes=None)
-        raise _unknown(otherwise, shapes)
+        raise unknown(otherwise, shapes)
     if len(matches) == 1:
         return matches[0], ()
-    raise _ambiguous([match.entry.name for match in matches])
+    raise ambiguous([match.entry.name for match in matches])
 
 
 def _without_classes(name: str) -> Shapes | None:
@@ -201,7 +188,7 @@ def _built(name: str, options: Mapping[str, Any], shapes: Shapes) -> "nn.Module"
         raise UsageError(
             f"timm {timm_version()} cannot build {name} with {dict(options)}: {type(error).__name__}: {first}",
             expected="arguments that timm's builder takes, and an image size that the network can have",
-            fix=f"say another size with --input-shape; or {_FACTORY}",
+            fix=f"say another size with --input-shape; or {FACTORY}",
         ) from error
 
 
@@ -219,7 +206,7 @@ def _find(asked: str) -> TimmEntry:
         raise UsageError(
             f"timm {timm_version()} has no architecture {name!r} that can be built here",
             expected=f"one that it has; nearest: {', '.join(near)}" if near else "one that it has",
-            fix=_FACTORY,
+            fix=FACTORY,
         )
     if tag:
         tags = [key.partition(".")[2] for key in import_timm().models.list_pretrained(f"{name}.*")]
@@ -320,51 +307,6 @@ def _asked_size(
     return size
 
 
-def _ambiguous(names: list[str]) -> UsageError:
-    return UsageError(
-        f"the weights fit {len(names)} architectures of timm, which may compute or preprocess differently: "
-        f"{_listed(names)}",
-        expected="one; nothing in the weights can tell them apart",
-        fix=f"say which one was trained: --arch {TIMM}{names[0]}",
-    )
-
-
-def _unknown(otherwise: UsageError | None, shapes: Shapes) -> UsageError:
-    """The refusal of torchvision's index, with timm's nearest by the names of tensors."""
-    found = sketch(shapes)
-    near = sorted(load_index().values(), key=lambda entry: likeness(found, entry.sketch), reverse=True)[:_NEAREST]
-    alike = [f"{entry.name} ({likeness(found, entry.sketch):.0%})" for entry in near if likeness(found, entry.sketch)]
-    words = f"; of timm {timm_version()} none fits" + (
-        f", nearest by tensor names: {', '.join(alike)}" if alike else ""
-    )
-    assert otherwise is not None
-    return UsageError(otherwise.found + words, expected=otherwise.expected, fix=otherwise.fix)
-
-
-def _misfit(name: str, difference: Difference, entry: TimmEntry, size: tuple[int, int, int]) -> UsageError:
-    """What differs; where only shapes do, in a model that is built for one image size, that may be another one."""
-    fix = f"leave out --arch to have it identified; or {_FACTORY}"
-    if entry.sized and not difference.missing and not difference.unexpected:
-        fix = (
-            f"say which size it was made for, where that was not {size[1]} x {size[2]}: "
-            f"--input-shape {size[0]},HEIGHT,WIDTH; or {fix}"
-        )
-    return UsageError(
-        f"the weights do not fit {TIMM}{name}:\n    " + "\n    ".join(difference.lines(limit=20)),
-        expected="every tensor of the architecture and no other",
-        fix=fix,
-    )
-
-
-def _with_fix(error: UsageError, more: str) -> UsageError:
-    return UsageError(error.found, expected=error.expected, fix=f"{error.fix}; or {more}" if error.fix else more)
-
-
 def _shapes(tensors: Mapping[str, "Tensor"]) -> Shapes:
     """Names and shapes, without counters: files may lack them, and timm's index does."""
     return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith(_COUNTER)}
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

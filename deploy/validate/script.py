@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deploy.checkpoint.torchscript import load_script
-from deploy.convert.export import seeded_inputs
+from deploy.convert.traced import seeded_inputs
 from deploy.errors import UsageError
 from deploy.processes import own_peak_memory
 from deploy.spec import BATCH, Dim, Spec, TensorSpec, decision_axis_of

@@ -1,0 +1,63 @@
+"""What is said of weights that are no architecture of timm's, several of them, or not the one that was asked for.
+
+Owns these refusals; what fits is decided in timm_models, which calls this.
+"""
+
+from deploy.checkpoint.architecture import Shapes
+from deploy.checkpoint.identify import Difference
+from deploy.checkpoint.timm_entries import TIMM, TimmEntry, likeness, sketch, timm_version
+from deploy.checkpoint.timm_zoo import load_index
+from deploy.errors import UsageError
+
+FACTORY = "give your own architecture as --factory package.module:function"
+INSTALL = 'pip install "deployctl[timm]"'
+_NEAREST = 3
+_SHOWN = 12
+
+
+def ambiguous(names: list[str]) -> UsageError:
+    """The refusal of weights that several architectures have."""
+    return UsageError(
+        f"the weights fit {len(names)} architectures of timm, which may compute or preprocess differently: "
+        f"{listed(names)}",
+        expected="one; nothing in the weights can tell them apart",
+        fix=f"say which one was trained: --arch {TIMM}{names[0]}",
+    )
+
+
+def unknown(otherwise: UsageError | None, shapes: Shapes) -> UsageError:
+    """The refusal of torchvision's index, with timm's nearest by the names of tensors."""
+    found = sketch(shapes)
+    near = sorted(load_index().values(), key=lambda entry: likeness(found, entry.sketch), reverse=True)[:_NEAREST]
+    alike = [f"{entry.name} ({likeness(found, entry.sketch):.0%})" for entry in near if likeness(found, entry.sketch)]
+    words = f"; of timm {timm_version()} none fits" + (
+        f", nearest by tensor names: {', '.join(alike)}" if alike else ""
+    )
+    assert otherwise is not None
+    return UsageError(otherwise.found + words, expected=otherwise.expected, fix=otherwise.fix)
+
+
+def misfit(name: str, difference: Difference, entry: TimmEntry, size: tuple[int, int, int]) -> UsageError:
+    """The refusal that names what differs; where only shapes do, the image size may be another one than training's."""
+    fix = f"leave out --arch to have it identified; or {FACTORY}"
+    if entry.sized and not difference.missing and not difference.unexpected:
+        fix = (
+            f"say which size it was made for, where that was not {size[1]} x {size[2]}: "
+            f"--input-shape {size[0]},HEIGHT,WIDTH; or {fix}"
+        )
+    return UsageError(
+        f"the weights do not fit {TIMM}{name}:\n    " + "\n    ".join(difference.lines(limit=20)),
+        expected="every tensor of the architecture and no other",
+        fix=fix,
+    )
+
+
+def with_fix(error: UsageError, more: str) -> UsageError:
+    """The same refusal with one more way out."""
+    return UsageError(error.found, expected=error.expected, fix=f"{error.fix}; or {more}" if error.fix else more)
+
+
+def listed(names: list[str]) -> str:
+    """The names, the first dozen of them where they are many."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
