@@ -16,10 +16,10 @@ from deploy import spec
 from deploy.convert import aoti, onnx
 from deploy.convert.archive import MODEL_NAME
 from deploy.convert.compiler import AVX2_MARCH, compiler_run, require_compiler
-from deploy.convert.traced import sample_rows
 from deploy.convert.flex import plain_attention
 from deploy.convert.model import Device
 from deploy.convert.onnx_file import write_model
+from deploy.convert.traced import sample_rows
 from deploy.errors import MissingError
 
 EAGER, CONTROL = "eager", "eager (A/A)"

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,15 +45,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS), help="torchvision builders")
     parser.add_argument("--n", type=int, default=3, help="rounds of each model")
+    parser.add_argument("--without-control", action="store_true", help="leave out the next one without a cache")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the two files")
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for model in given.models.split(","):
-        rows += measure(model, given.n)
+        rows += measure(model, given.n, TURNS[:2] if given.without_control else TURNS)
         # After each, so that a run that is cut short keeps the models before.
         record = {
             "what": __doc__,
-            "command": f"python -m benchmarks.repackaging --models {given.models} --n {given.n}",
+            "command": f"python -m benchmarks.repackaging --models {given.models} --n {given.n}"
+            + " --without-control" * given.without_control,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": Environment.here().model_dump(mode="json", exclude={"platform"}),
             "cpus": describe_cpus(),
@@ -66,7 +68,7 @@ def main() -> None:
     print(table(record))
 
 
-def measure(model: str, rounds: int) -> list[dict[str, Any]]:
+def measure(model: str, rounds: int, turns: Sequence[tuple[str, int, bool]]) -> list[dict[str, Any]]:
     """What each run of each round took."""
     engines = cache_folder("engines")
     found = []
@@ -78,7 +80,7 @@ def measure(model: str, rounds: int) -> list[dict[str, Any]]:
             cache = work / "cache"
             cache.mkdir(parents=True)
             (cache / "engines").symlink_to(engines)
-            for turn, seed, cached in TURNS:
+            for turn, seed, cached in turns:
                 arguments = [f"{folder}/{seed}.pt", "--arch", model, "--name", model, "--repository", str(work / turn)]
                 took = run([*arguments, *([] if cached else ["--no-cache"])], cache)
                 found.append({"model": model, "round": number, "turn": turn, **took})
@@ -167,7 +169,7 @@ def table(record: dict[str, Any]) -> str:
                 for turn, _, _ in TURNS
             }
             found = shares(record["rows"], model, part)
-            cells = [spread(taken[turn], 1) for turn, _, _ in TURNS]
+            cells = [spread(taken[turn], 1) if taken[turn] else "—" for turn, _, _ in TURNS]
             lines.append(f"| {model} | {part} | {' | '.join(cells)} | {spread(found, 3)} | {len(found)} |")
     after = [row for row in record["rows"] if row["turn"] == TURNS[1][0]]
     carried = sum(int(row[CARRIED]) for row in after)

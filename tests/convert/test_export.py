@@ -9,8 +9,8 @@ from torch import nn
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.explain import explain_export_error
 from deploy.convert.export import export_program, load_program
-from deploy.convert.traced import sample_rows, seeded_inputs
 from deploy.convert.model import Program
+from deploy.convert.traced import sample_rows, seeded_inputs
 from deploy.errors import ExitCode, UnfinishedError, UsageError
 from deploy.processes import run_alone
 from deploy.spec import Dim, TensorSpec
