@@ -214,8 +214,8 @@ def _check_inputs(ours: _Side, other: _Side) -> None:
     """
     wanted, found = ([(one.dtype, *one.shape) for one in side.manifest.spec.inputs] for side in (ours, other))
     rows = [[(one.dtype, *_of_one_row(one)) for one in side.manifest.spec.inputs] for side in (ours, other)]
-    least = max(side.manifest.spec.batch.minimum if side.manifest.spec.batch else 1 for side in (ours, other))
-    if rows[0] != rows[1] or least > min(side.manifest.spec.max_batch for side in (ours, other)):
+    lows, highs = zip(_bounds(ours), _bounds(other), strict=True)
+    if rows[0] != rows[1] or max(lows) > min(highs):
         raise UsageError(
             f"{ours.version} takes {wanted} and {other.version} takes {found}",
             expected="two versions that take the same inputs, in batches of one size",
@@ -227,10 +227,15 @@ def _of_one_row(tensor: TensorSpec) -> tuple[int | str, ...]:
     return (1, *tensor.shape[1:]) if tensor.shape[:1] == (BATCH,) else tensor.shape
 
 
+def _bounds(side: _Side) -> tuple[int, int]:
+    """The smallest and the largest batch that a version takes."""
+    batch = side.manifest.spec.batch
+    return (batch.minimum, batch.maximum) if batch else (1, 1)
+
+
 def _check_sizes(sizes: Sequence[int], sides: Sequence[_Side]) -> None:
     for side in sides:
-        batch = side.manifest.spec.batch
-        low, high = (batch.minimum, batch.maximum) if batch else (1, 1)
+        low, high = _bounds(side)
         if wrong := [size for size in sizes if not low <= size <= high]:
             raise UsageError(
                 f"{side.version} takes no batch of {wrong[0]}",

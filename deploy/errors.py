@@ -1,6 +1,7 @@
 """Every error a user can meet, and the exit code each one ends in.
 
-Owns the tree below and nothing else. A verdict of "no" is a value, not an exception. Every room raises these.
+Owns the tree below, and how a message lists names. A verdict of "no" is a value, not an exception. Every room
+raises these.
 
     DeployError
     ├── UsageError       2  wrong use or bad input
@@ -8,6 +9,7 @@ Owns the tree below and nothing else. A verdict of "no" is a value, not an excep
     └── UnfinishedError  4  it could not be finished: conversion, timeout, memory, disk
 """
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -68,3 +70,10 @@ class UnfinishedError(DeployError):
     """Work that was begun and could not be ended: a crash, a timeout, no memory, no disk."""
 
     exit_code = ExitCode.UNFINISHED
+
+
+def listed(names: Iterable[str], limit: int) -> str:
+    """The names for a message: the first `limit` of them, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - limit} more" if len(every) > limit else ""
+    return ", ".join(every[:limit]) + more

@@ -13,7 +13,7 @@ from deploy.checkpoint.pickles import load_plain, load_trusted, types_needed
 from deploy.checkpoint.quantized import TORCHAO, dequantized, read_quantized
 from deploy.checkpoint.sharded import read_sharded
 from deploy.checkpoint.sniff import SAVE_STATE_DICT, WANTED, Kind, damaged, recognise
-from deploy.errors import UsageError
+from deploy.errors import UsageError, listed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +117,8 @@ def _refused_pickle(path: Path, names: list[str]) -> UsageError:
             expected=WANTED,
             fix=SAVE_STATE_DICT,
         )
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return UsageError(
-        f"{path} is a pickle that needs another type than weights do: {shown}",
+        f"{path} is a pickle that needs another type than weights do: {listed(names, 5)}",
         expected="tensors, numbers, strings, lists and dicts only; unpickling more can run any code",
         fix=f"{SAVE_STATE_DICT}; or, if you trust who wrote the file, add --trust-pickle",
     )

@@ -11,7 +11,7 @@ from math import isqrt
 from typing import Any
 
 from deploy.checkpoint.architecture import PREFIX, QUANTIZABLE, Architecture, Shape, Shapes
-from deploy.errors import UsageError
+from deploy.errors import UsageError, listed
 
 _COUNTER = ".num_batches_tracked"
 _OBSERVER = re.compile(r"(_fake_quant|activation_post_process(_\d+)?)\.")
@@ -40,7 +40,7 @@ class Difference:
         """One line per kind of difference, each naming at most `limit` tensors."""
         shapes = [f"{name} is {list(found)}, not {list(wanted)}" for name, found, wanted in self.reshaped]
         kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("other shape", shapes))
-        return [f"{kind}: {_listed(names, limit)}" for kind, names in kinds if names]
+        return [f"{kind}: {listed(names, limit)}" for kind, names in kinds if names]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +231,7 @@ def _prepared_to_be_quantized(names: Iterable[str]) -> UsageError | None:
     if not observers:
         return None
     return UsageError(
-        f"the network was prepared to be quantized eagerly: {_listed(observers, 2)} are no weights of its layers",
+        f"the network was prepared to be quantized eagerly: {listed(observers, 2)} are no weights of its layers",
         expected="float weights: neither format carries the modules that torch quantizes eagerly",
         fix="save the float weights from before `prepare`; or train with torchao's QATConfig and convert for weights "
         "only, which is packaged",
@@ -261,7 +261,7 @@ def _without_statistics(match: Match) -> UsageError | None:
         return None
     return UsageError(
         f"the weights fit {PREFIX}{match.architecture.name} but for the running statistics of batch normalisation, "
-        f"{len(missing)} of which are not in the file: {_listed(missing, 2)}",
+        f"{len(missing)} of which are not in the file: {listed(missing, 2)}",
         expected="what training saw of means and variances: parameters alone compute something else",
         fix="save every tensor, buffers too: torch.save(model.state_dict(), 'weights.pt')",
     )
@@ -284,9 +284,3 @@ def _how_to_build(match: Match) -> str:
             "groups, a patch size), as --factory package.module:function"
         )
     return _FACTORY
-
-
-def _listed(names: Iterable[str], limit: int) -> str:
-    every = list(names)
-    more = f" and {len(every) - limit} more" if len(every) > limit else ""
-    return ", ".join(every[:limit]) + more

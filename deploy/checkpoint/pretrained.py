@@ -26,7 +26,7 @@ from deploy.checkpoint.sentence_folder import read_pooling, with_token_class
 from deploy.checkpoint.sentences import SentenceEmbedder
 from deploy.checkpoint.tensors import check_finite, check_usable, main_dtype
 from deploy.checkpoint.vision import import_torchvision
-from deploy.errors import MissingError, UsageError
+from deploy.errors import MissingError, UsageError, listed
 from deploy.files import sha256_folder, sha256_path, size_of
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ def _load(folder: PretrainedFolder, adapter: Adapter | None) -> tuple["nn.Module
         merge_into(model, adapter)  # first: a base of another kind is to be called that, rather than incomplete
     _check_whole(folder, name, info, brought=adapter.whole if adapter else ())
     left = [key for key in sorted(info["unexpected_keys"]) if not (unused and key.rpartition("pooler.")[1])]
-    notes = [f"{len(left)} tensors that {name} does not have were left out: {_listed(left)}"] if left else []
+    notes = [f"{len(left)} tensors that {name} does not have were left out: {listed(left, _SHOWN)}"] if left else []
     if pooling is not None:
         model = SentenceEmbedder(model, pooling)
         notes.append(f"one embedding per text, as modules.json says: {pooling}")
@@ -312,7 +312,7 @@ def _check_whole(folder: PretrainedFolder, name: str, info: Mapping[str, Any], *
     wrong = sorted(f"{key} is {list(found)}, not {list(wanted)}" for key, found, wanted in other)
     if wrong:
         raise UsageError(
-            f"the weights of {folder.path} do not have the shapes that {CONFIG} says: {_listed(wrong)}",
+            f"the weights of {folder.path} do not have the shapes that {CONFIG} says: {listed(wrong, _SHOWN)}",
             expected=f"weights and {CONFIG} of one save",
             fix="save both again with model.save_pretrained(folder)",
         )
@@ -327,7 +327,7 @@ def _check_whole(folder: PretrainedFolder, name: str, info: Mapping[str, Any], *
             )
         raise UsageError(
             f"the weights of {folder.path} lack {len(missing)} tensors of {name}, which would be random: "
-            + _listed(missing),
+            + listed(missing, _SHOWN),
             expected=f"every tensor of {name}{where}",
             fix=fix,
         )
@@ -347,8 +347,3 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.checkpoint.sniff import Kind, damaged, recognise
-from deploy.errors import UsageError
+from deploy.errors import UsageError, listed
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -114,7 +114,7 @@ def _weights(path: Path) -> tuple[Path, ...]:
     absent = [name for name in names if not (path / name).is_file()]
     if absent:
         raise UsageError(
-            f"{path} lacks {len(absent)} of its {len(names)} weight files: {_listed(absent)}",
+            f"{path} lacks {len(absent)} of its {len(names)} weight files: {listed(absent, _SHOWN)}",
             expected=f"every file that {INDEX} names",
             fix="copy or download the folder again",
         )
@@ -151,7 +151,7 @@ def _check_file(path: Path, tensors: list[str]) -> None:
     absent = [tensor for tensor in tensors if tensor not in held]
     if absent:
         raise UsageError(
-            f"{path} lacks {len(absent)} tensors that {INDEX} says it has: {_listed(absent)}",
+            f"{path} lacks {len(absent)} tensors that {INDEX} says it has: {listed(absent, _SHOWN)}",
             expected="shards and index of one save",
             fix="copy or download the folder again",
         )
@@ -179,8 +179,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is no JSON: {error}", expected=_SAVED) from error
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

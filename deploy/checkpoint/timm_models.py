@@ -17,13 +17,13 @@ from deploy.checkpoint.model import CheckpointRequest
 from deploy.checkpoint.tensors import check_floats
 from deploy.checkpoint.timm_entries import TIMM, TimmEntry, digest_names, digest_shapes, import_timm, timm_version
 from deploy.checkpoint.timm_forms import check_fused, headless_note, nearly_headless, pooling_note
-from deploy.checkpoint.timm_refusals import FACTORY, INSTALL, ambiguous, listed, misfit, unknown, with_fix
+from deploy.checkpoint.timm_refusals import FACTORY, INSTALL, SHOWN, ambiguous, misfit, unknown, with_fix
 from deploy.checkpoint.timm_training import TimmSaid, timm_preprocessing, what_timm_said
 from deploy.checkpoint.timm_zoo import index_is_ready, load_index
 from deploy.checkpoint.training import TrainingFacts
 from deploy.checkpoint.understand import Contents, Understood
 from deploy.checkpoint.weights import strip_prefixes
-from deploy.errors import UsageError
+from deploy.errors import UsageError, listed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -123,7 +123,7 @@ def timm_look_alikes(request: CheckpointRequest, understood: Understood) -> tupl
     if not names:
         return ()
     return (
-        f"timm has architectures with the same tensors: {listed(names)}; if timm trained it, say which one: "
+        f"timm has architectures with the same tensors: {listed(names, SHOWN)}; if timm trained it, say which one: "
         f"--arch {TIMM}{names[0]}",
     )
 
@@ -147,7 +147,7 @@ def _match(
     chosen = [match for match in matches if match.entry.name == named]
     if chosen and len(matches) > 1:
         others = [match.entry.name for match in matches if match is not chosen[0]]
-        return chosen[0], (f"the file says that it is {said.arch}; {listed(others)} would fit too",)
+        return chosen[0], (f"the file says that it is {said.arch}; {listed(others, SHOWN)} would fit too",)
     if not chosen and named in load_index() and (said.options or (said.by_timm and not matches)):
         # Built with other arguments than the index was, perhaps: whether it fits is seen once it is built.
         entry = _find(named)

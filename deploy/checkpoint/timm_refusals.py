@@ -7,19 +7,19 @@ from deploy.checkpoint.architecture import Shapes
 from deploy.checkpoint.identify import Difference
 from deploy.checkpoint.timm_entries import TIMM, TimmEntry, likeness, sketch, timm_version
 from deploy.checkpoint.timm_zoo import load_index
-from deploy.errors import UsageError
+from deploy.errors import UsageError, listed
 
 FACTORY = "give your own architecture as --factory package.module:function"
 INSTALL = 'pip install "deployctl[timm]"'
 _NEAREST = 3
-_SHOWN = 12
+SHOWN = 12
 
 
 def ambiguous(names: list[str]) -> UsageError:
     """The refusal of weights that several architectures have."""
     return UsageError(
         f"the weights fit {len(names)} architectures of timm, which may compute or preprocess differently: "
-        f"{listed(names)}",
+        f"{listed(names, SHOWN)}",
         expected="one; nothing in the weights can tell them apart",
         fix=f"say which one was trained: --arch {TIMM}{names[0]}",
     )
@@ -55,9 +55,3 @@ def misfit(name: str, difference: Difference, entry: TimmEntry, size: tuple[int,
 def with_fix(error: UsageError, more: str) -> UsageError:
     """The same refusal with one more way out."""
     return UsageError(error.found, expected=error.expected, fix=f"{error.fix}; or {more}" if error.fix else more)
-
-
-def listed(names: list[str]) -> str:
-    """The names, the first dozen of them where they are many."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
