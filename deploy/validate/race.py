@@ -24,6 +24,9 @@ Rounds = list[list[float]]
 Timings = dict[str, Rounds]
 
 _MAX_ROUNDS = 50
+# From six rounds the interval of a median is all that was seen; from 15 it leaves out three on either side.
+_LEAST_ROUNDS = 15
+_PATIENCE = 5.0
 _MAX_ROUNDS_FOR_SLO = 500
 _MAX_CALLS_PER_BLOCK = 200
 _WARM_UP_SECONDS = 0.3
@@ -184,12 +187,16 @@ def _block(contender: Contender, batch: int, calls: int) -> list[float]:
 def _enough(timings: Timings, spent: float, batch: int, plan: LatencyPlan) -> bool:
     """Whether to stop: never before the median has an interval; an SLO waits for its p99, within reason.
 
+    At batch 1, where winners are chosen, calls so long that few fit into the time get more of it.
+
     Only whether intervals exist is looked at, never where they lie, so that looking often decides nothing.
     """
     rounds = min(map(len, timings.values()))
     if rounds < smallest_n(0.5, plan.confidence):
         return False
     if spent < plan.seconds_per_cell and rounds < _MAX_ROUNDS:
+        return False
+    if batch == 1 and rounds < _LEAST_ROUNDS and spent < _PATIENCE * plan.seconds_per_cell:
         return False
     if plan.slo_p99_ms is None or batch != 1:
         return True

@@ -102,6 +102,12 @@ def test_a_race_ends_within_its_budget_but_not_before_the_median_has_an_interval
     assert cell(measure([quick], LatencyPlan(max_batch=1, threads=1)), EAGER).n <= 50 * 200
 
 
+def test_calls_of_half_a_second_get_rounds_enough_for_an_interval_that_is_not_all_that_was_seen() -> None:
+    slow = race(laws(eager=500.0), LatencyPlan(max_batch=8, threads=1, seconds_per_cell=2.5))
+    assert cell(slow, EAGER).rounds == 15
+    assert cell(slow, EAGER, batch=8).rounds == 6
+
+
 def test_only_the_contender_that_runs_is_awake() -> None:
     awake: list[int] = []
     contenders: list[SimulatedContender] = []
