@@ -4,7 +4,7 @@ Owns the reading of modules.json and of what it names, and what is refused of it
 Called by pretrained.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -36,18 +36,30 @@ class Dense:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNorm:
+    """A layer normalisation behind the pooling, its weights in `file`."""
+
+    file: Path
+    size: int
+
+
+Part = Dense | LayerNorm | None
+"""What follows the pooling; None divides by the Euclidean norm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pooling:
-    """How tokens are pooled (several ways are concatenated), and what follows in this order; None normalises.
+    """How tokens are pooled (several ways are concatenated), and what follows in this order.
 
     Of what comes of that the first `kept` elements are the embedding, all of them where it is None.
     """
 
     modes: tuple[str, ...]
-    then: tuple[Dense | None, ...] = ()
+    then: tuple[Part, ...] = ()
     kept: int | None = None
 
     def __str__(self) -> str:
-        follows = ("normalised" if part is None else f"dense to {part.outputs}" for part in self.then)
+        follows = map(_said, self.then)
         cut = () if self.kept is None else (f"cut to its first {self.kept} elements",)
         return ", then ".join((" and ".join(self.modes), *follows, *cut))
 
@@ -61,10 +73,10 @@ def read_pooling(folder: PretrainedFolder) -> Pooling | None:
     paths = [str(part.get("path", "")) for part in modules]
     if kinds == _CROSS_ENCODER and _task(folder) == "sequence-classification":
         return None
-    if kinds[:2] != ["Transformer", "Pooling"] or {*kinds[2:]} - {"Dense", "Normalize"} or paths[0] not in ("", "."):
+    if kinds[:2] != ["Transformer", "Pooling"] or {*kinds[2:]} - {*_PARTS, _DROPOUT} or paths[0] not in ("", "."):
         raise UsageError(
             f"{folder.path / 'modules.json'} is a chain of {', '.join(kinds)}",
-            expected="Transformer (in the folder itself), Pooling and, where wanted, Dense and Normalize",
+            expected=f"Transformer (in the folder itself), Pooling and, where wanted, {', '.join((*_PARTS, _DROPOUT))}",
             fix=_OWN,
         )
     config = _settings(folder, paths[1], "how tokens are pooled")
@@ -74,8 +86,9 @@ def read_pooling(folder: PretrainedFolder) -> Pooling | None:
             expected="a pooling over all tokens of a text: a request does not say where its prompt ends",
             fix='where texts are embedded without a prompt, write "include_prompt": true; else ' + _OWN,
         )
-    then = (_dense(folder, path) if kind == "Dense" else None for kind, path in zip(kinds, paths, strict=True))
-    return Pooling(modes=_modes(folder, config), then=tuple(then)[2:], kept=_kept(folder))
+    follows = [(kind, path) for kind, path in zip(kinds, paths, strict=True) if kind != _DROPOUT][2:]
+    then = tuple(_PARTS[kind](folder, path) for kind, path in follows)
+    return Pooling(modes=_modes(folder, config), then=then, kept=_kept(folder))
 
 
 def with_token_class(transformers: ModuleType, folder: PretrainedFolder) -> PretrainedFolder:
@@ -144,19 +157,42 @@ def _dense(folder: PretrainedFolder, path: str) -> Dense:
             expected=f"one from embedding to embedding, its activation one of {', '.join(ACTIVATIONS)}",
             fix=_OWN,
         )
-    if not (where / WEIGHTS).is_file():
-        raise UsageError(
-            f"{where} holds no {WEIGHTS}",
-            expected="the weights of the dense layer as safetensors",
-            fix="load it where it was trained and write it again: SentenceTransformer(folder).save(other)",
-        )
     return Dense(
-        file=where / WEIGHTS,
+        file=_weights(where, "dense layer"),
         inputs=int(config["in_features"]),
         outputs=int(config["out_features"]),
         bias=bool(config.get("bias", True)),
         activation=activation,
     )
+
+
+def _layer_norm(folder: PretrainedFolder, path: str) -> LayerNorm:
+    config = _settings(folder, path, "what the normalisation is")
+    return LayerNorm(file=_weights(folder.path / path, "normalisation"), size=int(config["dimension"]))
+
+
+def _weights(where: Path, what: str) -> Path:
+    if not (where / WEIGHTS).is_file():
+        raise UsageError(
+            f"{where} holds no {WEIGHTS}",
+            expected=f"the weights of the {what} as safetensors",
+            fix="load it where it was trained and write it again: SentenceTransformer(folder).save(other)",
+        )
+    return where / WEIGHTS
+
+
+def _said(part: Part) -> str:
+    if isinstance(part, Dense):
+        return f"dense to {part.outputs}"
+    return "normalised" if part is None else "layer-normalised"
+
+
+_DROPOUT = "Dropout"  # which does nothing where nothing is trained
+_PARTS: dict[str, Callable[[PretrainedFolder, str], Part]] = {
+    "Dense": _dense,
+    "LayerNorm": _layer_norm,
+    "Normalize": lambda _folder, _path: None,
+}
 
 
 def _kept(folder: PretrainedFolder) -> int | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deploy.checkpoint.pretrained_folder import EMBEDDING
-from deploy.checkpoint.sentence_folder import Dense, Pooling
+from deploy.checkpoint.sentence_folder import Dense, LayerNorm, Part, Pooling
 from deploy.checkpoint.tensors import check_finite, check_usable
 from deploy.errors import UsageError
 
@@ -22,7 +22,7 @@ class SentenceEmbedder(nn.Module):
         super().__init__()
         self.transformer = transformer
         self.pooling = pooling
-        self.then = nn.ModuleList(_Normalised() if part is None else _dense(part) for part in pooling.then)
+        self.then = nn.ModuleList(map(_made, pooling.then))
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -41,20 +41,26 @@ class _Normalised(nn.Module):
         return nn.functional.normalize(embedding, p=2.0, dim=1)
 
 
-def _dense(part: Dense) -> nn.Module:
+def _made(part: Part) -> nn.Module:
+    if isinstance(part, Dense):
+        linear = nn.Linear(part.inputs, part.outputs, bias=part.bias)
+        return nn.Sequential(_loaded(linear, part.file, "linear."), getattr(nn, part.activation)())
+    return _loaded(nn.LayerNorm(part.size), part.file, "norm.") if isinstance(part, LayerNorm) else _Normalised()
+
+
+def _loaded(layer: nn.Module, file: Path, prefix: str) -> nn.Module:
     """The layer with its weights in float32. Raises UsageError if the file holds others than its settings say."""
-    linear = nn.Linear(part.inputs, part.outputs, bias=part.bias)
-    tensors = _read(part.file)
-    wanted = {f"linear.{name}": list(tensor.shape) for name, tensor in linear.state_dict().items()}
+    tensors = _read(file)
+    wanted = {f"{prefix}{name}": list(tensor.shape) for name, tensor in layer.state_dict().items()}
     found = {name: list(tensor.shape) for name, tensor in tensors.items()}
     if found != wanted:
         raise UsageError(
-            f"{part.file} holds {found}",
+            f"{file} holds {found}",
             expected=f"{wanted}, as the config.json beside it says",
             fix="copy or download the folder again",
         )
-    linear.load_state_dict({name.removeprefix("linear."): tensor.float() for name, tensor in tensors.items()})
-    return nn.Sequential(linear, getattr(nn, part.activation)())
+    layer.load_state_dict({name.removeprefix(prefix): tensor.float() for name, tensor in tensors.items()})
+    return layer
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -190,6 +190,28 @@ def test_a_dense_layer_behind_the_pooling_is_part_of_the_module(tmp_path: Path) 
     torch.testing.assert_close(module(ids, mask)["sentence_embedding"], wanted)
 
 
+def test_a_layer_normalisation_behind_the_pooling_is_part_of_the_module_and_dropout_is_not(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Pooling
+
+    save_folder(tmp_path / "pretrained", "BertModel")
+    normal = LayerNorm(32)
+    torch.nn.init.normal_(normal.norm.weight)
+    parts = [Transformer(str(tmp_path / "pretrained")), Pooling(32), Dropout(0.5), normal]
+    model = SentenceTransformer(modules=parts, device="cpu").eval()
+    model.save(str(tmp_path / "texts"))
+    checkpoint = read(tmp_path / "texts")
+
+    assert "one embedding per text, as modules.json says: mean, then layer-normalised" in checkpoint.notes
+    ids, mask = torch.randint(4, len(WORDS), (3, 7)), torch.ones(3, 7, dtype=torch.int64)
+    wanted = model({"input_ids": ids, "attention_mask": mask})["sentence_embedding"]
+    torch.testing.assert_close(build_module(checkpoint)(ids, mask)["sentence_embedding"], wanted)
+    (tmp_path / "texts" / "3_LayerNorm" / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match="3_LayerNorm holds no model"):
+        read(tmp_path / "texts")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
