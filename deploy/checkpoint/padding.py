@@ -8,6 +8,7 @@ Called by pretrained_inputs.
 from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.pretrained_folder import CONFIG, PretrainedFolder
+from deploy.checkpoint.vocabulary import tokenizer_padding
 from deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,17 +37,6 @@ def check_padding(folder: PretrainedFolder, network: "nn.Module") -> None:
             expected="one id for both",
             fix=f'write the one of training into {CONFIG}: "pad_token_id": {pads}',
         )
-
-
-def tokenizer_padding(folder: PretrainedFolder) -> int | None:
-    """The id that the folder's tokenizer fills up with; None where its files do not tell."""
-    said = (folder.read("tokenizer_config.json") or {}).get("pad_token")
-    token = said.get("content") if isinstance(said, dict) else said
-    tokenizer = folder.read("tokenizer.json") or {}
-    ids = {one.get("content"): one.get("id") for one in tokenizer.get("added_tokens") or []}
-    vocabulary = (tokenizer.get("model") or {}).get("vocab")
-    found = ids.get(token, vocabulary.get(token) if isinstance(vocabulary, dict) else None)
-    return found if token is not None and isinstance(found, int) else None
 
 
 def _takes_two(network: "nn.Module") -> bool:

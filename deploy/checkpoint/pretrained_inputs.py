@@ -23,6 +23,7 @@ from deploy.checkpoint.pretrained_folder import (
     PretrainedFolder,
 )
 from deploy.checkpoint.sentence_folder import longest_text
+from deploy.checkpoint.vocabulary import words_without_a_row
 from deploy.errors import UsageError
 from deploy.spec import BATCH, Dim, TensorSpec
 
@@ -167,7 +168,7 @@ def _text(
         inputs=tuple(inputs),
         dims=() if fixed else (dim,),
         preprocessing=Preprocessing(source=f"the tokenizer of {folder.path.name}"),
-        notes=(*note, *left_out(network, takes)),
+        notes=(*note, *words_without_a_row(folder, words), *left_out(network, takes)),
     )
 
 

@@ -22,7 +22,7 @@ from deploy.checkpoint.model import (
 from deploy.checkpoint.pretrained_folder import is_pretrained_folder
 from deploy.ensemble.text import plan_texts
 from deploy.errors import MissingError, UsageError
-from tests.pretrained import LABELS, LONGEST, WORDS, change_config, save_folder
+from tests.pretrained import LABELS, LONGEST, WORDS, change_config, make_tokenizer, save_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -156,6 +156,17 @@ def test_a_pooler_that_no_sentence_needs_may_be_absent(tmp_path: Path) -> None:
     folder = sentence_folder(tmp_path, pooling_mode_cls_token=True)
     drop(folder, "pooler.dense.weight", "pooler.dense.bias")
     assert "one embedding per text, as modules.json says: cls, then normalised" in read(folder).notes
+
+
+def test_words_that_the_tokenizer_has_and_the_network_has_not_are_said(tmp_path: Path) -> None:
+    save_folder(tmp_path, "BertModel")
+    assert not [note for note in read(tmp_path).notes if "no embedding" in note]
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["deployctl", "torch"])
+    tokenizer.save_pretrained(tmp_path)
+    (note,) = (note for note in read(tmp_path).notes if "no embedding" in note)
+    assert note.startswith("the tokenizer has 2 tokens that the network has no embedding for, the first 'deployctl'")
+    assert f"({len(WORDS)}, where 0..{len(WORDS) - 1} have one)" in note
 
 
 def test_a_chain_of_other_parts_is_refused(tmp_path: Path) -> None:
