@@ -205,7 +205,7 @@ def _how(table: Table) -> list[str]:
     points = [
         "One race per model: every route in a process of its own, the others stopped (SIGSTOP), in short blocks of "
         f"about {settings.block_seconds * 1000:.0f} ms of calls in a new random order each round, {settings.seconds:g} "
-        "s for each route and batch size, at least 6 rounds.",
+        "s for each route and batch size, at least 6 rounds, 15 at batch 1 where five times that is enough.",
         "Percentiles have order-statistic intervals; more `--seconds` give one where there is a dash. A speed-up is "
         "the median over rounds of the ratio of two medians. The interval of a geometric mean takes the models' races "
         "as independent. [benchmarks/README.md](../benchmarks/README.md) says more.",
