@@ -13,8 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.table.records import AOTI, BY_HAND, EAGER, NAVIGATOR, OUR_AOTI, OUR_ORT, OURS, Cold, ModelRecord
 from deploy.latency_evidence import control_of
-from deploy.validate.statistics import Estimate, paired_ratio
-from deploy.validate.winner import TOO_NOISY
+from deploy.validate.statistics import TOO_NOISY, Estimate, paired_ratio
 
 CONTROL = control_of(EAGER)
 EXPORT = "export"

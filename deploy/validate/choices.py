@@ -11,7 +11,8 @@ from deploy.cache import Store
 from deploy.convert.tactics import DEFAULT, Tactic
 from deploy.latency_evidence import LatencyRatio, control_of
 from deploy.records import Record
-from deploy.validate.winner import TOO_NOISY, noise_factor
+from deploy.validate.statistics import TOO_NOISY, span
+from deploy.validate.winner import noise_factor
 
 CHOICE_FILE = "choice.json"
 # What the default may take of its own time, as a factor between both ends of the interval, for a choice to be kept.
@@ -53,7 +54,7 @@ def pick(ratios: Sequence[LatencyRatio], names: Sequence[str]) -> tuple[str, str
     control = _of(ratios, control_of(DEFAULT), 1)
     if control is None:
         return DEFAULT, "nothing shows how noisy the machine was", False
-    noise = max(control.high, 1.0) / min(control.low, 1.0)
+    noise = span(control.low, control.high)
     if noise > TOO_NOISY:
         return DEFAULT, f"the machine was too noisy: the default took {control} of its own time at batch 1", False
     faster = {name: ratio for name in names if (ratio := _of(ratios, name, 1)) and _takes(name, ratio, ratios)}

@@ -12,6 +12,11 @@ import numpy as np
 
 Round = Sequence[float]
 
+# A control whose interval, with 1 taken in, spans more than this factor shows a machine on which no difference between
+# formats can be believed: runtimes do not suffer alike from a busy neighbour. Two threads of OpenMP that spin while
+# they wait for each other lose far more to it than ONNX Runtime's do, and what is compared then is the neighbour.
+TOO_NOISY = 1.5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
@@ -99,6 +104,11 @@ def paired_ratio(ours: Sequence[Round], base: Sequence[Round], confidence: float
     """
     ratios = [float(np.median(mine) / np.median(theirs)) for mine, theirs in zip(ours, base, strict=True)]
     return percentile([[ratio] for ratio in ratios], 0.5, confidence)
+
+
+def span(low: float, high: float) -> float:
+    """How far apart, as a factor, the ends of a ratio's interval lie with 1 taken in; 1 for no interval at all."""
+    return max(high, 1.0) / min(low, 1.0)
 
 
 def _quantile(samples: np.ndarray, q: float) -> float:

@@ -9,11 +9,8 @@ from dataclasses import dataclass
 
 from deploy.evidence import Judgement, Verdict
 from deploy.latency_evidence import EAGER, LatencyCell, LatencyRatio, control_of, is_control
+from deploy.validate.statistics import TOO_NOISY, span
 
-# A control whose interval, with 1 taken in, spans more than this factor shows a machine on which no difference between
-# formats can be believed: runtimes do not suffer alike from a busy neighbour. Two threads of OpenMP that spin while
-# they wait for each other lose far more to it than ONNX Runtime's do, and what is compared then is the neighbour.
-TOO_NOISY = 1.5
 _QUIETER = "measure again when nothing else runs on this machine"
 
 
@@ -134,7 +131,7 @@ def _doubt(ratios: Sequence[LatencyRatio], base: str, lost: Collection[str]) -> 
     if control is None:
         who = " and ".join(name for name in (base, control_of(base)) if name in lost)
         return f"nothing shows how noisy the machine was, {f'since {who} was lost' if who else 'without a control'}"
-    if max(control.high, 1.0) / min(control.low, 1.0) <= TOO_NOISY:
+    if span(control.low, control.high) <= TOO_NOISY:
         return None
     return f"the machine was too noisy: {base} took {control} of its own time at batch {control.batch}; {_QUIETER}"
 
