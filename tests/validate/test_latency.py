@@ -1,5 +1,6 @@
 """The race: who runs when, how long it lasts, what is recorded, and one real race of two processes."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from deploy.latency_evidence import CONTROL, EAGER, LatencyCell, LatencyEvidence
 from deploy.processes import ChildFailed
 from deploy.validate.contenders import SimulatedContender
 from deploy.validate.latency import LatencyPlan, measure, take_figures
+from deploy.validate.statistics import TOO_NOISY, span
 
 
 @dataclass
@@ -106,6 +108,30 @@ def test_calls_of_half_a_second_get_rounds_enough_for_an_interval_that_is_not_al
     slow = race(laws(eager=500.0), LatencyPlan(max_batch=8, threads=1, seconds_per_cell=2.5))
     assert cell(slow, EAGER).rounds == 15
     assert cell(slow, EAGER, batch=8).rounds == 6
+
+
+@pytest.mark.parametrize(
+    ("disturbed", "attempts", "rounds", "wide"),
+    [(1, 1, 50, True), (1, 3, 100, False), (5, 3, 150, True), (0, 3, 50, False)],
+)
+def test_a_noisy_machine_is_given_as_many_attempts_as_the_plan_has(
+    disturbed: int, attempts: int, rounds: int, wide: bool
+) -> None:
+    """The first `disturbed` attempts of 50 rounds meet a neighbour; batch 8 is measured once whatever happens."""
+    seen: Counter[int] = Counter()
+    random = Random(0)
+
+    def law(batch: int) -> float:
+        seen[batch] += 1
+        return batch * 0.06 * (random.uniform(0.2, 5.0) if seen[1] < 10 + 50 * disturbed else 1.0)
+
+    control = SimulatedContender(name=CONTROL, law=law)
+    others = [SimulatedContender(name=name, law=per_row(60)) for name in (EAGER, "onnx")]
+    plan = LatencyPlan(max_batch=8, threads=1, seconds_per_cell=3.1, attempts=attempts)
+    found = ratio(measure([*others, control], plan), CONTROL)
+    assert (span(found.low, found.high) > TOO_NOISY) == wide
+    assert seen[1] == pytest.approx(rounds, abs=20)
+    assert seen[8] < 20
 
 
 def test_only_the_contender_that_runs_is_awake() -> None:
