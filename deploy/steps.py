@@ -179,7 +179,7 @@ class Run:
             logs=self.work.work / "logs",
             store=artifact_store() if resources.cache else None,
             limits=self.limits,
-            seconds_per_cell=min(1.0, resources.seconds_per_cell),
+            seconds_per_cell=resources.seconds_per_cell,
         )
         found = find_fastest(self.inputs.checkpoint, conversion, proof, plan, self.progress)
         for sentence in found.said:
