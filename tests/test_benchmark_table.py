@@ -233,6 +233,16 @@ def test_the_page_holds_every_figure_and_is_the_same_from_the_file(tmp_path: Pat
     assert "0.80" in text and "0.40" in text, "the error stands beside each"
 
 
+def test_the_page_says_which_run_a_model_is_of_where_there_were_several(tmp_path: Path) -> None:
+    run(job(tmp_path, "resnet18"), lambda name, *_: measured(name))
+    alone = (tmp_path / "docs" / PAGE_FILE).read_text()
+    later = PLACE.model_copy(update={"commit": "0123456789"})
+    run(job(tmp_path, "vit_b_16", "swin_t"), lambda name, *_: measured(name, place=later))
+    assert "several runs" not in alone
+    text = " ".join((tmp_path / "docs" / PAGE_FILE).read_text().split())
+    assert f"at {PLACE.commit[:7]} resnet18; at 0123456 vit_b_16, swin_t" in text
+
+
 def test_what_is_written_by_hand_owes_us_nothing() -> None:
     scripts = [*(ROOT / "benchmarks" / "by_hand").glob("*.py")]
     assert len(scripts) > 5

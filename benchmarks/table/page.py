@@ -56,8 +56,20 @@ def _made(table: Table) -> list[str]:
         *_text(
             f"Made by `{table.command}` on {' and '.join(dates)}: {table.hardware['cpus']},",
             f"{table.hardware['memory_gb']:g} GB, {settings.threads} threads for everyone; {versions}.",
+            _runs(table.models),
         ),
     ]
+
+
+def _runs(models: Sequence[ModelRecord]) -> str:
+    """Which models were measured at which commit, where that was in several runs of that command."""
+    at: dict[str, list[str]] = {}
+    for model in models:
+        at.setdefault(model.place.commit[:7], []).append(model.model)
+    if len(at) == 1:
+        return ""
+    said = "; ".join(f"at {commit} {', '.join(names)}" for commit, names in at.items())
+    return f"In several runs of it, each with its models: {said}."
 
 
 def _so_far(aim: Aim) -> str:
