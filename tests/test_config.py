@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from deploy.checkpoint.model import InputRequest
 from deploy.cli.config import RECORDS, TABLES, find_command, own_command, read_config, table_options, table_record
 from deploy.cli.main import COMMANDS, cli
+from deploy.cli.types import Amount
 from deploy.errors import UsageError
 from deploy.release.policy_file import read_environment
 from deploy.slo.settings import SloSettings, read_settings
@@ -92,6 +93,23 @@ def test_each_key_is_a_long_option_with_a_meaning(table: str) -> None:
         assert f"--{key.replace('_', '-')}" in option.opts
         assert option.help
         assert option.secondary_opts or not option.is_flag
+
+
+def test_no_number_of_any_command_is_nan_or_infinite() -> None:
+    """NaN lies within every bound that is asked with < and >, and a verdict by it is none."""
+    numbers = [
+        (name, option)
+        for name in COMMANDS
+        if not isinstance(find_command(name), click.Group)
+        for option in find_command(name).params
+        if option.type.name.startswith("float")
+    ]
+    assert len(numbers) > 30
+    for name, option in numbers:
+        for value in ("nan", "inf"):
+            with pytest.raises(click.BadParameter):
+                option.type.convert(value, option, None)
+            assert isinstance(option.type, Amount), (name, option.name)
 
 
 def test_rooms_below_read_the_same_keys_of_slo(tmp_path: Path) -> None:

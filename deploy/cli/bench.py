@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli.published import tell_kept
+from deploy.cli.types import Amount
 from deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from deploy.bench import BenchRequest, BenchResult
 
-_POSITIVE = click.FloatRange(min=0, min_open=True)
+_POSITIVE = Amount(min=0, min_open=True)
 
 
 @click.command("bench")

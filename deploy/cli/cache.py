@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import click
 
 from deploy.cache import Entry, artifact_store
+from deploy.cli.types import Amount
 
 _MB = 1_000_000
 
@@ -33,11 +34,13 @@ def list_(*, as_json: bool) -> None:
     if not as_json:
         total = sum(entry.size for entry in kept)
         click.echo(f"{len(kept)} entries, {total / _MB:.1f} MB in {artifact_store().folder}")
+    if artifact_store().open_to_others():
+        click.echo(f"none of them is used: others may write there; chmod go-w {artifact_store().folder}", err=True)
 
 
 @command.command("prune")
-@click.option("--unused-days", type=click.FloatRange(min=0), metavar="DAYS", help="Only what was unused for so long.")
-@click.option("--max-mb", type=click.FloatRange(min=0), metavar="MB", help="Only as much as leaves this size at most.")
+@click.option("--unused-days", type=Amount(min=0), metavar="DAYS", help="Only what was unused for so long.")
+@click.option("--max-mb", type=Amount(min=0), metavar="MB", help="Only as much as leaves this size at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def prune_(*, unused_days: float | None, max_mb: float | None, as_json: bool) -> None:
     """Remove what is kept: all of it, or what the options say. The next `package` compiles it again."""

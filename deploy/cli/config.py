@@ -129,7 +129,9 @@ def _type(kind: ParamType) -> Any:
     if isinstance(kind, click.FloatRange | click.IntRange):
         lower, upper = ("gt" if kind.min_open else "ge"), ("lt" if kind.max_open else "le")
         limits: dict[str, Any] = {lower: kind.min, upper: kind.max}
-        return Annotated[float if isinstance(kind, click.FloatRange) else int, Field(**limits)]
+        if isinstance(kind, click.FloatRange):
+            return Annotated[float, Field(**limits, allow_inf_nan=False)]
+        return Annotated[int, Field(**limits)]
     if isinstance(kind, click.Path):
         return LocalPath
     return {"text": str, "integer": int, "float": float}[kind.name]

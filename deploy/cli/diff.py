@@ -12,13 +12,14 @@ import click
 
 from deploy.cli.options import config_option
 from deploy.cli.published import tell_kept
+from deploy.cli.types import Amount
 from deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from deploy.release.diff import DiffRequest, DiffResult
 
-_POSITIVE = click.FloatRange(min=0, min_open=True)
-_SHARE = click.FloatRange(min=0, max=1)
+_POSITIVE = Amount(min=0, min_open=True)
+_SHARE = Amount(min=0, max=1)
 _LIMITS = ("max_flips", "max_flipped_rows", "max_accuracy_drop", "max_error", "max_slowdown", "max_growth")
 
 

@@ -14,13 +14,14 @@ import click
 from click.core import ParameterSource
 
 from deploy.cli.published import published_facts, published_line
+from deploy.cli.types import Amount
 from deploy.errors import UsageError
 from deploy.targets import LOCAL_CPU, find_target
 
 if TYPE_CHECKING:
     from deploy.llm.model import LlmPlan, LlmRequest, LlmResult
 
-_SHARE = click.FloatRange(min=0, max=1, min_open=True)
+_SHARE = Amount(min=0, max=1, min_open=True)
 _COUNT = click.IntRange(min=1)
 _PATH = click.Path(path_type=Path)
 _OPTIONS = (

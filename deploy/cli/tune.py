@@ -12,11 +12,12 @@ import click
 
 from deploy.cli.options import config_option
 from deploy.cli.published import tell_kept
+from deploy.cli.types import Amount
 
 if TYPE_CHECKING:
     from deploy.tune.request import TuneRequest, TuneResult
 
-_POSITIVE = click.FloatRange(min=0, min_open=True)
+_POSITIVE = Amount(min=0, min_open=True)
 
 
 @click.command("tune")
@@ -34,7 +35,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
     "--protocol", type=click.Choice(["grpc", "http"]), default="grpc", show_default=True, help="How it is asked."
 )
 @click.option("--samples", type=click.Path(path_type=Path), help="Ask with the rows of this .npz.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of search and arrivals.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of search and arrivals.")
 @click.option(
     "--engine", type=click.Choice(["local", "native"]), help="The tritonserver.  [default: native, else local]"
 )

@@ -3,6 +3,7 @@
 Owns how each is read. Used by options and commands; `deploy.cli.config` asks them for the type that a file has.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,17 @@ _DYNAMIC = re.compile(
     rf"{_NAME}:(?P<axes>\d+(?:@[A-Za-z_]\w*)?(?:,\d+(?:@[A-Za-z_]\w*)?)*)(?:=(?P<low>\d+)\.\.(?P<high>\d+))?"
 )
 _VALUES = re.compile(rf"{_NAME}=(?:mask|(?P<low>-?\d+)\.\.(?P<high>-?\d+))")
+
+
+class Amount(click.FloatRange):
+    """A number within bounds: NaN, which no bound keeps out, and infinity, which no clock reaches, are refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; whatever is none, or is out of bounds, is refused."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number", param, ctx)
+        return number
 
 
 class Written(ParamType):
@@ -87,7 +99,7 @@ class Numbers(Written):
             numbers = tuple(float(part) for part in (value.split(",") if isinstance(value, str) else value))
         except ValueError:
             numbers = ()
-        if not numbers:
+        if not numbers or not all(map(math.isfinite, numbers)):
             self.fail(f"{value!r} is not a list of numbers; expected such as 0.485,0.456,0.406", param, ctx)
         return numbers
 
