@@ -73,9 +73,12 @@ class Store:
             try:
                 entry = work / key
                 shutil.copytree(source, entry)
+                _close_to_others(entry)
                 files = {path: sha256_file(entry / path) for path in relative_files(entry)}
                 _Facts(key=key, about=about, files=files).write(entry / _FACTS)
                 sync_tree(entry)
+                if not (self.folder / key / _FACTS).is_file():
+                    self.drop(key)  # what a killed remover left of one
                 rename_new(entry, self.folder / key)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
@@ -88,21 +91,31 @@ class Store:
         folder = self.folder / key
         if not (folder / _FACTS).is_file():
             return False
-        with suppress(OSError, UsageError):
+        with suppress(OSError):
             if _trusted(folder):
                 shutil.copytree(folder, into)
-                facts = _Facts.read(into / _FACTS)
-                found = {path: sha256_file(into / path) for path in relative_files(into) if path != _FACTS}
-                if facts.key == key and found == facts.files:
+                if _sound(into, key):
                     (into / _FACTS).unlink()
-                    os.utime(folder)
+                    with suppress(OSError):  # a cache that may only be read is one
+                        os.utime(folder)
                     return True
         shutil.rmtree(into, ignore_errors=True)
+        # No room for the copy is no fault of the entry.
+        with suppress(OSError):
+            if _trusted(folder) and _sound(folder, key):
+                return False
         self.drop(key)
         return False
 
     def drop(self, key: str) -> None:
-        """Remove what is kept under `key`, if anything is."""
+        """Remove what is kept under `key`, if anything is and it may be; at every moment it is whole or not there."""
+        with suppress(OSError):
+            work = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=self.folder))
+            try:
+                (self.folder / key).rename(work / key)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+        # A full disk may have no room for the folder that it is moved to.
         shutil.rmtree(self.folder / key, ignore_errors=True)
 
     def entries(self) -> tuple[Entry, ...]:
@@ -113,7 +126,7 @@ class Store:
         """Remove entries, those unused for longest first, and give back which.
 
         Those unused for more than `unused_days`, and then as many as leave at most `most_bytes`; with neither, all.
-        What killed writers left behind goes too, once it is a day old.
+        What killed writers left behind goes too, once it is a day old. Raises UsageError if some could not be removed.
         """
         now, removed, left = time.time(), [], 0
         for entry in self.entries():
@@ -128,7 +141,17 @@ class Store:
             with suppress(OSError):
                 if now - path.stat().st_mtime > _ABANDONED_SECONDS:
                     shutil.rmtree(path, ignore_errors=True)
+        if stuck := [entry.key for entry in removed if entry.folder.exists()]:
+            raise UsageError(
+                f"{len(stuck)} of {len(removed)} entries in {self.folder} could not be removed",
+                expected="a folder this user may write",
+                fix="look at its owner and permissions, and whether its disk is mounted read-only",
+            )
         return tuple(removed)
+
+    def open_to_others(self) -> bool:
+        """Whether others may write to the folder, so that nothing in it is ever taken."""
+        return self.folder.is_dir() and bool(self.folder.stat().st_mode & _OTHERS)
 
     def _entries(self) -> Iterator[Entry]:
         for path in sorted(self.folder.iterdir()) if self.folder.is_dir() else ():
@@ -143,6 +166,21 @@ class Store:
 def artifact_store() -> Store:
     """Where compiled code is kept for the next fine-tune of the same architecture."""
     return Store(folder=cache_folder("artifacts"))
+
+
+def _close_to_others(folder: Path) -> None:
+    """Take from others the right to write, which a umask such as 002 leaves them: such an entry is never taken."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~_OTHERS)
+
+
+def _sound(folder: Path, key: str) -> bool:
+    """Whether the files in a folder are those that were kept under `key`, byte for byte."""
+    with suppress(UsageError):
+        facts = _Facts.read(folder / _FACTS)
+        found = {path: sha256_file(folder / path) for path in relative_files(folder) if path != _FACTS}
+        return facts.key == key and found == facts.files
+    return False
 
 
 def _trusted(folder: Path) -> bool:

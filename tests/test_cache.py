@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from deploy.cache import artifact_store, cache_folder
 from deploy.cli.main import cli
+from deploy.errors import UsageError
 
 KEY, OTHER = "a" * 64, "b" * 64
 
@@ -81,6 +82,55 @@ def test_what_others_may_write_is_not_taken(where: str, made: Path, tmp_path: Pa
     (cache_folder("artifacts", KEY) / where).chmod(0o777)
 
     assert not artifact_store().take(KEY, tmp_path / "taken")
+
+
+def test_a_umask_that_lets_a_group_write_keeps_what_can_be_taken(made: Path, tmp_path: Path) -> None:
+    """002, the default of many distributions: what is compiled under it is open to the group."""
+    (made / "below").mkdir()
+    for path in (made, made / "code", made / "recipe", made / "below"):
+        path.chmod(0o775)
+    before = os.umask(0o002)
+    try:
+        artifact_store().keep(KEY, made, about="code")
+    finally:
+        os.umask(before)
+
+    assert artifact_store().take(KEY, tmp_path / "taken")
+    assert not artifact_store().open_to_others()
+
+
+def test_what_a_killed_remover_left_is_no_obstacle(made: Path, tmp_path: Path) -> None:
+    artifact_store().keep(KEY, made, about="code")
+    (cache_folder("artifacts", KEY) / "entry.json").unlink()
+
+    artifact_store().keep(KEY, made, about="code")
+
+    assert artifact_store().take(KEY, tmp_path / "taken")
+
+
+def test_no_room_for_the_copy_costs_no_entry(made: Path, tmp_path: Path) -> None:
+    artifact_store().keep(KEY, made, about="code")
+    (tmp_path / "file").write_text("where a folder would have to be")
+
+    assert not artifact_store().take(KEY, tmp_path / "file" / "taken")
+    assert artifact_store().take(KEY, tmp_path / "taken")
+
+
+def test_what_cannot_be_removed_is_not_said_to_be(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact_store().keep(KEY, made, about="code")
+    monkeypatch.setattr("deploy.cache.Store.drop", lambda store, key: None)  # as on a disk that is mounted read-only
+
+    pruned = CliRunner().invoke(cli, ["cache", "prune"])
+
+    assert isinstance(pruned.exception, UsageError)
+    assert "1 of 1 entries" in str(pruned.exception)
+
+
+def test_a_folder_that_others_may_write_is_said_to_be_of_no_use(made: Path) -> None:
+    artifact_store().keep(KEY, made, about="code")
+    cache_folder("artifacts").chmod(0o777)
+
+    assert "chmod go-w" in CliRunner().invoke(cli, ["cache", "list"]).stderr
 
 
 def test_a_cache_that_cannot_be_written_keeps_nothing_and_fails_nothing(made: Path, tmp_path: Path) -> None:
