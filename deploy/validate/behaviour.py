@@ -100,13 +100,13 @@ def _accuracy(samples: Samples, spec: Spec, rows: np.ndarray, outputs: Sequence[
     deciding = [index for index, output in enumerate(spec.outputs) if output.decision_axis is not None]
     if samples.labels is None or not deciding or outputs[deciding[0]].ndim != 2:
         return None
-    labels, logits = samples.labels[rows], outputs[deciding[0]]
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+    every, logits = samples.labels, outputs[deciding[0]]
+    if every.min() < 0 or every.max() >= logits.shape[1]:
         raise UsageError(
-            f"{samples.path}: 'labels' holds {labels.min()}..{labels.max()}",
+            f"{samples.path}: 'labels' holds {every.min()}..{every.max()}",
             expected=f"class numbers in 0..{logits.shape[1] - 1}",
         )
-    return float((logits.argmax(axis=1) == labels).mean())
+    return float((logits.argmax(axis=1) == every[rows]).mean())
 
 
 def _confirm(

@@ -44,7 +44,7 @@ def judge_accuracy(labels: np.ndarray, before: np.ndarray, after: np.ndarray, *,
     """The drop in accuracy from `before` to `after`, with its interval, judged by `max_drop` percentage points.
 
     Pass if the whole interval is within it, fail if it lies beyond as a whole, else undecided: then the reason says how
-    many rows would do.
+    many rows would do. By the same labels a network that gives every row the same class must fail, else nothing passes.
     """
     rows = len(labels)
     worsened = int(((before == labels) & (after != labels)).sum())
@@ -110,12 +110,33 @@ def _judgement(labels: np.ndarray, before: np.ndarray, after: np.ndarray, *, lim
         f"[{100 * low:.2f}, {100 * high:.2f}], {100 * limit:g} may be"
     )
     if high <= limit:
-        return Judgement(verdict=Verdict.PASS, reason=said)
+        told = _told_by(labels, before, limit=limit)
+        return Judgement(verdict=Verdict.PASS, reason=said) if told.passed else told
     if low > limit:
         return Judgement(verdict=Verdict.FAIL, reason=said)
     enough = rows_that_decide(worsened, improved, rows, limit=limit)
     more = f"about {enough:,} would, if they come out alike" if enough else "the drop is too near to what may be"
     return Judgement(verdict=Verdict.UNDECIDED, reason=f"{said}; {rows} samples cannot tell: {more}")
+
+
+def _told_by(labels: np.ndarray, before: np.ndarray, *, limit: float) -> Judgement:
+    """Whether these labels tell a good network from one that gives every row the same class, which must fail by them.
+
+    Labels that are shifted by one, drawn at random or of one class do not: hardly anything is a drop then.
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    commonest = classes[counts.argmax()]
+    worsened = int(((before == labels) & (labels != commonest)).sum())
+    improved = int(((before != labels) & (labels == commonest)).sum())
+    low, high = paired_interval(worsened, improved, len(labels), confidence=CONFIDENCE)
+    if low > limit:
+        return Judgement.yes("the labels tell")
+    return Judgement(
+        verdict=Verdict.FAIL if high <= limit else Verdict.UNDECIDED,
+        reason=f"the labels tell nothing: a network that gives every row class {commonest} would be right in "
+        f"{counts.max() / len(labels):.2%} of them, the fp32 checkpoint is in {(before == labels).mean():.2%}; check "
+        "that they number the classes from 0 as training did, or leave them out, so that signal to noise decides",
+    )
 
 
 def rows_that_decide(worsened: int, improved: int, rows: int, *, limit: float) -> int | None:

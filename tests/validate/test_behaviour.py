@@ -99,6 +99,14 @@ def test_labels_outside_the_classes_are_refused() -> None:
         check_behaviour(checkpoint(), samples(None, np.full(10, 3)), SPEC, call)
 
 
+def test_a_label_between_the_rows_that_are_asked_is_looked_at_too() -> None:
+    labels = np.zeros(200, dtype=np.int64)
+    labels[1] = -100
+    many = Samples(path=Path("s.npz"), inputs=(np.tile(ROWS, (20, 1)),), labels=labels, digest="")
+    with pytest.raises(UsageError, match=r"'labels' holds -100\.\.0"):
+        check_behaviour(checkpoint(), many, SPEC, call)
+
+
 ANIMALS = ("cat", "dog", "owl")
 
 

@@ -13,10 +13,10 @@ Z = 1.6448536269514722  # of a 90 % interval
 
 def judged(rows: int, *, worsened: int = 0, improved: int = 0, max_drop: float = 0.5) -> MetricEvidence:
     """The verdict where these rows change and all others are right in both."""
-    labels = np.zeros(rows, dtype=np.int64)
+    labels = np.arange(rows) % 2
     before, after = labels.copy(), labels.copy()
-    after[:worsened] = 1
-    before[worsened : worsened + improved] = 1
+    after[:worsened] = 2
+    before[worsened : worsened + improved] = 2
     return judge_accuracy(labels, before, after, max_drop=max_drop)
 
 
@@ -34,6 +34,22 @@ def test_many_rows_that_go_wrong_fail() -> None:
     assert found.judgement.verdict is Verdict.FAIL
     assert found.low > 0.5
     assert "a drop of 4.00 points" in found.judgement.reason
+
+
+@pytest.mark.parametrize("wrong", ["shifted", "drawn", "one class", "rare"])
+def test_by_labels_that_tell_nothing_nothing_passes(wrong: str) -> None:
+    """A network that answers the same class whatever it sees is the worst there is, and these see no drop in it."""
+    answers = np.random.default_rng(0).integers(0, 10, 1000)
+    labels = {
+        "shifted": (answers + 1) % 10,
+        "drawn": np.random.default_rng(1).integers(0, 10, 1000),
+        "one class": np.zeros(1000, dtype=np.int64),
+        "rare": (np.arange(1000) >= 998).astype(np.int64),
+    }[wrong]
+    before = labels.copy() if wrong in ("one class", "rare") else answers
+    found = judge_accuracy(labels, before, before.copy(), max_drop=0.5)
+    assert found.judgement.verdict is not Verdict.PASS
+    assert "the labels tell nothing" in found.judgement.reason
 
 
 def test_few_rows_are_undecided_and_say_how_many_would_do() -> None:
