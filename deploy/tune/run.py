@@ -13,7 +13,7 @@ Owns the order of the steps. Called by the command `tune`.
 import json
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from deploy.cache import cache_folder
@@ -29,7 +29,7 @@ from deploy.tune.confirm import Duel, confirm
 from deploy.tune.knobs import all_settings, apply, difference, first_settings
 from deploy.tune.publish import Successor, publish_tuned
 from deploy.tune.request import TuneRequest, TuneResult
-from deploy.tune.search import SAMPLER, Search, SearchPlan
+from deploy.tune.search import SAMPLER, Search, SearchPlan, set_aside
 from deploy.tune.subject import Subject, find_subject
 from deploy.tune.trials import Budget, Trials, best_of
 from deploy.validate.machine import describe_cpus
@@ -138,8 +138,7 @@ def _storage(request: TuneRequest, plan: SearchPlan) -> Path:
     key = sha256_bytes(json.dumps(plan.key, sort_keys=True).encode())[:16]
     path = cache_folder("tune", f"{key}.journal")
     if not request.resume:
-        with suppress(FileNotFoundError):
-            path.replace(path.with_suffix(".before"))
+        set_aside(path)
     return path
 
 

@@ -189,8 +189,18 @@ class Search:
         return {knob.name: knob.values.index(given[knob.name]) for knob in self.plan.knobs if knob.name in given}
 
 
-def _hold(storage: Path) -> int:
-    """The storage's descriptor, locked while the search lasts. Raises UsageError if another search has it."""
+def set_aside(storage: Path) -> None:
+    """Give the trials of an earlier search another name, `.before`. Raises UsageError if a search is using them."""
+    if storage.exists():
+        descriptor = _locked(storage)
+        try:
+            storage.replace(storage.with_suffix(".before"))
+        finally:
+            os.close(descriptor)
+
+
+def _locked(storage: Path) -> int:
+    """The storage's descriptor, locked until it is closed. Raises UsageError if another search has it."""
     with disk_errors_explained("opening the search's storage"):
         storage.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(storage, os.O_RDWR | os.O_CREAT, 0o644)
@@ -201,6 +211,15 @@ def _hold(storage: Path) -> int:
         raise UsageError(
             f"another search is using {storage}", expected="one search at a time", fix="wait for it, or end it"
         ) from error
+    return descriptor
+
+
+def _hold(storage: Path) -> int:
+    """The storage's descriptor, locked while the search lasts, its last line whole.
+
+    Raises UsageError if another search has it, or it is none.
+    """
+    descriptor = _locked(storage)
     found = storage.read_bytes()
     if found and not found.startswith(_FIRST_BYTES):
         os.close(descriptor)

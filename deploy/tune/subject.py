@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.errors import MissingError, UsageError
+from deploy.repository.attest import require_attestable
 from deploy.repository.contract import check_contract
 from deploy.repository.find import find_version
 from deploy.repository.integrity import require_artifact, require_intact
@@ -64,7 +65,9 @@ def find_subject(request: TuneRequest) -> Subject:
             expected="the samples it was proven with, in its evidence",
             fix="package the checkpoint again",
         )
-    # Found out now and not after all trials: the next version would bring this one's contract.
+    # Found out now and not after all trials, as is that the next version would bring this one's contract.
+    if not request.dry_run:
+        require_attestable(version, fix="add --dry-run to see what the search comes to, or change its permissions")
     check_contract(request.repository, version.name, manifest, accept=False)
     config = parse_config(version.config.read_text())
     knobs = find_knobs(

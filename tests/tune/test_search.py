@@ -7,7 +7,7 @@ import pytest
 from deploy.errors import UsageError
 from deploy.slo.tune_records import Knob, Setting, TuneTrial
 from deploy.tune.knobs import all_settings
-from deploy.tune.search import Asked, Search, SearchPlan
+from deploy.tune.search import Asked, Search, SearchPlan, set_aside
 
 KNOBS = (
     Knob(name="instances", values=(1, 2, 4)),
@@ -111,6 +111,16 @@ def test_two_searches_do_not_share_a_storage(tmp_path: Path) -> None:
     path = tmp_path / "a.journal"
     with Search(plan(), path), pytest.raises(UsageError, match="another search is using"), Search(plan(), path):
         pass
+
+
+def test_a_search_that_is_under_way_is_not_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "trials.journal"
+    with Search(plan(), path), pytest.raises(UsageError, match="another search is using"):
+        set_aside(path)
+    set_aside(path)
+    assert not path.exists()
+    assert path.with_suffix(".before").exists()
+    set_aside(path)
 
 
 def test_a_file_that_is_no_storage_is_refused_unharmed(tmp_path: Path) -> None:
