@@ -84,6 +84,31 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def require_writable(path: Path) -> None:
+    """Raises UsageError if no file can be written at `path`, so that it is known before any work; makes its folder.
+
+    Nor may it be a device, a folder or a link, such as /dev/stdout: a file that is renamed there would take its place.
+    """
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise UsageError(
+                f"{shown(str(path))} is a link or no regular file",
+                expected="a regular file, or a name that is free",
+                fix="choose another file",
+            )
+        with disk_errors_explained(f"preparing to write {shown(str(path))}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(descriptor)
+            Path(name).unlink()
+    except OSError as error:
+        raise UsageError(
+            f"{shown(str(path))} cannot be written: {error.strerror}",
+            expected="a file in a folder of this user's",
+            fix="choose another file",
+        ) from error
+
+
 def write_new(path: Path, data: bytes) -> None:
     """Write `data` to `path` whole or not at all. Raises FileExistsError if `path` exists."""
     _write_beside(path, data, lambda temporary: rename_new(temporary, path))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deploy.errors import UsageError
-from deploy.files import sha256_file, sha256_folder, sha256_path, size_of
+from deploy.files import require_writable, sha256_file, sha256_folder, sha256_path, size_of
 
 _SHELL = "find . -type f -printf '%P\\0' | sort -z | xargs -0 sha256sum | sha256sum"
 
@@ -67,3 +67,16 @@ def test_what_cannot_be_told_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "shards").symlink_to(folder / "nested")
     with pytest.raises(UsageError, match="is a link to a folder or to nothing"):
         sha256_folder(folder)
+
+
+def test_where_no_file_can_be_written_is_known_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    for path in (tmp_path, tmp_path / "file" / "below", tmp_path / ("x" * 300), tmp_path / "link", Path("/dev/null")):
+        with pytest.raises(UsageError):
+            require_writable(path)
+    for path in (tmp_path / "file", tmp_path / "new" / "one"):
+        require_writable(path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "new"]
+    assert (tmp_path / "file").read_text() == "old"
+    assert not list((tmp_path / "new").iterdir())

@@ -77,6 +77,7 @@ def main() -> NoReturn:
         code = cli.main(arguments, prog_name="deployctl", standalone_mode=False)
     except click.ClickException as error:
         error.show()
+        _tell_machines(DeployError(error.format_message()), ExitCode.USAGE)
         sys.exit(ExitCode.USAGE)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
@@ -106,10 +107,13 @@ def _report(error: Exception, message: str, code: ExitCode) -> None:
 
         traceback.print_exception(error)
     click.echo(f"error: {message}", err=True)
+    _tell_machines(error if isinstance(error, DeployError) else DeployError(str(error)), code)
+
+
+def _tell_machines(said: DeployError, code: ExitCode) -> None:
     if "--json" in sys.argv[1:]:
         import json
 
-        said = error if isinstance(error, DeployError) else DeployError(str(error))
         facts = {"found": said.found, "expected": said.expected, "to_do": said.fix}
         click.echo(json.dumps({"error": facts, "exit_code": int(code)}))
 

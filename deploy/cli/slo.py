@@ -11,6 +11,7 @@ import click
 
 from deploy.cli.options import config_option
 from deploy.cli.published import tell_kept
+from deploy.cli.types import Amount
 
 if TYPE_CHECKING:
     from deploy.slo.records import RateEvidence, SloEvidence
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from deploy.slo.settings import SloSettings
     from deploy.slo.stream import StreamQuestion
 
-_SECONDS = click.FloatRange(min=0, min_open=True)
-_SHARE = click.FloatRange(min=0, max=1, min_open=True, max_open=True)
+_SECONDS = Amount(min=0, min_open=True)
+_SHARE = Amount(min=0, max=1, min_open=True, max_open=True)
 _TOKENS = 32
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -47,16 +48,16 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--samples", type=click.Path(path_type=Path), help="Ask with the rows of this .npz.")
 @click.option("--duration", type=_SECONDS, help="The longest the load lasts, in seconds.  [default: 60]")
-@click.option("--min-duration", type=click.FloatRange(min=0), help="The shortest a pass rests on.  [default: 30]")
-@click.option("--warm-up", type=click.FloatRange(min=0), help="Seconds of load that do not count.  [default: 2]")
+@click.option("--min-duration", type=Amount(min=0), help="The shortest a pass rests on.  [default: 30]")
+@click.option("--warm-up", type=Amount(min=0), help="Seconds of load that do not count.  [default: 2]")
 @click.option("--max-queries", type=click.IntRange(min=1), help="The most queries that count.")
 @click.option(
     "--timeout-ms",
     type=_SECONDS,
     help="The client's deadline.  [default: 10 times the largest bound, at least 1 s; llm: 30 s]",
 )
-@click.option("--confidence", type=click.FloatRange(0.5, 1, True, True), help="Of a verdict.  [default: 0.99]")
-@click.option("--seed", type=click.IntRange(min=0), help="Of arrivals and samples.  [default: 0]")
+@click.option("--confidence", type=Amount(0.5, 1, True, True), help="Of a verdict.  [default: 0.99]")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="Of arrivals and samples.  [default: 0]")
 @click.option("--find-rate", is_flag=True, help="Bisect the highest rate that passes, beginning at --rate.")
 @config_option
 @click.option("--junit", type=_FILE, help="Write the verdicts as JUnit XML.")
@@ -71,20 +72,19 @@ def command(ctx: click.Context, /, *, as_json: bool, find_rate: bool, **given: A
     """
     from deploy.report.stages import Stages
     from deploy.slo.rates import find_rate as find
-    from deploy.slo.records import SloEvidence
     from deploy.slo.run import check_slo
 
     files = {"junit": given.pop("junit"), "markdown": given.pop("markdown")}
     request = _request(**given)
     for line in () if find_rate else request.cannot_pass():
         click.echo(f"warning: {line}", err=True)
+    _check_outputs(request, files)
     with Stages(quiet=as_json) as stages:
         result = find(request, progress=stages) if find_rate else check_slo(request, progress=stages)
-    _keep(request, "rate" if find_rate else "slo", result)
+    # First of all: what took a minute of load is not lost with a disk that is full by now.
     _print(result, result.exit_code, as_json=as_json)
-    final = result if isinstance(result, SloEvidence) else result.final
-    if final is not None:
-        _write_files(final, files)
+    _write_files(result, files)
+    _keep(request, "rate" if find_rate else "slo", result)
     ctx.exit(result.exit_code)
 
 
@@ -144,6 +144,20 @@ def _renamed(settings: "SloSettings") -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def _check_outputs(request: "SloRequest", files: dict[str, Path | None]) -> None:
+    """Raises UsageError, before any load, if a result could not be written to where it was asked for."""
+    from deploy.files import require_writable
+    from deploy.repository.attest import require_attestable
+    from deploy.slo.question import find_subject
+
+    for path in files.values():
+        if path is not None:
+            require_writable(path)
+    subject = find_subject(request.reference, request.repository)
+    if subject.version is not None:
+        require_attestable(subject.version, fix="ask with --samples instead of --repository to print the result only")
+
+
 def _keep(request: "SloRequest", kind: str, record: "SloEvidence | RateEvidence") -> None:
     """Keep the result beside the version, where a repository is at hand."""
     from deploy.repository.attest import attest
@@ -167,13 +181,16 @@ def _print(evidence: "SloEvidence | RateEvidence", code: int, *, as_json: bool) 
         show(rate_table(evidence))
 
 
-def _write_files(evidence: "SloEvidence", files: dict[str, Path | None]) -> None:
+def _write_files(evidence: "SloEvidence | RateEvidence", files: dict[str, Path | None]) -> None:
+    """Write what was asked for: of a search the run that confirms it, or else that no rate passed."""
     from deploy.files import disk_errors_explained, write_atomically
     from deploy.report.junit import junit_xml
     from deploy.report.markdown import slo_markdown
+    from deploy.slo.records import SloEvidence
 
+    shown = evidence if isinstance(evidence, SloEvidence) else evidence.final or evidence
     makers = {"junit": junit_xml, "markdown": slo_markdown}
     for kind, path in files.items():
         if path is not None:
             with disk_errors_explained(f"writing {path}"):
-                write_atomically(path, makers[kind](evidence).encode())
+                write_atomically(path, makers[kind](shown).encode())

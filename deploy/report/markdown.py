@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from deploy.report import words
-from deploy.slo.records import SloEvidence
+from deploy.slo.records import RateEvidence, SloEvidence
 
 SYMBOLS = {"PASS": "✅", "FAIL": "❌", "UNDECIDED": "⚠️", words.INVALID: "⛔"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~$<>&-])")
@@ -15,8 +15,13 @@ _ERRORS_SHOWN = 20
 _REMARKS_SHOWN = 20
 
 
-def slo_markdown(evidence: SloEvidence) -> str:
-    """The verdict, its reason, a table of the promises, the percentiles, and both sides of the run; under 60 kB."""
+def slo_markdown(evidence: SloEvidence | RateEvidence) -> str:
+    """The verdict, its reason, a table of the promises, the percentiles, and both sides of the run; under 60 kB.
+
+    Of a search for a rate, the rates that were tried.
+    """
+    if isinstance(evidence, RateEvidence):
+        return _search_markdown(evidence)
     standing = words.standing(evidence)
     subject = escaped(words.subject(evidence.model, evidence.version))
     parts = [
@@ -39,6 +44,18 @@ def slo_markdown(evidence: SloEvidence) -> str:
     if evidence.errors:
         parts += ["### Failed queries", table(("queries", "what was said"), _errors(evidence))]
     parts.append(bullets([f"remark: {remark}" for remark in evidence.remarks[:_REMARKS_SHOWN]]))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _search_markdown(evidence: RateEvidence) -> str:
+    standing = evidence.judgement.verdict.upper()
+    subject = escaped(words.subject(evidence.model, evidence.version))
+    parts = [
+        f"## {SYMBOLS[standing]} {standing}: highest rate of {subject}",
+        escaped(words.printable(evidence.judgement.reason)),
+        escaped(words.rate_line(evidence)),
+        table(("queries/s", "queries", "p99 ms", "verdict", "reason"), words.rate_rows(evidence)),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

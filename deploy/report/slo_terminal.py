@@ -6,7 +6,6 @@ Owns the layout; the words are in `words`. Called by the commands `slo` and `rep
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from deploy.latency_evidence import short
 from deploy.report import words
 from deploy.report.standing import Check
 from deploy.report.tables import styled_verdict, table_of, title
@@ -106,8 +105,6 @@ def _steps(evidence: RateEvidence) -> "Table":
     table = table_of(numbers=("rate/s", "queries", "p99 ms"))
     table.add_column("verdict")
     table.add_column("reason", overflow="fold")
-    for step in evidence.steps:
-        p99 = words.DASH if step.p99 is None else short(step.p99)
-        reason: Text = Text(words.printable(step.reason))
-        table.add_row(f"{step.rate:g}", f"{step.queries:,}", p99, styled_verdict(step.verdict.upper()), reason)
+    for rate, queries, p99, verdict, reason in words.rate_rows(evidence):
+        table.add_row(rate, queries, p99, styled_verdict(verdict), Text(reason))
     return table

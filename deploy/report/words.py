@@ -178,6 +178,8 @@ def server_lines(server: ServerSide | None) -> list[str]:
     ]
     if server.restarted:
         lines.append("server: IT WAS RESTARTED during the run")
+    if server.replaced:
+        lines.append(f"server: VERSION {' WAS REPLACED BY '.join(map(printable, server.replaced))} during the run")
     return lines
 
 
@@ -188,6 +190,20 @@ def error_lines(errors: dict[str, int], most: int) -> Iterable[tuple[str, str]]:
         yield f"{count:,}", printable(text, 200)
     if rest := ordered[most:]:
         yield f"{sum(count for _, count in rest):,}", f"{len(rest)} other errors"
+
+
+def rate_rows(evidence: RateEvidence) -> list[tuple[str, str, str, str, str]]:
+    """Each rate that was tried: the rate, queries, p99 in ms or a dash, verdict, and why."""
+    return [
+        (
+            f"{step.rate:g}",
+            f"{step.queries:,}",
+            DASH if step.p99 is None else short(step.p99),
+            step.verdict.upper(),
+            printable(step.reason),
+        )
+        for step in evidence.steps
+    ]
 
 
 def rate_line(evidence: RateEvidence) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.errors import UsageError
-from deploy.files import disk_errors_explained, write_atomically
+from deploy.files import disk_errors_explained, require_writable, write_atomically
 from deploy.report.findings import read_findings
 from deploy.report.html import render_html
 from deploy.report.standing import Check, checks
@@ -33,12 +33,11 @@ def write_report(repository: Path, reference: str, output: Path | None = None) -
     """
     version = find_version(repository, reference)
     path = output or Path(f"{version.name}-{version.number}.html")
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder", expected="a file for --output")
     if path.resolve().is_relative_to(repository.resolve()):
         raise UsageError(
             f"{path} lies in the repository", expected="a file outside of it", fix="choose another --output"
         )
+    require_writable(path)
     findings = read_findings(version)
     with disk_errors_explained(f"writing {path}"):
         write_atomically(path, render_html(findings))

@@ -48,13 +48,16 @@ def attest(version: Version, kind: str, record: Record) -> Path:
     raise UsageError(f"{folder} holds {_ATTEMPTS} attestations of this second", fix="wait a second and try again")
 
 
-def require_attestable(version: Version) -> None:
-    """Raises UsageError if nothing can be kept beside the version, so that it is known before any work."""
+def require_attestable(version: Version, *, fix: str = "add --no-attest to print the result only") -> None:
+    """Raises UsageError if nothing can be kept beside the version, so that it is known before any work.
+
+    `fix` is the caller's own way out.
+    """
     if not os.access(version.model_folder, os.W_OK):
         raise UsageError(
             f"{version.model_folder} may not be written, and the result is kept there",
             expected="a folder this user may write",
-            fix="add --no-attest to print the result only",
+            fix=fix,
         )
 
 

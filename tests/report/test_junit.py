@@ -6,7 +6,7 @@ import pytest
 
 from deploy.evidence import Verdict
 from deploy.report.junit import junit_xml
-from deploy.slo.records import SloEvidence
+from deploy.slo.records import RateEvidence, RateStep, SloEvidence
 from tests.report.samples import FAILED, HOSTILE, slo
 
 
@@ -47,6 +47,19 @@ def test_an_invalid_run_is_an_error_in_every_case() -> None:
 def test_a_failure_that_no_promise_explains_is_the_runs_own() -> None:
     evidence = slo().model_copy(update={"judgement": FAILED})
     assert outcomes(evidence)["the run"] == ("failure", "fail")
+
+
+def test_a_search_in_which_no_rate_passed_is_a_failure() -> None:
+    step = RateStep(rate=50.0, verdict=Verdict.FAIL, reason=HOSTILE, queries=900, p99=None)
+    found = RateEvidence(
+        model="pets", version=None, judgement=FAILED, highest=None, next_rate=50.0, steps=(step,), final=None
+    )
+    document = ElementTree.fromstring(junit_xml(found)).find("testsuite")
+    assert document is not None
+    assert {name: document.attrib[name] for name in ("name", "tests", "failures", "errors")} == {
+        "name": "slo pets", "tests": "1", "failures": "1", "errors": "0",
+    }  # fmt: skip
+    assert "50 900 - FAIL" in (document.findtext("system-out") or "")
 
 
 def test_hostile_text_leaves_the_document_whole() -> None:

@@ -62,7 +62,7 @@ def test_a_version_that_is_not_there_is_named(version: Version, tmp_path: Path) 
 
 
 def test_a_folder_is_no_file(version: Version, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is a folder"):
+    with pytest.raises(UsageError, match="no regular file"):
         write_report(version.repository, "pets", tmp_path)
 
 
