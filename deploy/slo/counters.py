@@ -38,8 +38,12 @@ class ServedMetadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """The counters of one model version since it was loaded; stages are (requests, nanoseconds)."""
+    """The counters of one model version since it was loaded; stages are (requests, nanoseconds).
 
+    `version` is as the server numbers it, the one that it answers with where a request names none.
+    """
+
+    version: str
     requests: int
     failures: int
     executions: int
@@ -89,16 +93,14 @@ class ServerTalk:
         )
 
     def counters(self, model: str, version: str) -> Counters | None:
-        """The counters now; None where the server has none, or is gone."""
-        from tritonclient.utils import InferenceServerException
-
+        """The counters now; None where the server has none that can be read, or is gone."""
         as_json = {"as_json": True} if self.protocol == "grpc" else {}
         try:
             found = self._client.get_inference_statistics(model, version, **as_json, **self._patience)
-        except (InferenceServerException, OSError):
+            # Triton lists every version that is loaded; unasked, it answers with the latest.
+            return max(map(_counters, found.get("model_stats", [])), key=_number, default=None)
+        except Exception:  # noqa: BLE001 - they explain a run and decide nothing, whatever a server sends in their place
             return None
-        stats = found.get("model_stats", [])
-        return _counters(stats[0]) if stats else None
 
     def _unreachable(self, said: str) -> DeployError:
         other = "http" if self.protocol == "grpc" else "grpc"
@@ -112,13 +114,17 @@ class ServerTalk:
 def compare(before: Counters | None, after: Counters | None) -> ServerSide | None:
     """What the server counted between two readings; None if either is missing.
 
-    A server that began anew in between counts from zero: then all of `after` is taken, and said to be a restart.
+    A server that began anew in between counts from zero: then all of `after` is taken, and said to be a restart. So it
+    is with another version that took the place of the one before.
     """
     if before is None or after is None:
         return None
     restarted = after.requests < before.requests
-    if restarted:
-        before = Counters(requests=0, failures=0, executions=0, inferences=0, stages={}, batches={})
+    replaced = (before.version, after.version) if before.version != after.version else None
+    if restarted or replaced:
+        before = Counters(
+            version=after.version, requests=0, failures=0, executions=0, inferences=0, stages={}, batches={}
+        )
     executions = after.executions - before.executions
     inferences = after.inferences - before.inferences
     batches = {size: count - before.batches.get(size, 0) for size, count in sorted(after.batches.items())}
@@ -128,7 +134,8 @@ def compare(before: Counters | None, after: Counters | None) -> ServerSide | Non
         executions=executions,
         batch_reached=inferences / executions if executions else 0.0,
         batches={size: count for size, count in batches.items() if count},
-        restarted=restarted,
+        restarted=restarted and not replaced,
+        replaced=replaced,
         **{stage: _mean_ms(before.stages.get(stage, (0, 0)), after.stages[stage]) for stage in _STAGES},
     )
 
@@ -139,6 +146,11 @@ def _means_absent(said: str) -> bool:
     return any(
         words in lowered for words in ("unknown model", "not found", "not ready", "unavailable model", "no version")
     )
+
+
+def _number(counters: Counters) -> int:
+    """Where a version stands among the others of its model; one without a number comes first."""
+    return int(counters.version) if counters.version.isdecimal() else -1
 
 
 def _mean_ms(before: tuple[int, int], after: tuple[int, int]) -> float:
@@ -164,6 +176,7 @@ def _counters(found: Mapping[str, Any]) -> Counters:
 
     failures = counted("fail")[0]
     return Counters(
+        version=str(found.get("version", "")),
         requests=counted("success")[0] + failures,
         failures=failures,
         executions=int(found.get("execution_count", 0)),

@@ -99,7 +99,10 @@ class ClientSide(Record):
 
 
 class ServerSide(Record):
-    """The server's own counters over the run, per request in milliseconds; `batch_reached` is rows per execution."""
+    """The server's own counters over the run, per request in milliseconds; `batch_reached` is rows per execution.
+
+    `replaced` are the version that answered at the beginning and the one at the end, None where it was one.
+    """
 
     requests: int
     failures: int
@@ -111,6 +114,7 @@ class ServerSide(Record):
     batch_reached: float
     batches: dict[int, int] = Field(default_factory=dict)
     restarted: bool = False
+    replaced: tuple[str, str] | None = None
 
 
 class StreamSide(Record):

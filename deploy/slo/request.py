@@ -4,6 +4,7 @@ Owns the values and what they imply; `settings` reads them from a file, the comm
 """
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from deploy.slo.stream import StreamQuestion
 
 _DEADLINE_FACTOR = 10.0
 _LEAST_STREAM_SECONDS = 30.0
+_MOST_QUERIES = 10_000_000
+# An address of IPv6 has colons of its own, so it stands in brackets.
+_ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\]]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]):(?P<port>[0-9]{1,5})")
+_LAST_PORT = 65_535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,12 @@ class SloRequest:
                 expected="a rate and a time above 0, and a confidence between 0.5 and 1",
                 fix="correct --rate, --duration or --confidence",
             )
+        if self.rate * self.warm_up_seconds + self._most > _MOST_QUERIES:
+            raise UsageError(
+                f"a run of {self.seconds:g} s at {self.rate:g} queries/s is of {self._most:,.0f} queries",
+                expected=f"at most {_MOST_QUERIES:,}, warm-up included, which a client has memory for",
+                fix="lower --rate, --duration, --warm-up or --max-queries",
+            )
         if self.stream is None and any(bound.kind in ("ttft", "itl") for bound in self.bounds):
             raise UsageError("a bound on tokens was given", expected="--llm beside it", fix="add --llm")
         if self.stream is not None and self.protocol != "http":
@@ -71,7 +82,11 @@ class SloRequest:
     @property
     def total(self) -> int:
         """The most queries that count."""
-        planned = math.ceil(self.rate * self.seconds)
+        return math.ceil(self._most)
+
+    @property
+    def _most(self) -> float:
+        planned = self.rate * self.seconds
         return planned if self.max_queries is None else min(planned, self.max_queries)
 
     @property
@@ -96,10 +111,13 @@ def parse_url(url: str, protocol: Protocol | None) -> tuple[str, Protocol]:
     Raises UsageError if it names no port, another scheme, or a scheme that contradicts `protocol`.
     """
     scheme, _, address = url.rpartition("://")
-    host, _, port = address.rstrip("/").rpartition(":")
-    if scheme not in ("", "grpc", "http") or not host or not port.isdigit():
-        raise UsageError(f"--url is {url!r}", expected="HOST:PORT, such as localhost:8001, without encryption")
+    found = _ADDRESS.fullmatch(address.rstrip("/"))
+    if scheme not in ("", "grpc", "http") or not found or not 0 < int(found["port"]) <= _LAST_PORT:
+        raise UsageError(
+            f"--url is {url!r}",
+            expected="HOST:PORT, such as localhost:8001 or [::1]:8001, without encryption",
+        )
     if scheme and protocol and scheme != protocol:
         raise UsageError(f"--url is {url!r} and --protocol is {protocol}", expected="one of the two")
     chosen: Protocol = "http" if "http" in (scheme, protocol) else "grpc"
-    return f"{host}:{port}", chosen
+    return found[0], chosen

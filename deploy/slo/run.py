@@ -32,7 +32,7 @@ from deploy.slo.question import find_rows, find_subject, make_query, make_stream
 from deploy.slo.records import Bound, BoundResult, SloEvidence
 from deploy.slo.request import SloRequest
 from deploy.slo.summary import SubjectFacts, summarise
-from deploy.slo.wire import Query, wait_reachable
+from deploy.slo.wire import Query, unreachable
 
 _POLL_SECONDS = 0.1
 _REACH_SECONDS = 5.0
@@ -69,9 +69,11 @@ def measure_slo(request: SloRequest, *, progress: Progress = Silent()) -> SloEvi
                 fix="raise --timeout-ms",
             )
     subject = find_subject(request.reference, request.repository)
-    if not wait_reachable(request.url, _REACH_SECONDS):
+    if why := unreachable(request.url, _REACH_SECONDS):
         raise UnfinishedError(
-            f"nobody listens at {request.url}", expected="a server that is ready", fix="start it, or correct --url"
+            f"nobody listens at {request.url}: {why}",
+            expected="a server that is ready",
+            fix="start it, or correct --url",
         )
     with ServerTalk(request.url, request.protocol) as talk:
         metadata = talk.metadata(subject.name, subject.on_the_wire)

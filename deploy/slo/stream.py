@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.slo.wire import LONGEST_WORDS, Done
+from deploy.slo.wire import LONGEST_WORDS, Done, judged
 
 STREAMS = "streams.jsonl"
 _DATA = b"data:"
@@ -40,6 +40,14 @@ class _Arrivals:
     times: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     error: str | None = None
+
+    def read(self, line: bytes, now: float) -> None:
+        """Take in one line of the stream; one that says nothing that can be read is an error of it."""
+
+        def taken() -> None:
+            self.take(line, now)
+
+        self.error = self.error or judged(taken)
 
     def take(self, line: bytes, now: float) -> None:
         """Take in one line of the stream."""
@@ -92,6 +100,7 @@ class StreamWire:
         asyncio.run_coroutine_threadsafe(self._session.close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
         self._file.close()
 
     async def _open(self) -> Any:
@@ -118,7 +127,7 @@ class StreamWire:
                     done(f"HTTP {response.status}: {said}")
                     return
                 async for line in response.content:
-                    arrivals.take(line, time.monotonic())
+                    arrivals.read(line, time.monotonic())
         except TimeoutError:
             done("DEADLINE_EXCEEDED: no end within the deadline")
             return

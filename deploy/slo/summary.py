@@ -155,6 +155,9 @@ def _remarks(finding: Finding, request: SloRequest, server: ServerSide | None) -
         found.append("the server offers no counters, or was gone at the end: where the time went is not known")
     elif server.restarted:
         found.append("the server or the model was loaded anew during the run: its counters began at zero")
+    elif server.replaced:
+        old, new = server.replaced
+        found.append(f"version {new} took the place of version {old} during the run: its figures are of both")
     if finding.errors:
         why, count = next(iter(finding.errors.items()))
         found.append(f"{sum(finding.errors.values())} queries failed, {count} of them: {why}")

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -74,6 +74,7 @@ class GrpcWire:
         ]
         self._deadline = deadline
         self._outputs = query.outputs
+        self._version = query.version
         self._parse = service_pb2.ModelInferResponse.FromString
         self._bodies = [_grpc_body(query, inputs) for inputs in query.inputs]
         self._channels = [grpc.insecure_channel(address, options=options) for _ in range(_CHANNELS)]
@@ -98,13 +99,24 @@ class GrpcWire:
     def _problem(self, ended: Any) -> str | None:
         error = "cancelled" if ended.cancelled() else ended.exception()
         if error is None:
-            answer = self._parse(ended.result())
-            raw = [len(data) for data in answer.raw_output_contents]
-            found = [(one.name, one.datatype, tuple(one.shape)) for one in answer.outputs]
-            return _misfit(found, raw, self._outputs)
+            return judged(lambda: self._misfit(ended.result()))
         code = getattr(error, "code", None)
         words = str(getattr(error, "details", lambda: error)() or "")
         return f"{code().name}: {words}"[:LONGEST_WORDS] if code else str(error)[:LONGEST_WORDS]
+
+    def _misfit(self, body: bytes) -> str | None:
+        answer = self._parse(body)
+        if other := _other_version(self._version, answer.model_version):
+            return other
+        raw = [len(data) for data in answer.raw_output_contents]
+        # Without raw bytes each value is an element of the one list that its dtype has.
+        held = raw or [
+            sum(len(values) for _, values in one.contents.ListFields()) * _SIZES.get(one.datatype, 1)
+            for one in answer.outputs
+        ]
+        outputs = zip(answer.outputs, held, strict=True)
+        found = [_Found(one.name, one.datatype, tuple(one.shape), size) for one, size in outputs]
+        return _misfit(found, self._outputs)
 
 
 class HttpWire:
@@ -114,6 +126,7 @@ class HttpWire:
         self._url = f"http://{address}/v2/models/{query.model}"
         self._url += f"/versions/{query.version}/infer" if query.version else "/infer"
         self._outputs = query.outputs
+        self._version = query.version
         self._deadline = deadline
         self._bodies = [_http_body(query, inputs) for inputs in query.inputs]
         self._loop = asyncio.new_event_loop()
@@ -131,6 +144,7 @@ class HttpWire:
         asyncio.run_coroutine_threadsafe(self._session.close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._loop.close()
 
     async def _open(self) -> Any:
         import aiohttp
@@ -154,23 +168,50 @@ class HttpWire:
             async with self._session.post(self._url, data=body, headers=headers) as response:
                 answer = await response.read()
                 length = response.headers.get("Inference-Header-Content-Length")
-                done(self._problem(response.status, answer, int(length) if length else len(answer)))
+                status = response.status
         except TimeoutError:
             done("DEADLINE_EXCEEDED: no answer within the deadline")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             done(f"{type(error).__name__}: {error}"[:LONGEST_WORDS])
+        else:
+            done(judged(lambda: self._problem(status, answer, length)))
 
-    def _problem(self, status: int, answer: bytes, header: int) -> str | None:
+    def _problem(self, status: int, answer: bytes, length: str | None) -> str | None:
         if status != 200:
             return f"HTTP {status}: {answer[:LONGEST_WORDS].decode(errors='replace')}"
-        outputs = json.loads(answer[:header]).get("outputs", [])
-        found = [(one["name"], one["datatype"], tuple(one["shape"])) for one in outputs]
+        header = int(length) if length else len(answer)
+        head = json.loads(answer[:header])
+        if other := _other_version(self._version, str(head.get("model_version", ""))):
+            return other
+        outputs = head.get("outputs", [])
         raw = [one.get("parameters", {}).get("binary_data_size") for one in outputs]
-        return _misfit(found, [size for size in raw if size is not None], self._outputs)
+        if (said := sum(size or 0 for size in raw)) != len(answer) - header:
+            return f"wrong answer: {len(answer) - header} bytes of tensors, and {said} are announced"
+        found = [
+            _Found(one["name"], one["datatype"], tuple(one["shape"]), _listed_bytes(one) if size is None else size)
+            for one, size in zip(outputs, raw, strict=True)
+        ]
+        return _misfit(found, self._outputs)
+
+
+def judged(check: Callable[[], str | None]) -> str | None:
+    """What `check` says of an answer; one that it cannot read at all is wrong, whatever that raises.
+
+    A query whose end is never told would keep the whole run from its end.
+    """
+    try:
+        return check()
+    except Exception as error:  # noqa: BLE001 - what a server may send knows no limits
+        return f"wrong answer: {type(error).__name__}: {error}"[:LONGEST_WORDS]
 
 
 def wait_reachable(address: str, seconds: float) -> bool:
     """Whether somebody listens at `host:port` within so many seconds."""
+    return unreachable(address, seconds) is None
+
+
+def unreachable(address: str, seconds: float) -> str | None:
+    """Why nobody could be reached at `host:port` within so many seconds; None once somebody listens there."""
     import socket
 
     host, _, port = address.rpartition(":")
@@ -178,34 +219,55 @@ def wait_reachable(address: str, seconds: float) -> bool:
     while True:
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout=max(0.1, until - time.monotonic())).close()
-            return True
-        except OSError:
+            return None
+        except UnicodeError as error:
+            return f"{host} is no name of a host: {error}"
+        except OSError as error:
             if time.monotonic() >= until:
-                return False
+                return error.strerror or str(error)
             time.sleep(0.1)
 
 
-def _misfit(
-    found: Sequence[tuple[str, str, tuple[int, ...]]], sizes: Sequence[int], wanted: Sequence[WireOutput]
-) -> str | None:
+class _Found(NamedTuple):
+    """An output as an answer has it; `size` is in bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    size: int
+
+
+def _misfit(found: Sequence[_Found], wanted: Sequence[WireOutput]) -> str | None:
     """Why an answer is not what was declared: names, dtypes, shapes, and bytes that fill the shapes."""
-    by_name = {name: (datatype, shape) for name, datatype, shape in found}
+    by_name = {one.name: one for one in found}
     for output in wanted:
         if output.name not in by_name:
             return f"wrong answer: no output {output.name}"
-        datatype, shape = by_name[output.name]
-        fits = len(shape) == len(output.shape) and all(
-            declared in (-1, size) for declared, size in zip(output.shape, shape, strict=True)
+        one = by_name[output.name]
+        fits = len(one.shape) == len(output.shape) and all(
+            declared in (-1, size) for declared, size in zip(output.shape, one.shape, strict=True)
         )
-        if datatype != output.datatype or not fits:
+        if one.datatype != output.datatype or not fits:
             return (
-                f"wrong answer: {output.name} is {datatype} {list(shape)}, not {output.datatype} {list(output.shape)}"
+                f"wrong answer: {output.name} is {one.datatype} {list(one.shape)}, not {output.datatype} "
+                f"{list(output.shape)}"
             )
-    if len(sizes) == len(found):
-        for (name, datatype, shape), size in zip(found, sizes, strict=True):
-            if datatype in _SIZES and size != math.prod(shape) * _SIZES[datatype]:
-                return f"wrong answer: {name} {list(shape)} {datatype} in {size} bytes"
+    for one in found:
+        if one.datatype in _SIZES and one.size != math.prod(one.shape) * _SIZES[one.datatype]:
+            return f"wrong answer: {one.name} {list(one.shape)} {one.datatype} in {one.size} bytes"
     return None
+
+
+def _other_version(asked: str, answered: str) -> str | None:
+    """Why an answer is not the asked version's, where both have a number."""
+    if asked.isdecimal() and answered.isdecimal() and int(asked) != int(answered):
+        return f"wrong answer: by version {answered}, and {asked} was asked"
+    return None
+
+
+def _listed_bytes(output: Mapping[str, Any]) -> int:
+    """The bytes that an output's values would take which came as a list in JSON, nested or flat."""
+    return int(np.size(output.get("data", []))) * _SIZES.get(output["datatype"], 1)
 
 
 def _raw(array: np.ndarray) -> bytes:

@@ -32,7 +32,8 @@ class Law:
     With `period`, the server answers nothing for `stall` seconds once per period: who comes then waits for its end.
     `failing` is the share of requests refused; from `dies_after` requests on the process ends, from `hangs_after` on it
     answers nothing, from `wrong_after` on its answers have another shape, from `unloads_after` on it knows no model.
-    After `stops_after` requests the process stops itself once (SIGSTOP), till somebody lets it go on.
+    `rubbish_after` answers with bytes that are no message, `hollow_after` with shapes that nothing fills. After
+    `stops_after` requests the process stops itself once (SIGSTOP), till somebody lets it go on.
     """
 
     p99: float
@@ -45,6 +46,8 @@ class Law:
     hangs_after: int | None = None
     wrong_after: int | None = None
     unloads_after: int | None = None
+    rubbish_after: int | None = None
+    hollow_after: int | None = None
     stops_after: int | None = None
 
     @property
@@ -107,6 +110,8 @@ class _Service:
         self._began: float | None = None
         self._answer = self._make_answer(3)
         self._wrong = self._make_answer(2)
+        self._hollow = self._make_answer(3)
+        del self._hollow.raw_output_contents[:]
 
     def _make_answer(self, width: int) -> Any:
         answer = self._pb.ModelInferResponse(model_name="law", model_version="1")
@@ -137,7 +142,8 @@ class _Service:
             if phase > law.period - law.stall:
                 until += law.period - phase
         await asyncio.sleep(until - loop.time())
-        return self._wrong if law.wrong_after is not None and self._asked > law.wrong_after else self._answer
+        others = {law.wrong_after: self._wrong, law.hollow_after: self._hollow, law.rubbish_after: b"\xff" * 40}
+        return next((one for after, one in others.items() if after is not None and self._asked > after), self._answer)
 
     async def metadata(self, request: Any, context: Any) -> Any:
         answer = self._pb.ModelMetadataResponse(name="law", versions=["1"], platform="law")
@@ -147,6 +153,10 @@ class _Service:
 
     async def ready(self, request: Any, context: Any) -> Any:
         return self._pb.ModelReadyResponse(ready=True)
+
+
+def _serialised(answer: Any) -> bytes:
+    return answer if isinstance(answer, bytes) else bytes(answer.SerializeToString())
 
 
 async def _serve(port: int, law: Law) -> None:
@@ -161,7 +171,7 @@ async def _serve(port: int, law: Law) -> None:
     }
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
-            call, request_deserializer=kind.FromString, response_serializer=lambda answer: answer.SerializeToString()
+            call, request_deserializer=kind.FromString, response_serializer=_serialised
         )
         for name, (call, kind) in calls.items()
     }

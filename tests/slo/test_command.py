@@ -13,12 +13,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from deploy.errors import UsageError
 from deploy.repository.attest import attestations
 from deploy.repository.layout import Version
 from deploy.serve.engines import Engine
 from deploy.serve.ports import WantedPorts
 from deploy.serve.server import ServerOptions, TritonServer
 from deploy.serve.serving import serving
+from deploy.slo.request import parse_url
 from tests.repository.samples import Sample
 from tests.serve.tiny import Linear, images, publish
 
@@ -195,6 +197,14 @@ def children(parent: int) -> list[int]:
         (("--url", "https://localhost:8000", "--p99-ms", "15", "--rate", "10"), "without encryption"),
         (("--url", "http://localhost:1", "--protocol", "grpc", "--p99-ms", "15", "--rate", "1"), "one of the two"),
         (("--url", "localhost:1", "--rate", "10"), "no bound was given"),
+        (("--url", "localhost:1", "--rate", "nan", "--p99-ms", "15"), "'nan' is not a finite number"),
+        (("--url", "localhost:1", "--rate", "10", "--p99-ms", "inf"), "'inf' is not a finite number"),
+        (("--url", "localhost:1", "--rate", "1e7", "--duration", "3600", "--p99-ms", "15"), "queries"),
+        (
+            ("--url", "127.0.0.1:1", "--rate", "10", "--p99-ms", "15", "--junit", "/proc/no/slo.xml"),
+            "cannot be written",
+        ),
+        (("--url", "127.0.0.1:1", "--rate", "10", "--p99-ms", "15", "--markdown", "x" * 300), "cannot be written"),
         (("--config", "absent.toml"), "there is no file absent.toml"),
     ],
 )
@@ -205,10 +215,32 @@ def test_wrong_use_is_one_clear_error(arguments: tuple[str, ...], said: str) -> 
     assert "Traceback" not in found.stderr
 
 
+def test_an_option_that_click_refuses_is_said_to_machines_too() -> None:
+    found = slo("pets", "--rate", "many", "--json")
+    assert found.returncode == 2
+    assert json.loads(found.stdout)["exit_code"] == 2
+    assert "'many' is not a valid" in json.loads(found.stdout)["error"]["found"]
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:0", "localhost:65536", "localhost:²", "::1:8001", "a b:8001", "[x]:1", ":1"]
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="HOST:PORT"):
+        parse_url(url, None)
+
+
+def test_an_address_of_the_newer_internet_stands_in_brackets() -> None:
+    assert parse_url("[::1]:8001", None) == ("[::1]:8001", "grpc")
+    assert parse_url("http://[fe80::1%eth0]:8000/", None) == ("[fe80::1%eth0]:8000", "http")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("[slo]\np99_ms = -1\n", "p99_ms"),
+        ("[slo]\np99_ms = inf\n", "p99_ms"),
+        ("[slo]\nrate = nan\n", "rate"),
         ("[slo]\np98_ms = 1\n", "p98_ms"),
         ("[other]\n", "the table [other] is not known"),
         ("[package]\n", "has no table [slo]"),

@@ -1,0 +1,157 @@
+"""Single queries on the wire: an answer that is none is a failed query, whatever a server puts in its place."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deploy.slo.counters import ServerTalk, compare
+from deploy.slo.wire import GrpcWire, HttpWire, Query, Wire, WireOutput, unreachable
+from tests.slo.law import Law, served
+
+OUTPUT = WireOutput(name="OUTPUT__0", datatype="FP32", shape=(1, 3))
+
+
+def query(version: str = "") -> Query:
+    rows = ({"INPUT__0": np.zeros((1, 4), np.float32)},)
+    return Query(model="law", version=version, inputs=rows, outputs=(OUTPUT,))
+
+
+def outcome(wire: Wire) -> str | None:
+    """What became of one query. Its end is told, or the test ends."""
+    told: list[str | None] = []
+    ended = threading.Event()
+
+    def done(problem: str | None) -> None:
+        told.append(problem)
+        ended.set()
+
+    wire.send(0, done)
+    assert ended.wait(10), "the query has no end"
+    wire.close()
+    return told[0]
+
+
+@contextmanager
+def answering(body: bytes, headers: dict[str, str] | None = None) -> Iterator[str]:
+    """The address of a server that answers everything alike."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def said(**changes: Any) -> dict[str, Any]:
+    output = {"name": "OUTPUT__0", "datatype": "FP32", "shape": [1, 3], "data": [0.0, 0.5, 1.0]}
+    return {"model_name": "law", "model_version": "1", "outputs": [output | changes]}
+
+
+@pytest.mark.parametrize(
+    ("law", "words"),
+    [
+        (Law(p99=0.01), None),
+        (Law(p99=0.01, rubbish_after=0), "wrong answer: DecodeError"),
+        (Law(p99=0.01, hollow_after=0), "wrong answer: OUTPUT__0 [1, 3] FP32 in 0 bytes"),
+    ],
+)
+def test_an_answer_over_grpc_is_read_to_its_bytes(law: Law, words: str | None) -> None:
+    with served(law) as (url, _):
+        found = outcome(GrpcWire(url, query(), deadline=5))
+    assert found == words if words is None else words in (found or "")
+
+
+def test_an_answer_by_another_version_is_none() -> None:
+    with served(Law(p99=0.01)) as (url, _):
+        assert outcome(GrpcWire(url, query("1"), deadline=5)) is None
+        assert outcome(GrpcWire(url, query("2"), deadline=5)) == "wrong answer: by version 1, and 2 was asked"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (said(), None),
+        (said(data=[[0.0, 0.5, 1.0]]), None),
+        (said(data=[0.0]), "[1, 3] FP32 in 4 bytes"),
+        (said(data=None), "in 4 bytes"),
+        (said(shape=[1, 2]), "OUTPUT__0 is FP32 [1, 2]"),
+        (said(name="other"), "no output OUTPUT__0"),
+        (said(parameters={"binary_data_size": 12}), "0 bytes of tensors, and 12 are announced"),
+        ({"outputs": None}, "TypeError"),
+        ({"outputs": ["OUTPUT__0"]}, "AttributeError"),
+        ({"outputs": [{"datatype": "FP32"}]}, "KeyError"),
+        ([], "AttributeError"),
+        ({"model_version": 7, "outputs": []}, "by version 7, and 1 was asked"),
+    ],
+)
+def test_an_answer_over_http_is_read_to_its_bytes(answer: Any, words: str | None) -> None:
+    with answering(json.dumps(answer).encode()) as address:
+        found = outcome(HttpWire(address, query("1"), deadline=5))
+    assert found == words if words is None else words in (found or "")
+
+
+@pytest.mark.parametrize("length", ["0", "-1", "many", "999"])
+def test_a_wrong_length_of_the_head_is_a_wrong_answer(length: str) -> None:
+    with answering(json.dumps(said()).encode(), {"Inference-Header-Content-Length": length}) as address:
+        found = outcome(HttpWire(address, query(), deadline=5))
+    assert "wrong answer" in (found or "")
+
+
+@pytest.mark.parametrize(
+    "statistics", [b"<html>", b"[]", b"{}", b'{"model_stats": [{"batch_stats": [1]}]}', b'{"model_stats": 5}']
+)
+def test_counters_that_cannot_be_read_are_none(statistics: bytes) -> None:
+    with answering(statistics) as address, ServerTalk(address, "http") as talk:
+        assert talk.counters("law", "") is None
+
+
+def stats(*versions: tuple[str, int]) -> bytes:
+    counted = [
+        {"name": "law", "version": version, "inference_stats": {"success": {"count": count, "ns": 5}}}
+        for version, count in versions
+    ]
+    return json.dumps({"model_stats": counted}).encode()
+
+
+def test_the_counters_are_those_of_the_version_that_answers() -> None:
+    """Triton lists every loaded version, in no order, and answers with the latest where none is named."""
+    with answering(stats(("9", 5), ("10", 7), ("2", 100))) as address, ServerTalk(address, "http") as talk:
+        first = talk.counters("law", "")
+    assert first is not None
+    assert (first.version, first.requests) == ("10", 7)
+    with answering(stats(("10", 50), ("11", 8))) as address, ServerTalk(address, "http") as talk:
+        second = talk.counters("law", "")
+    found = compare(first, second)
+    assert found is not None
+    assert (found.requests, found.replaced, found.restarted) == (8, ("10", "11"), False)
+
+
+def test_who_cannot_be_reached_is_said_why() -> None:
+    assert "refused" in str(unreachable("127.0.0.1:1", 0.1))
+    assert "not known" in str(unreachable("nobody.invalid:8001", 0.1))
+    assert "no name of a host" in str(unreachable(f"{'x' * 70}.org:8001", 0.1))
+    with answering(b"") as address:
+        assert unreachable(address, 1) is None
