@@ -86,11 +86,18 @@ class ServerTalk:
         except (OSError, http.client.HTTPException, ValueError) as error:
             # The HTTP client has errors of its own for an answer that is none; they derive from these.
             raise self._unreachable(str(error) or type(error).__name__) from error
-        return ServedMetadata(
-            versions=tuple(found.get("versions", ())),
-            inputs=tuple(ServedInput(**_tensor(one)) for one in found.get("inputs", ())),
-            outputs=tuple(WireOutput(**_tensor(one)) for one in found.get("outputs", ())),
-        )
+        try:
+            return ServedMetadata(
+                versions=tuple(found.get("versions", ())),
+                inputs=tuple(ServedInput(**_tensor(one)) for one in found["inputs"]),
+                outputs=tuple(WireOutput(**_tensor(one)) for one in found["outputs"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UnfinishedError(
+                f"what the server at {self.address} says of {model} does not describe a model: {found!r:.200}",
+                expected="its inputs and outputs with names, datatypes and shapes, as KServe v2 has them",
+                fix="check --url: a gateway may have answered in the server's place",
+            ) from error
 
     def counters(self, model: str, version: str) -> Counters | None:
         """The counters now; None where the server has none that can be read, or is gone."""

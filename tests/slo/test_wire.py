@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deploy.errors import UnfinishedError
 from deploy.slo.counters import ServerTalk, compare
 from deploy.slo.wire import GrpcWire, HttpWire, Query, Wire, WireOutput, unreachable
 from tests.slo.law import Law, served
@@ -118,6 +119,16 @@ def test_a_wrong_length_of_the_head_is_a_wrong_answer(length: str) -> None:
     with answering(json.dumps(said()).encode(), {"Inference-Header-Content-Length": length}) as address:
         found = outcome(HttpWire(address, query(), deadline=5))
     assert "wrong answer" in (found or "")
+
+
+@pytest.mark.parametrize("metadata", [b"null", b"{}", b'{"inputs": [{"name": "x"}], "outputs": []}', b'{"inputs": 3}'])
+def test_what_describes_no_model_is_said_to_be_that(metadata: bytes) -> None:
+    with (
+        answering(metadata) as address,
+        ServerTalk(address, "http") as talk,
+        pytest.raises(UnfinishedError, match="does not describe a model"),
+    ):
+        talk.metadata("law", "")
 
 
 @pytest.mark.parametrize(
