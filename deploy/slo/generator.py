@@ -58,7 +58,7 @@ def generate(plan: LoadPlan, folder: Path) -> None:
     """Run the load to its end. Raises MissingError without LoadGen."""
     loadgen = load_generator()
     sys.setswitchinterval(_SWITCH_SECONDS)
-    wire = _wire(plan, folder)
+    wire = open_wire(plan, folder)
     issuer = _Issuer(loadgen, wire, plan, folder)
     sut = loadgen.ConstructSUT(issuer.issue, lambda: None)
     rows = len(plan.query.inputs)
@@ -71,7 +71,8 @@ def generate(plan: LoadPlan, folder: Path) -> None:
     loadgen.DestroySUT(sut)
 
 
-def _wire(plan: LoadPlan, folder: Path) -> Wire:
+def open_wire(plan: LoadPlan, folder: Path) -> Wire:
+    """The way to the server that a plan means; what it writes down lies in `folder`."""
     query = plan.query
     if plan.stream is not None:
         version = f"/versions/{query.version}" if query.version else ""

@@ -28,10 +28,10 @@ def find_rate(request: SloRequest, *, progress: Progress = Silent(), check: Chec
 
     The search begins at `request.rate`, doubles or halves until it has passed and not passed, then bisects. Probes
     are short; undecided counts as not passed, so a claim is never better than what was proven. What passes is
-    taken to pass at every lower rate too.
+    taken to pass at every lower rate too. Each run begins when the server has answered what the one before left behind.
     """
     check_intact(request)
-    run = check or (lambda one: measure_slo(one, progress=progress))
+    run = check or (lambda one: measure_slo(one, progress=progress, rested=True))
     steps: list[RateStep] = []
     probe = replace(request, min_seconds=min(_PROBE_SECONDS, request.min_seconds))
     low, high = _bracket(probe, run, steps)

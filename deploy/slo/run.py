@@ -31,6 +31,7 @@ from deploy.slo.load import LoadRun, Observed
 from deploy.slo.question import find_rows, find_subject, make_query, make_stream_query
 from deploy.slo.records import Bound, BoundResult, SloEvidence
 from deploy.slo.request import SloRequest
+from deploy.slo.rest import wait_for_rest
 from deploy.slo.summary import SubjectFacts, summarise
 from deploy.slo.wire import Query, unreachable
 
@@ -59,8 +60,11 @@ def check_intact(request: SloRequest) -> None:
         require_intact(subject.version)
 
 
-def measure_slo(request: SloRequest, *, progress: Progress = Silent()) -> SloEvidence:
-    """The same verdict on a version that the caller found intact: a search asks often, and digests take their time."""
+def measure_slo(request: SloRequest, *, progress: Progress = Silent(), rested: bool = False) -> SloEvidence:
+    """The same verdict on a version that the caller found intact: a search asks often, and digests take their time.
+
+    `rested`: what an earlier load left in the server's queue is waited for first.
+    """
     for bound in request.bounds:
         if bound.kind == "latency" and bound.limit / 1000 >= request.patience:
             raise UsageError(
@@ -82,6 +86,8 @@ def measure_slo(request: SloRequest, *, progress: Progress = Silent()) -> SloEvi
         else:
             rows = find_rows(subject, request.samples, metadata)
             query, source = make_query(subject, rows, metadata), rows.source
+        if rested:
+            wait_for_rest(_plan(request, query))
         before = talk.counters(subject.name, subject.on_the_wire)
         started, began = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"), time.monotonic()
         with progress.stage(f"load {subject} at {request.rate:g}/s"):
