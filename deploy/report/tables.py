@@ -29,7 +29,7 @@ def table_of(*names: str, numbers: Sequence[str] = ()) -> "Table":
     for name in names:
         table.add_column(name, overflow="fold")
     for number in numbers:
-        table.add_column(number, justify="right")
+        table.add_column(number, justify="right", overflow="fold")
     return table
 
 

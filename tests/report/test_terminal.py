@@ -212,3 +212,7 @@ def test_rich_is_imported_on_use_only() -> None:
     code = "import sys, deploy.report.terminal, deploy.report.stages; print('rich' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "False"
+
+
+def test_on_a_narrow_terminal_no_digit_is_cut_off() -> None:
+    assert "…" not in text(latency_table(latency()), width=36)
