@@ -6,7 +6,6 @@ Owns the words; raises nothing. Called by explain, and by export for a call that
 from __future__ import annotations
 
 import re
-import traceback
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -137,13 +136,6 @@ _OF_EXPORTS = (
         ),
     ),
 )  # fmt: skip
-# Functions of torch's own that meet what no graph holds, by their names on the stack.
-_OF_TORCHS_OWN = {
-    "_detect_is_causal_mask": Advice(
-        "a causal mask that is said to be one: torch compares its values else, which no graph does",
-        "give the transformer tgt_is_causal=True (src_is_causal, is_causal) beside the mask",
-    ),
-}
 
 
 def advise_call(error: BaseException, place: str) -> Advice:
@@ -154,14 +146,12 @@ def advise_call(error: BaseException, place: str) -> Advice:
 def advise_export(error: BaseException, place: str) -> Advice:
     """For a forward that runs and cannot be followed."""
     kind = type(error).__name__
-    own = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
-    known = next((advice for name, advice in _OF_TORCHS_OWN.items() if name in own), None)
-    if known is None and kind == _DATA_DEPENDENT and ": assert " in place:
-        known = Advice(
+    if kind == _DATA_DEPENDENT and ": assert " in place:
+        return Advice(
             "a forward without data-dependent Python control flow, checks of values among it",
             "leave that check out, or guard it: if not torch.compiler.is_exporting()",
         )
-    return known or _found(f"{kind}: {error}{place}", _OF_EXPORTS) or _ANY_EXPORT
+    return _found(f"{kind}: {error}{place}", _OF_EXPORTS) or _ANY_EXPORT
 
 
 def _found(text: str, table: Sequence[tuple[str, Advice]]) -> Advice | None:

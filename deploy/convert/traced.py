@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.advice import advise_call
+from deploy.convert.contiguity import unbound_sizes
 from deploy.convert.contract import read_spec, require_poolable, require_rows
 from deploy.convert.cuda import moved
 from deploy.convert.explain import explain_export_error, user_line
@@ -22,6 +23,7 @@ from deploy.convert.model import Device, Precision
 from deploy.convert.precision import with_edges
 from deploy.convert.rebuilt import require_rebuilt
 from deploy.convert.repeats import buffer_versions, changed_buffers, require_inputs_kept, require_repeatable
+from deploy.convert.transformer_layers import traceable_transformers
 from deploy.errors import DeployError, UnfinishedError, UsageError
 from deploy.spec import BATCH, Dim, Spec, TensorSpec
 
@@ -211,10 +213,13 @@ def _export(
     )
 
     def attempt() -> ExportedProgram:
-        return torch.export.export(module, example, dynamic_shapes=(shapes,) if symbols else None, strict=False)
+        with traceable_transformers(), unbound_sizes():
+            return torch.export.export(module, example, dynamic_shapes=(shapes,) if symbols else None, strict=False)
 
     def draft() -> ExportedProgram:
-        return torch.export.draft_export(module, example, dynamic_shapes=(shapes,) if symbols else None, strict=False)
+        sizes = (shapes,) if symbols else None
+        with traceable_transformers(), unbound_sizes():
+            return torch.export.draft_export(module, example, dynamic_shapes=sizes, strict=False)
 
     # What torch's compiler keeps of the calls before, FlexAttention's among them, would bind this one's sizes.
     if compiler := sys.modules.get("torch._dynamo"):
