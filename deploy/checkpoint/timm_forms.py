@@ -69,8 +69,29 @@ def check_fused(shapes: Shapes, name: str | None, module: "nn.Module | None", *,
             return
     elif not any(_FUSED in key for key in shapes):
         return
+    raise _fused(name, classes)
+
+
+def check_fused_like(shapes: Shapes, names: Iterable[str], built: Callable[[str], "nn.Module | None"]) -> None:
+    """Raises UsageError where the weights are those of one of these architectures after timm has fused it.
+
+    For those whose fusing leaves no name of its own, such as LeViT. Sizes tell which, but for those of the head.
+    """
+    alike: dict[str, int] = {}
+    for name in names:
+        module = built(name)
+        if module is None or _names(module) == shapes.keys():
+            continue
+        fused = _fuse(module).state_dict()
+        if {key for key in fused if not key.endswith(_COUNTER)} == shapes.keys():
+            alike[name] = sum(tuple(fused[key].shape) == shape for key, shape in shapes.items())
+    if alike:
+        raise _fused(max(alike, key=lambda name: alike[name]), None)
+
+
+def _fused(name: str | None, classes: int | None) -> UsageError:
     maker = f"timm.create_model({name or 'NAME'!r}, num_classes={'N' if classes is None else classes})"
-    raise UsageError(
+    return UsageError(
         f"the weights are those of {name or 'a network'} after timm has fused it for inference (reparameterize_model), "
         "which leaves other tensors",
         expected="the weights of before, as training had them",

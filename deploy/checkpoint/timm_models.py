@@ -16,8 +16,8 @@ from deploy.checkpoint.inputs import check_plain, input_specs, with_dynamic
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.checkpoint.tensors import check_floats
 from deploy.checkpoint.timm_entries import TIMM, TimmEntry, digest_names, digest_shapes, import_timm, timm_version
-from deploy.checkpoint.timm_forms import check_fused, headless_note, nearly_headless, pooling_note
-from deploy.checkpoint.timm_refusals import FACTORY, INSTALL, SHOWN, ambiguous, misfit, unknown, with_fix
+from deploy.checkpoint.timm_forms import check_fused, check_fused_like, headless_note, nearly_headless, pooling_note
+from deploy.checkpoint.timm_refusals import FACTORY, INSTALL, SHOWN, ambiguous, misfit, nearest, unknown, with_fix
 from deploy.checkpoint.timm_training import TimmSaid, timm_preprocessing, what_timm_said
 from deploy.checkpoint.timm_zoo import index_is_ready, load_index
 from deploy.checkpoint.training import TrainingFacts
@@ -158,6 +158,7 @@ def _match(
     ]
     if not matches:
         check_fused(shapes, None, None, classes=None)
+        check_fused_like(shapes, [name for name, _ in nearest(shapes)], _usual)
         raise unknown(otherwise, shapes)
     if len(matches) == 1:
         return matches[0], ()
@@ -166,8 +167,14 @@ def _match(
 
 def _without_classes(name: str) -> Shapes | None:
     """The tensors of the network without a head; None where timm does not make it so."""
+    module = _usual(name, num_classes=0)
+    return None if module is None else _shapes(module.state_dict())
+
+
+def _usual(name: str, **options: Any) -> "nn.Module | None":
+    """The network as timm makes it, without data; None where timm does not make it so."""
     try:
-        return _shapes(build_timm(TIMM + name, {"num_classes": 0}, filled=()).state_dict())
+        return build_timm(TIMM + name, options, filled=())
     except Exception:  # noqa: BLE001 - timm's builders raise what an argument leads them to
         return None
 

@@ -25,11 +25,17 @@ def ambiguous(names: list[str]) -> UsageError:
     )
 
 
+def nearest(shapes: Shapes) -> list[tuple[str, float]]:
+    """The few architectures whose tensors' names are most like these, with the share of names in common."""
+    found = sketch(shapes)
+    shares = {entry.name: likeness(found, entry.sketch) for entry in load_index().values()}
+    near = sorted(shares, key=lambda name: shares[name], reverse=True)[:_NEAREST]
+    return [(name, shares[name]) for name in near if shares[name]]
+
+
 def unknown(otherwise: UsageError | None, shapes: Shapes) -> UsageError:
     """The refusal of torchvision's index, with timm's nearest by the names of tensors."""
-    found = sketch(shapes)
-    near = sorted(load_index().values(), key=lambda entry: likeness(found, entry.sketch), reverse=True)[:_NEAREST]
-    alike = [f"{entry.name} ({likeness(found, entry.sketch):.0%})" for entry in near if likeness(found, entry.sketch)]
+    alike = [f"{name} ({share:.0%})" for name, share in nearest(shapes)]
     words = f"; of timm {timm_version()} none fits" + (
         f", nearest by tensor names: {', '.join(alike)}" if alike else ""
     )

@@ -203,6 +203,12 @@ def test_a_fused_network_is_told_the_way_out(arch: str | None, tmp_path: Path) -
         read(tmp_path, fused.state_dict(), arch=arch)
 
 
+def test_a_fused_network_whose_names_do_not_tell_is_known_by_the_nearest(tmp_path: Path) -> None:
+    fused = import_timm().utils.reparameterize_model(fine_tuned("levit_128s", num_classes=3))
+    with pytest.raises(UsageError, match=r"are those of levit_128s after timm has fused it"):
+        read(tmp_path, fused.state_dict())
+
+
 @pytest.mark.parametrize(
     "told", [{"mean": "half"}, {"crop_pct": "0.9"}, {"std": [0.0, 1.0, 1.0]}, {"interpolation": 3}]
 )
