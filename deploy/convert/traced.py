@@ -229,4 +229,29 @@ def _export(
     except DeployError:
         raise
     except Exception as error:
+        _require_padding_taken(module, example, inputs)
         raise explain_export_error(error, attempt, draft, dims=dims) from error
+
+
+def _require_padding_taken(module: nn.Module, example: Sequence[Tensor], inputs: Sequence[TensorSpec]) -> None:
+    """Raises UnfinishedError if the module itself fails on rows that are filled up; the sample's masks are all ones."""
+    import torch
+
+    padded = [tensor.clone() for tensor in example]
+    for tensor, spec in zip(padded, inputs, strict=True):
+        if spec.mask and tensor.shape[spec.mask_axis] > 1:
+            tensor.narrow(spec.mask_axis, tensor.shape[spec.mask_axis] - 1, 1).zero_()
+    if all(map(torch.equal, padded, example)):
+        return
+    try:
+        with torch.no_grad():
+            module(*padded)
+    except DeployError:
+        raise
+    except Exception as error:
+        raise UnfinishedError(
+            f"the model fails on rows that are filled up, as their mask says: {error}{user_line(error)}",
+            expected="a forward that takes rows with padding: shorter texts of a batch have some",
+            fix="mend that code; or, for rows of one length without padding, give a module that takes no mask as "
+            "--factory, its weights as one file",
+        ) from error

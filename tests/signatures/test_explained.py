@@ -288,3 +288,16 @@ def test_default_bounds_reach_up_to_the_size_that_was_given(tmp_path: Path) -> N
     found = read_checkpoint(request)
     assert [(dim.name, dim.minimum, dim.maximum) for dim in found.dims] == [("sequence", 6, LONGEST)]
     assert found.absent == ("token_type_ids",)
+
+
+class OfWholeRows(Layer):
+    """Looks at the mask's values, and fails where it is not all ones: as a Nyströmformer of transformers does."""
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        y = x * self.scale
+        return y if bool(mask.all()) else y + mask[:, :3]
+
+
+def test_one_that_fails_on_padding_is_told_so_and_not_of_its_export(tmp_path: Path) -> None:
+    error = failure(OfWholeRows(), tmp_path, ("x=8", "mask=int64:8"), values=("mask=mask",))
+    assert re.search(r"fails on rows that are filled up.*size of tensor a.*forward: return y if", error.found), error
