@@ -1,4 +1,4 @@
-"""Rewrites of an ONNX graph into an equal one that ONNX Runtime computes faster.
+"""Rewrites of an ONNX graph into an equal one that ONNX Runtime computes faster, or right.
 
 Owns which and why; each one matches what it can prove equal and leaves the rest. No weight's value is looked at, so
 that a graph stays good for the next fine-tune. Called by onnx, in a child process.
@@ -23,6 +23,27 @@ _BOOL = 9  # ONNX's number for truth values
 def rewrite(model: ir.Model) -> int:
     """Apply, in place, what is faster on some machines and models; gives how many nodes it wrote otherwise."""
     return pool_globally(model) + keep_sums_apart(model)
+
+
+def make_columns(model: ir.Model) -> int:
+    """Write each product with a vector as one with a matrix of one column; gives how many.
+
+    ONNX Runtime 1.32 merges a transposition into the product behind it, and computes something else where that is one
+    with a vector.
+    """
+    import onnx_ir as ir
+
+    count = 0
+    for node in list(model.graph):
+        if node.op_type != "MatMul" or node.domain or _rank(node.inputs[0]) < _QUERIES or _rank(node.inputs[1]) != 1:
+            continue
+        behind, last = (ir.node("Constant", [], {"value_ints": [axis]}) for axis in (1, -1))
+        column = ir.node("Unsqueeze", [node.inputs[1], behind.outputs[0]])
+        product = ir.node("MatMul", [node.inputs[0], column.outputs[0]])
+        answer = ir.node("Squeeze", [product.outputs[0], last.outputs[0]])
+        _replace(model, node, behind, last, column, product, answer)
+        count += 1
+    return count
 
 
 def pool_globally(model: ir.Model) -> int:
@@ -151,9 +172,15 @@ def _same_shapes(node: ir.Node) -> bool:
     return len(shapes) == len(node.inputs) and None not in shapes and shapes[0] == shapes[1]
 
 
-def _replace(model: ir.Model, node: ir.Node, new: ir.Node) -> None:
+def _rank(value: ir.Value | None) -> int:
+    """The number of a value's dimensions, 0 where the graph does not say."""
+    return 0 if value is None or value.shape is None else len(value.shape)
+
+
+def _replace(model: ir.Model, node: ir.Node, *new: ir.Node) -> None:
+    """The last of the new nodes gives what the node gave."""
     import onnx_ir as ir
 
-    old, made = node.outputs[0], new.outputs[0]
+    old, made = node.outputs[0], new[-1].outputs[0]
     made.name, made.type, made.shape = old.name, old.type, old.shape
-    ir.convenience.replace_nodes_and_values(model.graph, node, [node], [new], [old], [made])
+    ir.convenience.replace_nodes_and_values(model.graph, node, [node], [*new], [old], [made])

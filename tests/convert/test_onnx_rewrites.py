@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deploy.convert.onnx import _translate
-from deploy.convert.onnx_rewrites import keep_sums_apart, pool_globally
+from deploy.convert.onnx_rewrites import keep_sums_apart, make_columns, pool_globally
 from deploy.processes import run_alone
 
 IMAGE = ["batch", 8, 6, 5]
@@ -37,6 +37,47 @@ def kinds(model: ir.Model) -> list[str]:
 
 def seeded(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def test_a_product_of_a_transposed_value_and_a_vector_is_what_it_says() -> None:
+    model = graph(
+        "(float[batch, 6, 4] x, float[6] v, float[4, 2] m) => (float[batch, 4] y, float[batch, 6, 2] z) "
+        "{ turned = Transpose <perm = [0, 2, 1]> (x) y = MatMul(turned, v) z = MatMul(x, m) }"
+    )
+    x, v, m = seeded(3, 6, 4), seeded(6), seeded(4, 2)
+
+    assert make_columns(model) == 1
+
+    assert kinds(model).count("MatMul") == 2
+    for found, wanted in zip(answers(model, x, v, m), (x.transpose(0, 2, 1) @ v, x @ m), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_exporter_writes_a_product_with_a_vector_so() -> None:
+    model = run_alone("translate", translated_vector).value
+    x = seeded(3, 6, 4)
+    (found,) = answers(ir.from_proto(onnx.load_from_string(model)), x)
+    np.testing.assert_allclose(found, x.transpose(0, 2, 1) @ np.arange(6, dtype=np.float32), rtol=1e-5, atol=1e-6)
+
+
+class Weighed(nn.Module):
+    """The sum of the words, each with its own weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.arange(6.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2) @ self.weights
+
+
+def translated_vector() -> bytes:
+    batch = torch.export.Dim("batch", min=1, max=4)
+    exported = torch.export.export(Weighed(), (torch.zeros(2, 6, 4),), dynamic_shapes=({0: batch},), strict=False)
+    model = _translate(exported, opset=20)
+    model.ir_version = 10
+    message: bytes = ir.to_proto(model).SerializeToString()
+    return message
 
 
 @pytest.mark.parametrize(("axes", "keep", "fires"), [
