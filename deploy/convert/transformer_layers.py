@@ -37,7 +37,7 @@ def traceable_transformers() -> Iterator[None]:
         for layer in self.layers:
             src = layer(src, src_mask=None, is_causal=False, src_key_padding_mask=src_key_padding_mask)
         src = src.masked_fill(_left_out(src_key_padding_mask).unsqueeze(-1), 0.0)
-        return src if self.norm is None else self.norm(src)  # type: ignore[no-any-return]
+        return src if self.norm is None else self.norm(src)
 
     TransformerEncoder.forward = forward  # type: ignore[method-assign]
     own._detect_is_causal_mask = _said_to_be_causal

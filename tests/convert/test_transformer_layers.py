@@ -25,8 +25,9 @@ class Encoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 2 * WIDTH, batch_first=True)
-        self.body = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(WIDTH))
-        nn.init.normal_(self.body.norm.bias)  # what stands at padding: zeros, normalized
+        norm = nn.LayerNorm(WIDTH)
+        nn.init.normal_(norm.bias)  # what stands at padding: zeros, normalized
+        self.body = nn.TransformerEncoder(layer, 2, norm=norm)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         return self.body(x, src_key_padding_mask=mask == 0)  # type: ignore[no-any-return]
