@@ -19,11 +19,12 @@ _QUESTIONS = ("is_contiguous", "is_channels_last_contiguous_2d", "is_channels_la
 def unbound_sizes() -> Iterator[None]:
     """While this lasts, a tensor out of order in the traced sample is taken for one at any size: the general case.
 
-    One that is in order binds the sizes as ever. Not for use in several threads at once.
+    One that is in order binds the sizes as ever, as all do in a release of torch that asks otherwise. Not for use in
+    several threads at once.
     """
     from torch import _prims_common as own
 
-    before = {name: getattr(own, name) for name in _QUESTIONS}
+    before = {name: getattr(own, name) for name in _QUESTIONS if hasattr(own, name)}
     for name, question in before.items():
         setattr(own, name, _unbound(question))
     try:
