@@ -178,7 +178,7 @@ def _toml_type(shape: dict[str, Any]) -> str:
         return "path"
     if shape["type"] == "array":
         return f"list of {_toml_type(shape['items'])}"
-    limits = [f"{sign} {shape[key]:g}" for key, sign in _LIMITS.items() if key in shape]
+    limits = [f"{sign} {shape[key]:.10g}" for key, sign in _LIMITS.items() if key in shape]
     return " ".join((_WORDS[shape["type"]], " and ".join(limits))).strip()
 
 

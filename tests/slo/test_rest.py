@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -28,10 +28,11 @@ def taking(*seconds: float) -> Iterator[tuple[LoadPlan, Sequence[float]]]:
             asked.append(time.monotonic())
             wait = seconds[min(len(asked), len(seconds)) - 1]
             time.sleep(abs(wait))
-            self.send_response(200 if wait >= 0 else 503)
-            self.send_header("Content-Length", str(len(BODY)))
-            self.end_headers()
-            self.wfile.write(BODY)
+            with suppress(BrokenPipeError):  # who waited has gone
+                self.send_response(200 if wait >= 0 else 503)
+                self.send_header("Content-Length", str(len(BODY)))
+                self.end_headers()
+                self.wfile.write(BODY)
 
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""
