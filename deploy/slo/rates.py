@@ -90,6 +90,7 @@ def _step(found: SloEvidence) -> RateStep:
         reason=found.invalid or found.judgement.reason,
         queries=found.queries,
         p99=p99,
+        invalid=found.invalid is not None,
     )
 
 

@@ -179,13 +179,14 @@ class SloEvidence(Record):
 
 
 class RateStep(Record):
-    """One rate that was tried."""
+    """One rate that was tried; by an `invalid` run nothing is said of the server."""
 
     rate: float
     verdict: Verdict
     reason: str
     queries: int
     p99: float | None
+    invalid: bool = False
 
 
 class RateEvidence(Record):
@@ -205,5 +206,7 @@ class RateEvidence(Record):
 
     @property
     def exit_code(self) -> ExitCode:
-        """0 where some rate passed, else 1."""
+        """0 where some rate passed, 4 where every run was invalid, else 1."""
+        if all(step.invalid for step in self.steps):
+            return ExitCode.UNFINISHED
         return ExitCode.OK if self.judgement.verdict is Verdict.PASS else ExitCode.NO

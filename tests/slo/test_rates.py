@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from deploy.errors import ExitCode
 from deploy.evidence import Judgement, Verdict
 from deploy.slo.rates import Check, find_rate
 from deploy.slo.records import Bound, SloEvidence
@@ -60,6 +61,14 @@ def test_a_client_that_never_keeps_up_says_nothing_of_the_server() -> None:
     found = find_rate(REQUEST, check=check)
     assert (found.judgement.verdict, found.highest) == (Verdict.UNDECIDED, None)
     assert "the client could not keep its schedule" in found.judgement.reason
+    assert found.exit_code == ExitCode.UNFINISHED
+
+
+def test_one_run_that_counts_is_enough_for_an_answer() -> None:
+    check, _ = capacity(0.01, client=60.0)
+    found = find_rate(REQUEST, check=check)
+    assert [step.invalid for step in found.steps] == [True, False, False, False]
+    assert found.exit_code == ExitCode.NO
 
 
 def test_what_only_short_runs_pass_is_not_claimed() -> None:
