@@ -43,22 +43,20 @@ class _Arrivals:
 
     def read(self, line: bytes, now: float) -> None:
         """Take in one line of the stream; one that says nothing that can be read is an error of it."""
+        if self.error is None:
+            self.error = judged(lambda: self._take(line, now))
 
-        def taken() -> None:
-            self.take(line, now)
-
-        self.error = self.error or judged(taken)
-
-    def take(self, line: bytes, now: float) -> None:
-        """Take in one line of the stream."""
+    def _take(self, line: bytes, now: float) -> str | None:
+        """The error that the line tells, None if it tells none."""
         if not line.startswith(_DATA):
-            return
+            return None
         event = json.loads(line[len(_DATA) :])
         if "error" in event:
-            self.error = str(event["error"])[:LONGEST_WORDS]
-        elif count := _count(event):
+            return str(event["error"])[:LONGEST_WORDS]
+        if count := _count(event):
             self.times.append(now)
             self.tokens.append(count)
+        return None
 
     def problem(self, wanted: int) -> str | None:
         """Why this is no answer, None if it is one."""

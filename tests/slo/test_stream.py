@@ -23,7 +23,7 @@ ITL = Bound(kind="itl", q=0.5, limit=1000.0)
 def arrived(*lines: tuple[float, str]) -> _Arrivals:
     found = _Arrivals()
     for second, text in lines:
-        found.take(f"data: {text}\n".encode(), second)
+        found.read(f"data: {text}\n".encode(), second)
     return found
 
 
