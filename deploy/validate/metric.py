@@ -47,8 +47,7 @@ def judge_accuracy(labels: np.ndarray, before: np.ndarray, after: np.ndarray, *,
     many rows would do. By the same labels a network that gives every row the same class must fail, else nothing passes.
     """
     rows = len(labels)
-    worsened = int(((before == labels) & (after != labels)).sum())
-    improved = int(((before != labels) & (after == labels)).sum())
+    worsened, improved = _changed(labels, before, after)
     drop = (worsened - improved) / rows
     low, high = paired_interval(worsened, improved, rows, confidence=CONFIDENCE)
     return MetricEvidence(
@@ -99,10 +98,15 @@ def _score(worsened: int, improved: int, rows: int, difference: float) -> float:
     return gap / math.sqrt(variance)
 
 
+def _changed(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[int, int]:
+    """The rows that are right before and wrong after, and those that are wrong before and right after."""
+    right, right_after = before == labels, after == labels
+    return int((right & ~right_after).sum()), int((~right & right_after).sum())
+
+
 def _judgement(labels: np.ndarray, before: np.ndarray, after: np.ndarray, *, limit: float) -> Judgement:
     rows = len(labels)
-    worsened = int(((before == labels) & (after != labels)).sum())
-    improved = int(((before != labels) & (after == labels)).sum())
+    worsened, improved = _changed(labels, before, after)
     low, high = paired_interval(worsened, improved, rows, confidence=CONFIDENCE)
     said = (
         f"accuracy {(after == labels).mean():.2%} of {rows} labelled samples, {(before == labels).mean():.2%} in fp32: "
@@ -126,9 +130,8 @@ def _told_by(labels: np.ndarray, before: np.ndarray, *, limit: float) -> Judgeme
     """
     classes, counts = np.unique(labels, return_counts=True)
     commonest = classes[counts.argmax()]
-    worsened = int(((before == labels) & (labels != commonest)).sum())
-    improved = int(((before != labels) & (labels == commonest)).sum())
-    low, high = paired_interval(worsened, improved, len(labels), confidence=CONFIDENCE)
+    changed = _changed(labels, before, np.full_like(labels, commonest))
+    low, high = paired_interval(*changed, len(labels), confidence=CONFIDENCE)
     if low > limit:
         return Judgement.yes("the labels tell")
     return Judgement(
