@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 _MATRIX = 2
 
 
-def fold_linear_inputs(module: fx.GraphModule) -> int:
-    """Put the input of each product of a batch of matrices and one matrix in order, in place; gives how many.
+def fold_linear_inputs(module: fx.GraphModule) -> None:
+    """Put the input of each product of a batch of matrices and one matrix in order, in place.
 
     An input that is in order already costs nothing: the compiler drops the node.
     """
     import torch
 
-    aten, count = torch.ops.aten, 0
+    aten = torch.ops.aten
     for node in list(module.graph.nodes):
         if node.target not in (aten.linear.default, aten.matmul.default):
             continue
@@ -34,9 +34,7 @@ def fold_linear_inputs(module: fx.GraphModule) -> int:
             in_order = module.graph.call_function(aten.contiguous.default, (batch,))
         in_order.meta["val"] = batch.meta["val"]
         node.replace_input_with(batch, in_order)
-        count += 1
     module.recompile()
-    return count
 
 
 def _rank(node: fx.Node) -> int:

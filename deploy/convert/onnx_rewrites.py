@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _IMAGE = 4  # dimensions of a batch of images: rows, channels, height, width
 _HEADS = 4  # dimensions of queries, keys and values: rows, heads, positions, width
+_MATRIX = 2  # dimensions
 _QUERIES = 2  # a mask's dimensions of queries and keys, counted from its end
 _NO_HEADS = 3  # the same of attention that has one head; the exporter's own function does not take it
 _BOOL = 9  # ONNX's number for truth values
@@ -35,7 +36,7 @@ def make_columns(model: ir.Model) -> int:
 
     count = 0
     for node in list(model.graph):
-        if node.op_type != "MatMul" or node.domain or _rank(node.inputs[0]) < _QUERIES or _rank(node.inputs[1]) != 1:
+        if node.op_type != "MatMul" or node.domain or _rank(node.inputs[0]) < _MATRIX or _rank(node.inputs[1]) != 1:
             continue
         behind, last = (ir.node("Constant", [], {"value_ints": [axis]}) for axis in (1, -1))
         column = ir.node("Unsqueeze", [node.inputs[1], behind.outputs[0]])

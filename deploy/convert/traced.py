@@ -7,7 +7,7 @@ a child process.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -212,14 +212,15 @@ def _export(
         {axis: symbols[size] for axis, size in enumerate(tensor.shape) if isinstance(size, str)} for tensor in inputs
     )
 
-    def attempt() -> ExportedProgram:
+    def traced(export: Callable[..., ExportedProgram]) -> ExportedProgram:
         with traceable_transformers(), unbound_sizes():
-            return torch.export.export(module, example, dynamic_shapes=(shapes,) if symbols else None, strict=False)
+            return export(module, example, dynamic_shapes=(shapes,) if symbols else None, strict=False)
+
+    def attempt() -> ExportedProgram:
+        return traced(torch.export.export)
 
     def draft() -> ExportedProgram:
-        sizes = (shapes,) if symbols else None
-        with traceable_transformers(), unbound_sizes():
-            return torch.export.draft_export(module, example, dynamic_shapes=sizes, strict=False)
+        return traced(torch.export.draft_export)
 
     # What torch's compiler keeps of the calls before, FlexAttention's among them, would bind this one's sizes.
     if compiler := sys.modules.get("torch._dynamo"):
