@@ -205,11 +205,6 @@ def judged(check: Callable[[], str | None]) -> str | None:
         return f"wrong answer: {type(error).__name__}: {error}"[:LONGEST_WORDS]
 
 
-def wait_reachable(address: str, seconds: float) -> bool:
-    """Whether somebody listens at `host:port` within so many seconds."""
-    return unreachable(address, seconds) is None
-
-
 def unreachable(address: str, seconds: float) -> str | None:
     """Why nobody could be reached at `host:port` within so many seconds; None once somebody listens there."""
     import socket

@@ -31,7 +31,7 @@ from deploy.slo.records import Bound, SloEvidence
 from deploy.slo.request import SloRequest
 from deploy.slo.run import measure_slo
 from deploy.slo.tune_records import Probe, Setting
-from deploy.slo.wire import wait_reachable
+from deploy.slo.wire import unreachable
 from deploy.tune.knobs import apply
 
 _LOAD_SECONDS = 180.0
@@ -259,7 +259,7 @@ class Bed:
     def _alive(self) -> bool:
         from tritonclient.utils import InferenceServerException
 
-        if not wait_reachable(self.server.grpc_address, _REACH_SECONDS):
+        if unreachable(self.server.grpc_address, _REACH_SECONDS):
             return False
         with suppress(InferenceServerException):
             return bool(self._control.is_server_live(client_timeout=_REACH_SECONDS))
