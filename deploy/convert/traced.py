@@ -7,13 +7,14 @@ a child process.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.advice import advise_call
+from deploy.convert.attention_layers import attention_in_place
 from deploy.convert.contiguity import unbound_sizes
 from deploy.convert.contract import read_spec, require_poolable, require_rows
 from deploy.convert.cuda import moved
@@ -95,6 +96,13 @@ class Traceable:
                 build=lambda: build_module(self.checkpoint).to(self.device),
                 call=lambda one: _call(one, arrange, example),
             )
+
+
+@contextmanager
+def traceable() -> Iterator[None]:
+    """While this lasts an export sees torch's own layers as they are traced best. Not for several threads at once."""
+    with traceable_transformers(), attention_in_place(), unbound_sizes():
+        yield
 
 
 def seeded_inputs(inputs: Sequence[TensorSpec], *, batch: int, dims: Sequence[Dim] = ()) -> tuple[Tensor, ...]:
@@ -213,7 +221,7 @@ def _export(
     )
 
     def traced(export: Callable[..., ExportedProgram]) -> ExportedProgram:
-        with traceable_transformers(), unbound_sizes():
+        with traceable():
             return export(module, example, dynamic_shapes=(shapes,) if symbols else None, strict=False)
 
     def attempt() -> ExportedProgram:

@@ -1,0 +1,113 @@
+"""`nn.MultiheadAttention` of a sequence with itself in a graph, without the copies that torch's own code makes.
+
+Owns when that is and how it is written: one product for query, key and value, whose parts are read where they lie. Torch's
+code turns positions before rows, and makes query, key and value anew in each layer. Called by traced, round each
+export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_MATRIX = 2
+_BATCHED = 3  # dimensions: rows and positions in either order, width
+
+
+@contextmanager
+def attention_in_place() -> Iterator[None]:
+    """While this lasts attention of a sequence with itself is traced without copies. Not for several threads at once."""
+    from torch.nn import MultiheadAttention
+
+    called = MultiheadAttention.forward
+
+    def forward(
+        self: nn.MultiheadAttention,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        if query is key is value and not need_weights and _is_plain(self, query):
+            masks = Masks(given=attn_mask, padding=key_padding_mask, causal=is_causal)
+            return _attend(self, query, masks), None
+        return called(
+            self, query, key, value, key_padding_mask=key_padding_mask, need_weights=need_weights, attn_mask=attn_mask,
+            average_attn_weights=average_attn_weights, is_causal=is_causal,
+        )  # fmt: skip
+
+    MultiheadAttention.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        MultiheadAttention.forward = called  # type: ignore[method-assign]
+
+
+def _is_plain(layer: nn.MultiheadAttention, x: Tensor) -> bool:
+    """Whether the layer has one weight for query, key and value, and nothing that is added to the sequence."""
+    own: Any = layer
+    added = own.bias_k is not None or own.bias_v is not None or own.add_zero_attn
+    drops = own.training and own.dropout > 0
+    return x.dim() == _BATCHED and own.in_proj_weight is not None and not (added or drops)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Masks:
+    """What a call says of who attends to whom, as `nn.MultiheadAttention` takes it; `causal` is a hint beside `given`."""
+
+    given: Tensor | None
+    padding: Tensor | None
+    causal: bool
+
+    def bias(self, layer: nn.MultiheadAttention, x: Tensor) -> Tensor | None:
+        """What is added to the scores, of four dimensions or ones that stand for them; None where nothing is.
+
+        `given` is [positions, positions], or that for each row and head; `padding` is [rows, positions].
+        """
+        if self.is_causal:
+            return None
+        bias = None
+        if self.given is not None:
+            one = _added(self.given, "attn_mask", x)
+            bias = one if one.dim() == _MATRIX else one.unflatten(0, (-1, layer.num_heads))
+        if self.padding is not None:
+            padding = _added(self.padding, "key_padding_mask", x)[:, None, None]
+            bias = padding if bias is None else bias + padding
+        return bias
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the hint is all that is needed."""
+        return self.causal and self.padding is None
+
+
+def _added(mask: Tensor, name: str, x: Tensor) -> Tensor:
+    """A mask as numbers to add, as torch reads it: true is left out."""
+    from torch.nn import functional
+
+    own: Any = functional
+    added: Tensor = own._canonical_mask(mask, name, None, "", target_type=x.dtype, check_other=False)
+    return added
+
+
+def _attend(layer: nn.MultiheadAttention, x: Tensor, masks: Masks) -> Tensor:
+    """The attention of `x`, [rows, positions, width], or [positions, rows, width] where the layer is told so."""
+    from torch.nn import functional
+
+    product = functional.linear(x, layer.in_proj_weight, layer.in_proj_bias)
+    heads = [part.unflatten(-1, (layer.num_heads, layer.head_dim)) for part in product.chunk(3, dim=-1)]
+    # To rows, heads, positions, width, and back: a read in another order, no copy.
+    there, back = ((0, 2, 1, 3), (0, 2, 1, 3)) if layer.batch_first else ((1, 2, 0, 3), (2, 0, 1, 3))
+    query, key, value = (part.permute(there) for part in heads)
+    bias = masks.bias(layer, x)
+    attended = functional.scaled_dot_product_attention(query, key, value, bias, is_causal=masks.is_causal)
+    return functional.linear(attended.permute(back).flatten(2), layer.out_proj.weight, layer.out_proj.bias)

@@ -1,0 +1,114 @@
+"""Attention of a sequence with itself exports to one product and reads of it, and to what a call computes."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from deploy.convert.attention_layers import attention_in_place
+
+ROWS, POSITIONS, WIDTH, HEADS = 3, 5, 8, 2
+Given = dict[str, Tensor | bool]
+
+
+def layer(**options: object) -> nn.MultiheadAttention:
+    torch.manual_seed(0)
+    made = nn.MultiheadAttention(WIDTH, HEADS, **options)  # type: ignore[arg-type]
+    for name, parameter in made.named_parameters():
+        if "bias" in name:
+            nn.init.normal_(parameter)
+    return made.eval().requires_grad_(False)
+
+
+def sequence(*, batch_first: bool) -> Tensor:
+    shape = (ROWS, POSITIONS, WIDTH) if batch_first else (POSITIONS, ROWS, WIDTH)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def causal() -> Tensor:
+    return torch.ones(POSITIONS, POSITIONS, dtype=torch.bool).triu(1)
+
+
+def padding() -> Tensor:
+    return torch.arange(POSITIONS) >= torch.tensor([[POSITIONS], [3], [1]])
+
+
+def per_head() -> Tensor:
+    return torch.randn(ROWS * HEADS, POSITIONS, POSITIONS, generator=torch.Generator().manual_seed(2))
+
+
+MASKS: dict[str, Callable[[], Given]] = {
+    "none": dict,
+    "causal": lambda: {"attn_mask": causal()},
+    "causal by the hint": lambda: {"attn_mask": causal(), "is_causal": True},
+    "numbers": lambda: {"attn_mask": torch.zeros(POSITIONS, POSITIONS).masked_fill(causal(), -2.0)},
+    "per head": lambda: {"attn_mask": per_head()},
+    "padding": lambda: {"key_padding_mask": padding()},
+    "padding and causal": lambda: {"attn_mask": causal(), "key_padding_mask": padding(), "is_causal": True},
+    "padding and per head": lambda: {"attn_mask": per_head(), "key_padding_mask": padding() * -3.0},
+}
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask and attn_mask:UserWarning")
+def test_it_computes_what_torch_does(masks: str, batch_first: bool) -> None:
+    attention, x = layer(batch_first=batch_first), sequence(batch_first=batch_first)
+    called, _ = attention(x, x, x, need_weights=False, **MASKS[masks]())
+    with attention_in_place():
+        traced, weights = attention(x, x, x, need_weights=False, **MASKS[masks]())
+    assert weights is None
+    torch.testing.assert_close(traced, called, rtol=1e-5, atol=1e-6)
+
+
+class Attention(nn.Module):
+    """A layer that attends within its input, or to half of it."""
+
+    def __init__(self, attention: nn.MultiheadAttention, *, call: str = "self") -> None:
+        super().__init__()
+        self.attention = attention
+        self.call = call
+
+    def forward(self, x: Tensor) -> Tensor:
+        other = x * 2 if self.call == "cross" else x
+        return self.attention(x, other, other, need_weights=self.call == "weights")[0]  # type: ignore[no-any-return]
+
+
+def copies(module: nn.Module, *, patched: bool = True) -> int:
+    """How many nodes of the exported graph make a tensor anew in another order."""
+    example, batch = sequence(batch_first=True), Dim("batch", min=1, max=8)
+    with attention_in_place() if patched else nullcontext():
+        exported = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
+    torch.testing.assert_close(exported.module()(example[:2]), module(example[:2]), rtol=1e-5, atol=1e-6)
+    aten = torch.ops.aten
+    return sum(node.target in (aten.contiguous.default, aten.clone.default) for node in exported.graph.nodes)
+
+
+def test_its_graph_copies_nothing() -> None:
+    assert copies(Attention(layer(batch_first=True)), patched=False) > 0
+    assert copies(Attention(layer(batch_first=True))) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "call"),
+    [
+        ({}, "weights"),
+        ({"kdim": WIDTH, "vdim": WIDTH}, "cross"),
+        ({"add_bias_kv": True}, "self"),
+        ({"add_zero_attn": True}, "self"),
+    ],
+)
+def test_what_is_more_than_that_is_left_to_torch(options: dict[str, object], call: str) -> None:
+    module = Attention(layer(batch_first=True, **options), call=call)
+    assert copies(module) == copies(module, patched=False)
+
+
+def test_torch_is_left_as_it_was() -> None:
+    before = nn.MultiheadAttention.forward
+    with pytest.raises(ZeroDivisionError), attention_in_place():
+        assert nn.MultiheadAttention.forward is not before
+        raise ZeroDivisionError
+    assert nn.MultiheadAttention.forward is before
