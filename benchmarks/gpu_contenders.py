@@ -19,7 +19,7 @@ from deploy.convert.compiler import AVX2_MARCH, compiler_run, require_compiler
 from deploy.convert.flex import plain_attention
 from deploy.convert.model import Device
 from deploy.convert.onnx_file import write_model
-from deploy.convert.traced import sample_rows
+from deploy.convert.traced import sample_rows, traceable
 from deploy.errors import MissingError
 
 EAGER, CONTROL = "eager", "eager (A/A)"
@@ -162,7 +162,7 @@ def exported(module: nn.Module, rows: Tensor) -> ExportedProgram:
     dims = ({0: Dim("batch", min=1, max=MAX_BATCH)},)
     batch = spec.Dim(name=spec.BATCH, minimum=1, maximum=MAX_BATCH)
     shown = rows[: sample_rows((batch,), "cuda" if rows.is_cuda else "cpu")].clone()
-    with torch.no_grad():
+    with torch.no_grad(), traceable():
         return torch.export.export(module, (shown,), dynamic_shapes=dims, strict=False)
 
 

@@ -15,7 +15,8 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from tests.fixtures import calibrate, image_like, seeded_module
 
 CLASSES = 1000
-BERT_TOKENS, BERT_WORDS = 128, 30522
+BERT_TOKENS, BERT_WORDS, SHORTEST = 128, 30522, 96
+PADDING = 0  # the number of the word that stands behind a text
 LAYERS, HEADS, HEAD_SIZE, TOKENS, WORDS = 6, 8, 64, 512, 8192
 SEED = 0
 
@@ -35,7 +36,7 @@ class Subject:
 
 
 class Encoder(nn.Module):
-    """transformers' BERT of the base size: word numbers to the pooled output."""
+    """transformers' BERT of the base size under its texts' mask, as it is served: word numbers to the pooled output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +48,7 @@ class Encoder(nn.Module):
 
     def forward(self, words: Tensor) -> Tensor:
         """The pooled output of each row."""
-        pooled: Tensor = self.bert(input_ids=words).pooler_output
+        pooled: Tensor = self.bert(input_ids=words, attention_mask=(words != PADDING).long()).pooler_output
         return pooled
 
 
@@ -110,6 +111,17 @@ def _numbers(words: int, length: int) -> Callable[[int], Tensor]:
     return lambda rows: torch.randint(words, (rows, length), generator=torch.Generator().manual_seed(SEED))
 
 
+def _texts(words: int, length: int) -> Callable[[int], Tensor]:
+    """Texts of uneven lengths, each with some padding behind it: a mask that leaves nothing out is skipped eagerly."""
+
+    def rows(count: int) -> Tensor:
+        numbers = torch.randint(PADDING + 1, words, (count, length), generator=torch.Generator().manual_seed(SEED))
+        lengths = SHORTEST + 5 * torch.arange(count) % (length - SHORTEST)
+        return numbers.masked_fill(torch.arange(length) >= lengths[:, None], PADDING)
+
+    return rows
+
+
 def _pictures(size: int) -> Callable[[int], Tensor]:
     return lambda rows: image_like(rows, size=size, seed=SEED)
 
@@ -123,7 +135,7 @@ def _torchvision(name: str) -> Subject:
 SUBJECTS = {
     "resnet50": _torchvision("resnet50"),
     "vit_b_16": _torchvision("vit_b_16"),
-    "bert_base": Subject(build=lambda device: Encoder().eval().to(device), rows=_numbers(BERT_WORDS, BERT_TOKENS)),
+    "bert_base": Subject(build=lambda device: Encoder().eval().to(device), rows=_texts(BERT_WORDS, BERT_TOKENS)),
     "convnext_base": _torchvision("convnext_base"),
     "swin_t": _torchvision("swin_t"),
     # Of two products of tokens by tokens per layer and head, the mask needs half.

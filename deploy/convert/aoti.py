@@ -32,8 +32,8 @@ from deploy.convert.flex import (
     mended_kernel,
     plain_attention,
 )
+from deploy.convert.input_order import order_inputs
 from deploy.convert.kept_program import weights_without_graph
-from deploy.convert.linear_fold import fold_linear_inputs
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Device, Program
 from deploy.convert.reuse import Weights, weights_of, work_key
 from deploy.convert.tactics import Tactic, described
@@ -206,7 +206,7 @@ def _compile_exported(exported: ExportedProgram, settings: dict[str, Any]) -> li
     prepacked = settings.pop(PREPACK, False)
     if prepacked:
         settings |= prepack(module, known=config.get_config_copy())
-    fold_linear_inputs(module)
+    order_inputs(module)
     options = known_settings(settings, config.get_config_copy())
     arguments, keywords = exported.example_inputs
     try:

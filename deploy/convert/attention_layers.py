@@ -1,8 +1,8 @@
 """`nn.MultiheadAttention` of a sequence with itself in a graph, without the copies that torch's own code makes.
 
-Owns when that is and how it is written: one product for query, key and value, whose parts are read where they lie. Torch's
-code turns positions before rows, and makes query, key and value anew in each layer. Called by traced, round each
-export.
+Owns when that is and how it is written: one product for query, key and value, whose parts are read where they lie.
+Torch's code turns positions before rows, and makes query, key and value anew in each layer. Called by traced, round
+each export.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _BATCHED = 3  # dimensions: rows and positions in either order, width
 
 @contextmanager
 def attention_in_place() -> Iterator[None]:
-    """While this lasts attention of a sequence with itself is traced without copies. Not for several threads at once."""
+    """While this lasts attention of a sequence with itself is traced without copies. Not for several threads."""
     from torch.nn import MultiheadAttention
 
     called = MultiheadAttention.forward
 
-    def forward(
+    def forward(  # noqa: PLR0913, PLR0917 - torch's own parameters
         self: nn.MultiheadAttention,
         query: Tensor,
         key: Tensor,
@@ -62,7 +62,7 @@ def _is_plain(layer: nn.MultiheadAttention, x: Tensor) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Masks:
-    """What a call says of who attends to whom, as `nn.MultiheadAttention` takes it; `causal` is a hint beside `given`."""
+    """Who attends to whom, as a call of `nn.MultiheadAttention` says it; `causal` is a hint beside `given`."""
 
     given: Tensor | None
     padding: Tensor | None

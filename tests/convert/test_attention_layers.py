@@ -16,7 +16,7 @@ Given = dict[str, Tensor | bool]
 
 def layer(**options: object) -> nn.MultiheadAttention:
     torch.manual_seed(0)
-    made = nn.MultiheadAttention(WIDTH, HEADS, **options)  # type: ignore[arg-type]
+    made = nn.MultiheadAttention(WIDTH, HEADS, **options)
     for name, parameter in made.named_parameters():
         if "bias" in name:
             nn.init.normal_(parameter)

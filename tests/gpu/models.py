@@ -36,6 +36,20 @@ class Attention(nn.Module):
         return self.head(self.norm(attended.transpose(1, 2).flatten(2)).mean(1))  # type: ignore[no-any-return]
 
 
+class Masked(nn.Module):
+    """Attention of heads under a mask that is the same everywhere: one number that stands for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query_key_value = nn.Linear(TOKENS[1], 3 * _HEADS * 32)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        parts = self.query_key_value(tokens).chunk(3, dim=-1)
+        query, key, value = (part.unflatten(-1, (_HEADS, 32)).transpose(1, 2) for part in parts)
+        mask = torch.ones((), dtype=torch.bool, device=tokens.device).expand(tokens.shape[0], 1, TOKENS[0], TOKENS[0])
+        return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask).mean((1, 2))
+
+
 def attention(seed: int = 0) -> Attention:
     """The seeded block, with a head that tells inputs apart."""
     torch.manual_seed(seed)
