@@ -31,6 +31,7 @@ _THREADS: dict[Format, tuple[str, str]] = {
     "aoti": ("INTRA_OP_THREAD_COUNT", "INTER_OP_THREAD_COUNT"),
     "torchscript": ("INTRA_OP_THREAD_COUNT", "INTER_OP_THREAD_COUNT"),
 }
+_WARM_ON_GPU = 32  # batch sizes up to which each is warmed there; each may take some tenths of a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,11 +219,22 @@ def _set_parameters(config: Any, plan: ConfigPlan) -> None:
             config.parameters[name].string_value = value
 
 
+def _warm_sizes(plan: ConfigPlan) -> set[int]:
+    """The batch sizes that a server has seen before the first request.
+
+    On a GPU every size at first: cuDNN plans its attention, and ONNX Runtime searches its convolutions' algorithms, once
+    for each shape, and a server that does so under load falls behind, forms batches of new sizes, and stands still again.
+    """
+    largest = plan.spec.max_batch
+    every = range(1, min(largest, _WARM_ON_GPU) + 1) if plan.target.device == "cuda" else ()
+    return {1, largest, *every}
+
+
 def _set_warmup(config: Any, plan: ConfigPlan) -> None:
     if not plan.warmup:
         return
     batched = batches(plan)
-    sizes = sorted({1, plan.spec.max_batch}) if batched else [1]
+    sizes = sorted(_warm_sizes(plan)) if batched else [1]
     for size in sizes:
         # `batch_size` N makes N requests of one row each, executed together: the file holds one row.
         warmup = config.model_warmup.add(name=f"sample_batch_{size}", batch_size=size, count=1)

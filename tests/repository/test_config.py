@@ -118,6 +118,12 @@ def test_warm_up_is_a_real_row_alone_and_in_a_full_batch() -> None:
     assert plan.warmup[0].data == np.ones((3, 4, 4), np.float32).tobytes()
 
 
+@pytest.mark.parametrize(("largest", "sizes"), [(8, [*range(1, 9)]), (64, [*range(1, 33), 64])])
+def test_on_a_gpu_every_batch_size_is_warm(largest: int, sizes: list[int]) -> None:
+    plan = replace(Sample(spec=classifier(max_batch=largest)).plan(), target=find_target("26.08-cuda-sm90"))
+    assert [warmup.batch_size for warmup in built(plan).model_warmup] == sizes
+
+
 def test_a_warm_up_row_that_does_not_fit_is_refused() -> None:
     with pytest.raises(UsageError, match=r"input 'image' is float32 \[1, 3, 5, 5\]"):
         warmup_tensors(classifier(), [np.ones((1, 3, 5, 5), np.float32)])
