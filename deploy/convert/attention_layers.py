@@ -1,13 +1,14 @@
 """`nn.MultiheadAttention` of a sequence with itself in a graph, without the copies that torch's own code makes.
 
 Owns when that is and how it is written: one product for query, key and value, whose parts are read where they lie.
-Torch's code turns positions before rows, and makes query, key and value anew in each layer. Called by traced, round
-each export.
+Torch's code turns positions before rows, makes query, key and value anew in each layer, and takes no fused kernel
+where a call does not refuse the weights, which few read. Called by traced, round each export.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,9 +38,12 @@ def attention_in_place() -> Iterator[None]:
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        if query is key is value and not need_weights and _is_plain(self, query):
-            masks = Masks(given=attn_mask, padding=key_padding_mask, causal=is_causal)
-            return _attend(self, query, masks), None
+        if query is key is value and _is_plain(self, query):
+            masks = Masks(given=attn_mask, padding=key_padding_mask, causal=is_causal and not need_weights)
+            attended, weights = _attend(self, query, masks)
+            if not need_weights:
+                return attended, None
+            return attended, weights().mean(1) if average_attn_weights else weights()
         return called(
             self, query, key, value, key_padding_mask=key_padding_mask, need_weights=need_weights, attn_mask=attn_mask,
             average_attn_weights=average_attn_weights, is_causal=is_causal,
@@ -99,8 +103,12 @@ def _added(mask: Tensor, name: str, x: Tensor) -> Tensor:
     return added
 
 
-def _attend(layer: nn.MultiheadAttention, x: Tensor, masks: Masks) -> Tensor:
-    """The attention of `x`, [rows, positions, width], or [positions, rows, width] where the layer is told so."""
+def _attend(layer: nn.MultiheadAttention, x: Tensor, masks: Masks) -> tuple[Tensor, Callable[[], Tensor]]:
+    """The attention of `x`, [rows, positions, width], or [positions, rows, width] where the layer is told so.
+
+    Beside it what each position takes from which, [rows, heads, positions, positions], to be computed where a call asks
+    for it: most leave it unread, and then either converter drops it from the graph.
+    """
     from torch.nn import functional
 
     product = functional.linear(x, layer.in_proj_weight, layer.in_proj_bias)
@@ -110,4 +118,10 @@ def _attend(layer: nn.MultiheadAttention, x: Tensor, masks: Masks) -> Tensor:
     query, key, value = (part.permute(there) for part in heads)
     bias = masks.bias(layer, x)
     attended = functional.scaled_dot_product_attention(query, key, value, bias, is_causal=masks.is_causal)
-    return functional.linear(attended.permute(back).flatten(2), layer.out_proj.weight, layer.out_proj.bias)
+    attended = functional.linear(attended.permute(back).flatten(2), layer.out_proj.weight, layer.out_proj.bias)
+
+    def weights() -> Tensor:
+        scores = query @ key.transpose(-2, -1) / math.sqrt(layer.head_dim)
+        return (scores if bias is None else scores + bias).softmax(-1)
+
+    return attended, weights

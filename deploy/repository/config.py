@@ -222,8 +222,9 @@ def _set_parameters(config: Any, plan: ConfigPlan) -> None:
 def _warm_sizes(plan: ConfigPlan) -> set[int]:
     """The batch sizes that a server has seen before the first request.
 
-    On a GPU every size at first: cuDNN plans its attention, and ONNX Runtime searches its convolutions' algorithms, once
-    for each shape, and a server that does so under load falls behind, forms batches of new sizes, and stands still again.
+    On a GPU every size at first: cuDNN plans its attention, and ONNX Runtime searches its convolutions' algorithms,
+    once for each shape. A server that does so under load falls behind, forms batches of new sizes, and stands still
+    again.
     """
     largest = plan.spec.max_batch
     every = range(1, min(largest, _WARM_ON_GPU) + 1) if plan.target.device == "cuda" else ()

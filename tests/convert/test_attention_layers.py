@@ -1,5 +1,6 @@
 """Attention of a sequence with itself exports to one product and reads of it, and to what a call computes."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -64,46 +65,61 @@ def test_it_computes_what_torch_does(masks: str, batch_first: bool) -> None:
     torch.testing.assert_close(traced, called, rtol=1e-5, atol=1e-6)
 
 
-class Attention(nn.Module):
-    """A layer that attends within its input, or to half of it."""
+@pytest.mark.parametrize("average", [True, False])
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask and attn_mask:UserWarning")
+def test_the_weights_are_torchs_where_a_call_wants_them(masks: str, average: bool) -> None:
+    attention, x = layer(batch_first=True), sequence(batch_first=True)
+    called = attention(x, x, x, average_attn_weights=average, **MASKS[masks]())
+    with attention_in_place():
+        traced = attention(x, x, x, average_attn_weights=average, **MASKS[masks]())
+    for ours, theirs in zip(traced, called, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
-    def __init__(self, attention: nn.MultiheadAttention, *, call: str = "self") -> None:
+
+class Attention(nn.Module):
+    """A layer that attends within its input, or to another."""
+
+    def __init__(self, attention: nn.MultiheadAttention, *, other: bool = False, weights: bool = False) -> None:
         super().__init__()
         self.attention = attention
-        self.call = call
+        self.other = other
+        self.weights = weights
 
     def forward(self, x: Tensor) -> Tensor:
-        other = x * 2 if self.call == "cross" else x
-        return self.attention(x, other, other, need_weights=self.call == "weights")[0]  # type: ignore[no-any-return]
+        other = x * 2 if self.other else x
+        return self.attention(x, other, other, need_weights=self.weights)[0]  # type: ignore[no-any-return]
 
 
-def copies(module: nn.Module, *, patched: bool = True) -> int:
-    """How many nodes of the exported graph make a tensor anew in another order."""
+def operators(module: nn.Module, *, patched: bool = True) -> Counter[str]:
+    """How often the exported graph, which computes what the module does, has each operator that something reads."""
     example, batch = sequence(batch_first=True), Dim("batch", min=1, max=8)
     with attention_in_place() if patched else nullcontext():
         exported = torch.export.export(module, (example,), dynamic_shapes=({0: batch},), strict=False)
     torch.testing.assert_close(exported.module()(example[:2]), module(example[:2]), rtol=1e-5, atol=1e-6)
-    aten = torch.ops.aten
-    return sum(node.target in (aten.contiguous.default, aten.clone.default) for node in exported.graph.nodes)
+    exported.graph.eliminate_dead_code()  # as both converters do
+    return Counter(str(node.target) for node in exported.graph.nodes)
 
 
-def test_its_graph_copies_nothing() -> None:
-    assert copies(Attention(layer(batch_first=True)), patched=False) > 0
-    assert copies(Attention(layer(batch_first=True))) == 0
+@pytest.mark.parametrize("weights", [False, True])
+def test_its_graph_copies_nothing_and_has_no_weights_that_nobody_reads(weights: bool) -> None:
+    module = Attention(layer(batch_first=True), weights=weights)
+    before, after = operators(module, patched=False), operators(module)
+    copies = ("aten.contiguous.default", "aten.clone.default")
+    assert any(before[name] for name in copies)
+    assert not any(after[name] for name in copies)
+    assert after["aten.scaled_dot_product_attention.default"] == 1
+    assert after["aten.softmax.int"] == 0
+    assert after["aten.linear.default"] == 2
 
 
 @pytest.mark.parametrize(
-    ("options", "call"),
-    [
-        ({}, "weights"),
-        ({"kdim": WIDTH, "vdim": WIDTH}, "cross"),
-        ({"add_bias_kv": True}, "self"),
-        ({"add_zero_attn": True}, "self"),
-    ],
+    ("options", "other"),
+    [({"kdim": WIDTH, "vdim": WIDTH}, True), ({"add_bias_kv": True}, False), ({"add_zero_attn": True}, False)],
 )
-def test_what_is_more_than_that_is_left_to_torch(options: dict[str, object], call: str) -> None:
-    module = Attention(layer(batch_first=True, **options), call=call)
-    assert copies(module) == copies(module, patched=False)
+def test_what_is_more_than_that_is_left_to_torch(options: dict[str, object], other: bool) -> None:
+    module = Attention(layer(batch_first=True, **options), other=other)
+    assert operators(module) == operators(module, patched=False)
 
 
 def test_torch_is_left_as_it_was() -> None:
