@@ -50,12 +50,19 @@ def traced_line(stack: str) -> str:
 
 
 def explain_export_error(
-    error: Exception, attempt: Callable[[], object], draft: Callable[[], object], *, dims: Sequence[Dim]
+    error: Exception,
+    attempt: Callable[[], object],
+    draft: Callable[[], object],
+    *,
+    dims: Sequence[Dim],
+    folder: bool = False,
 ) -> UnfinishedError:
     """What to raise for an error of `torch.export`. `attempt` exports again where only a second look shows the line.
 
-    `draft` exports without stopping at what depends on data, to name every such line at once.
+    `draft` exports without stopping at what depends on data, to name every such line at once. `folder` is whether the
+    network is that of a folder of transformers, whose inputs and dims have their names from here.
     """
+    length = _one_length(dims) if folder else ""
     if _SPECIALISED in str(error):
         constraint = _constraint(error)
         dim = next((dim for dim in dims if f"({dim.name})" in constraint or f" {dim.name} " in constraint), dims[0])
@@ -65,10 +72,10 @@ def explain_export_error(
         return UnfinishedError(
             f"the model makes its {dimension} a constant{where}: {constraint}",
             expected=f"a forward that takes any {dim.name} of {dim.minimum}..{dim.maximum}",
-            fix=f"{_independent(where, dim)}, or {instead}{_one_length(dims)}",
+            fix=f"{_independent(where, dim)}, or {instead}{length}",
         )
     if _VIOLATED in str(error):
-        return _explain_sizes(error, dims)
+        return _explain_sizes(error, dims, length)
     place = user_line(error)
     expected, fix = advise_export(error, place)
     return UnfinishedError(
@@ -93,8 +100,11 @@ def _one_length(dims: Sequence[Dim]) -> str:
     return f"; a folder of transformers: --dynamic {TOKENS}:1={longest}..{longest}, texts of one length" * bool(longest)
 
 
-def _explain_sizes(error: Exception, dims: Sequence[Dim]) -> UnfinishedError:
-    """What to say of a model that takes some of the sizes that were asked for, and which those are."""
+def _explain_sizes(error: Exception, dims: Sequence[Dim], length: str) -> UnfinishedError:
+    """What to say of a model that takes some of the sizes that were asked for, and which those are.
+
+    `length` is what is added for texts.
+    """
     text = str(error)
     equal = re.search(r"The values of (\w+) = .* and (\w+) = .* must always be equal", text)
     if equal:
@@ -118,7 +128,7 @@ def _explain_sizes(error: Exception, dims: Sequence[Dim]) -> UnfinishedError:
         expected="bounds within which its forward takes every size",
         fix="narrow the bounds (NAME:AXES=MIN..MAX), pad or crop inside the forward, or leave out --dynamic"
         + _BLOCKS * bool(_BLOCK_COUNTS.search(text))
-        + _one_length(dims),
+        + length,
     )
 
 

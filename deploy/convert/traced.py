@@ -75,7 +75,9 @@ class Traceable:
             require_rows(names, outputs, _call(module, arrange, [tensor[:1] for tensor in example]))
         notes = _numbers(module, arrange, example, outputs=outputs, batched=batched)
         flat = with_edges(positional(module, parameters, absent), self.checkpoint, self.precision)
-        exported = _export(flat, example, inputs=inputs, dims=self.dims)
+        exported = _export(
+            flat, example, inputs=inputs, dims=self.dims, folder=self.checkpoint.how == "config"
+        )
         require_poolable(exported)
         given = [tensor._version for tensor in example]
         again = _call(module, arrange, example)
@@ -211,7 +213,7 @@ def _numbers(
 
 
 def _export(
-    module: nn.Module, example: tuple[Tensor, ...], *, inputs: Sequence[TensorSpec], dims: Sequence[Dim]
+    module: nn.Module, example: tuple[Tensor, ...], *, inputs: Sequence[TensorSpec], dims: Sequence[Dim], folder: bool
 ) -> ExportedProgram:
     import torch
 
@@ -239,7 +241,7 @@ def _export(
         raise
     except Exception as error:
         _require_padding_taken(module, example, inputs)
-        raise explain_export_error(error, attempt, draft, dims=dims) from error
+        raise explain_export_error(error, attempt, draft, dims=dims, folder=folder) from error
 
 
 def _require_padding_taken(module: nn.Module, example: Sequence[Tensor], inputs: Sequence[TensorSpec]) -> None:

@@ -172,6 +172,6 @@ def test_a_gpu_is_shown_as_many_rows_as_are_served_at_once() -> None:
 def test_a_network_for_texts_of_one_length_is_told_the_way() -> None:
     error = ValueError("Constraints violated (sequence)! For more information, run with TORCH_LOGS.")
     dims = (Dim(name="batch", minimum=1, maximum=4), Dim(name="sequence", minimum=1, maximum=24))
-    told = explain_export_error(error, lambda: None, lambda: None, dims=dims)
+    told = explain_export_error(error, lambda: None, lambda: None, dims=dims, folder=True)
     assert "--dynamic input_ids:1=24..24" in told.fix
-    assert "input_ids" not in str(explain_export_error(error, lambda: None, lambda: None, dims=dims[:1]))
+    assert "input_ids" not in str(explain_export_error(error, lambda: None, lambda: None, dims=dims[:1], folder=True))
