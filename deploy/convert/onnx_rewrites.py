@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _IMAGE = 4  # dimensions of a batch of images: rows, channels, height, width
-_HEADS = 4  # dimensions of queries, keys and values: rows, heads, positions, width
+# Dimensions of queries, keys and values: rows, heads, positions, width. The exporter's own function takes no others,
+# such as the three of one head, or the five of heads in windows.
+_HEADS = 4
 _MATRIX = 2  # dimensions
 _QUERIES = 2  # a mask's dimensions of queries and keys, counted from its end
-_NO_HEADS = 3  # the same of attention that has one head; the exporter's own function does not take it
 _BOOL = 9  # ONNX's number for truth values
 
 
@@ -109,15 +110,15 @@ def _attention(  # noqa: PLR0913, PLR0917
     from onnxscript.function_libs.torch_lib.ops.nn import aten_scaled_dot_product_attention
 
     op: Any = opset18
-    rank = 0 if query.shape is None else len(query.shape)
-    width = query.shape[-1] if rank in (_HEADS, _NO_HEADS) else None
-    unlike = dropout_p or enable_gqa or (is_causal and rank == _HEADS)
-    if unlike or not isinstance(width, int) or query.dtype != ir.DataType.FLOAT:
+    rank, width = _rank(query), query.shape[-1] if query.shape else None
+    usual = rank == _HEADS and (is_causal or query.dtype != ir.DataType.FLOAT)
+    if usual or dropout_p or enable_gqa or not isinstance(width, int) or _rank(key) < _MATRIX:
         return aten_scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     factor = ir.tensor(1.0 / math.sqrt(width) if scale is None else scale, dtype=query.dtype)
-    scores = op.MatMul(op.Mul(query, factor), op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2]))
+    *others, places, last = range(_rank(key))
+    scores = op.MatMul(op.Mul(query, factor), op.Transpose(key, perm=[*others, last, places]))
     rows = None
     if is_causal:  # which hides no row whole
         lengths = op.Shape(scores, start=-2)

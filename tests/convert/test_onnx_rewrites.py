@@ -192,3 +192,49 @@ def test_attention_is_written_with_one_transposition_of_the_keys(
         scales = [value.const_value for node in model.graph if node.op_type == "Mul" for value in node.inputs if value]
         factor = 1 / math.sqrt(8) if scale is None else scale
         assert pytest.approx(factor) in [float(one.numpy()) for one in scales if one is not None and one.size == 1]
+
+
+class Windows(nn.Module):
+    """Attention inside windows, as Hiera has it: five dimensions."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        split = x.view(x.shape[0], 3, 5, 4, 8).permute(0, 3, 1, 2, 4)
+        if self.kind == "half":
+            split = split.half()
+        lower = torch.ones(5, 5, dtype=torch.bool).tril(-1 if self.kind == "hidden rows" else 0)
+        mask = lower if self.kind in ("bool", "hidden rows", "half") else None
+        key = split[0, 0] * 2 if self.kind == "shared keys" else split * 2
+        done = nn.functional.scaled_dot_product_attention(
+            split, key, split + 1, attn_mask=mask, is_causal=self.kind == "causal"
+        )
+        return done.permute(0, 2, 3, 1, 4).reshape(x.shape).to(x.dtype)
+
+
+WINDOWS = ("none", "bool", "causal", "hidden rows", "half", "shared keys")
+
+
+def windows_translated() -> dict[str, bytes]:
+    made = {}
+    for kind in WINDOWS:
+        batch = torch.export.Dim("batch", min=1, max=4)
+        exported = torch.export.export(
+            Windows(kind), (torch.zeros(2, 15, 32),), dynamic_shapes=({0: batch},), strict=False
+        )
+        model = _translate(exported, opset=20)
+        model.ir_version = 10
+        made[kind] = ir.to_proto(model).SerializeToString()
+    return made
+
+
+def test_attention_inside_windows_is_written_as_it_is_computed() -> None:
+    x = seeded(3, 15, 32)
+    for kind, model in run_alone("translate", windows_translated).value.items():
+        (found,) = answers(ir.from_proto(onnx.load_from_string(model)), x)
+        with torch.no_grad():
+            wanted = Windows(kind)(torch.from_numpy(x)).numpy()
+        close = 4e-3 if kind == "half" else 1e-5
+        np.testing.assert_allclose(found, wanted, rtol=close, atol=close, err_msg=kind)
