@@ -8,8 +8,10 @@ from __future__ import annotations
 import gc
 import logging
 import re
+import signal
 import sys
 import sysconfig
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,6 +34,8 @@ _BLOCKS = "; create_block_mask takes any length in one block: BLOCK_SIZE=LONGEST
 _BLOCK_COUNTS = re.compile(r"// 128|<= 128|max=128|min=129")
 _SUGGESTED = re.compile(r"^  (\w+) = (.+)$", re.MULTILINE)
 _REASON_LENGTH = 300
+# A draft may take for ever over what follows from each size: Reformer's had not ended after a minute and a half.
+_DRAFT_SECONDS = 60.0
 _FRAME = re.compile(r'File "(.+)", line (\d+), in (\S+)\n(.*)')
 
 
@@ -148,7 +152,7 @@ def _further_places(error: Exception, draft: Callable[[], object]) -> str:
     try:
         from torch._logging.structured import INTERN_TABLE
 
-        report: Any = getattr(_without_its_trace(draft), "_report", None)
+        report: Any = getattr(_in_time(lambda: _without_its_trace(draft)), "_report", None)
         stacks = [one.data["user_stack"] for one in report.failures if one.failure_type.name == "DATA_DEPENDENT_ERROR"]
         # The report has only those names of files that torch had not logged before.
         files = {number: name for name, number in INTERN_TABLE.items()} | report.str_to_filename
@@ -157,6 +161,29 @@ def _further_places(error: Exception, draft: Callable[[], object]) -> str:
         return ""
     others = [place for place in dict.fromkeys(places) if place and place not in user_line(error)]
     return f", and then at {'; '.join(others[:_MOST_PLACES])}" if others else ""
+
+
+class _TooLong(BaseException):
+    """Not an Exception: torch catches those on its way out."""
+
+
+def _in_time(call: Callable[[], object]) -> object:
+    """What it gives, or None once it has taken `_DRAFT_SECONDS`; without a limit outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return call()
+
+    def stop(*_: object) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, _DRAFT_SECONDS)
+    try:
+        return call()
+    except _TooLong:
+        return None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _without_its_trace(draft: Callable[[], object]) -> object:

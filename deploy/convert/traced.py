@@ -75,9 +75,7 @@ class Traceable:
             require_rows(names, outputs, _call(module, arrange, [tensor[:1] for tensor in example]))
         notes = _numbers(module, arrange, example, outputs=outputs, batched=batched)
         flat = with_edges(positional(module, parameters, absent), self.checkpoint, self.precision)
-        exported = _export(
-            flat, example, inputs=inputs, dims=self.dims, folder=self.checkpoint.how == "config"
-        )
+        exported = _export(flat, example, inputs=inputs, dims=self.dims, folder=self.checkpoint.how == "config")
         require_poolable(exported)
         given = [tensor._version for tensor in example]
         again = _call(module, arrange, example)

@@ -1,4 +1,6 @@
 import re
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,3 +177,15 @@ def test_a_network_for_texts_of_one_length_is_told_the_way() -> None:
     told = explain_export_error(error, lambda: None, lambda: None, dims=dims, folder=True)
     assert "--dynamic input_ids:1=24..24" in told.fix
     assert "input_ids" not in str(explain_export_error(error, lambda: None, lambda: None, dims=dims[:1], folder=True))
+
+
+def test_a_second_look_for_further_places_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class GuardOnDataDependentSymNode(Exception):  # noqa: N818 - torch's own name for it
+        pass
+
+    monkeypatch.setattr("deploy.convert.explain._DRAFT_SECONDS", 0.1)
+    started = time.monotonic()
+    told = explain_export_error(GuardOnDataDependentSymNode("u0 > 1"), lambda: None, lambda: time.sleep(20), dims=())
+    assert time.monotonic() - started < 10
+    assert "u0 > 1" in told.found
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
