@@ -39,8 +39,10 @@ _MORE = (
 )  # fmt: skip
 # The fewest tokens of kinds that do not take one: MobileBERT joins each token with both of its neighbours.
 _LEAST = {"mobilebert": 3}
-# Kinds that count in each call how many tokens attend to all: Longformer.
+# Kinds that count in each call how many tokens attend to all: Longformer. Reformer's hashing draws at random, and
+# counts what is masked; its axial positions are cut to the largest one.
 _BY_VALUE = frozenset(("longformer",))
+_HASHED = "reformer"
 # Kinds of token in a text, where the network has no table of them: XLNet's are the two texts and what stands for both.
 _TYPES = 3
 # A tokenizer without a limit of its own has this one, or a larger one: 10^30.
@@ -139,7 +141,7 @@ def _text(
             fix="leave out --input-shape",
         )
     config: Any = network.config
-    if config.model_type in _BY_VALUE:
+    if config.model_type in _BY_VALUE or _is_hashed(config):
         raise UsageError(
             f"{type(network).__name__} reads from the values of its inputs how much it computes, which no graph holds",
             expected="a network whose computation follows from the inputs' shapes",
@@ -170,6 +172,11 @@ def _text(
         preprocessing=Preprocessing(source=f"the tokenizer of {folder.path.name}"),
         notes=(*note, *words_without_a_row(folder, words), *left_out(network, takes)),
     )
+
+
+def _is_hashed(config: Any) -> bool:
+    """Whether it is a Reformer with a layer of hashed attention or axial positions, as all but a few are."""
+    return config.model_type == _HASHED and ("lsh" in config.attn_layers or config.axial_pos_embds)
 
 
 def _types(folder: PretrainedFolder, config: Any) -> int:

@@ -390,6 +390,17 @@ def test_longformer_is_refused_before_any_work(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "kind", [{"attn_layers": ["local", "lsh"], "axial_pos_embds": False}, {"attn_layers": ["local"]}]
+)
+def test_reformer_is_refused_before_any_work(kind: dict[str, Any], tmp_path: Path) -> None:
+    """torch's exporter takes minutes to fail on what it reads from values, and longer to say where."""
+    sizes = {"attention_head_size": 8, "feed_forward_size": 16, "is_decoder": False, "axial_pos_shape": [4, 6]}
+    save_folder(tmp_path, "ReformerForSequenceClassification", axial_pos_embds_dim=[16, 16], **sizes, **kind)
+    with pytest.raises(UsageError, match=r"reads from the values of its inputs how much it computes(.|\n)*ModernBERT"):
+        read(tmp_path)
+
+
 def test_images_are_as_large_as_the_tower_inside_says(tmp_path: Path) -> None:
     tower = {"image_size": 32, "patch_size": 8, "num_channels": 1, "num_attention_heads": 2, "num_hidden_layers": 1}
     save_folder(tmp_path, "CLIPForImageClassification", tokenizer=False, vision_config={**tower, "hidden_size": 32})
