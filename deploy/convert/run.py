@@ -12,9 +12,10 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,9 @@ from deploy.progress import Progress
 from deploy.targets import Target
 
 _TAIL_LINES = 25
+# Most conversions take less; some never end, and nothing tells which. No limit of time is set unasked.
+_LONG = 300.0
+_COMPILERS = ("cc1plus", "clang", "ptxas", "cicc")
 _MOST_AT_ONCE = 2
 _CHILD_MEMORY = 1_200_000_000  # bytes of a child beside the weights: torch, the graph, the C++ compiler
 _COPIES_OF_WEIGHTS = 2  # at the peak of a conversion: the checkpoint's mapped file, and what the compiler writes
@@ -171,7 +175,7 @@ def _convert(
     worker: Worker, job: ConversionJob, convert_program: Callable[..., Artifact], progress: Progress
 ) -> Artifact | ConversionFailure:
     try:
-        with progress.stage(f"convert to {job.format}{job.in_words}"):
+        with progress.stage(f"convert to {job.format}{job.in_words}"), _said_when_long(worker, job, progress):
             done = worker.run(convert_program, target=job.target, folder=job.artifact_folder)
     except DeployError as error:
         kept = _keep(job)
@@ -184,6 +188,34 @@ def _convert(
         )
     details = done.value.details | {"precision": job.lowering.precision}
     return replace(done.value, seconds=done.seconds, peak_memory=done.peak_memory, details=details)
+
+
+@contextmanager
+def _said_when_long(worker: Worker, job: ConversionJob, progress: Progress) -> Iterator[None]:
+    """After `_LONG` seconds one line says what is at work, and how to do without that format."""
+
+    def say() -> None:
+        others = ",".join(other for other in FORMATS if other != job.format)
+        progress.note(
+            f"{job.format} takes its time: {_LONG / 60:.0f} min so far, {_at_work(worker)}. It goes on; "
+            f"--formats {others} does without it, --timeout S bounds each step"
+        )
+
+    timer = threading.Timer(_LONG, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _at_work(worker: Worker) -> str:
+    """Whether it is the compiler, which ends in time, or torch, whose thoughts about a graph may not."""
+    with suppress(psutil.Error):
+        if any(one.name().startswith(_COMPILERS) for one in psutil.Process(worker.pid).children(recursive=True)):
+            return "its compiler at work"
+    return "torch at work on the graph"
 
 
 def _last_lines(log: Path) -> str:

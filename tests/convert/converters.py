@@ -40,6 +40,11 @@ def hang(program: Program, *, target: Target, folder: Path, store: Store | None 
     raise AssertionError("it was to be ended")
 
 
+def dawdle(program: Program, *, target: Target, folder: Path, store: Store | None = None) -> Artifact:
+    time.sleep(1)
+    return _artifact(folder)
+
+
 def devour(program: Program, *, target: Target, folder: Path, store: Store | None = None) -> Artifact:
     eaten = []
     while True:

@@ -64,6 +64,28 @@ def test_child_that_hangs_is_ended_at_the_timeout(read: Read) -> None:
     assert "a lock that nobody gives back" in conversion.failures["onnx"].tail
 
 
+class Notes(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_one_that_takes_long_is_said_to_and_how_to_do_without(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deploy.convert.run._LONG", 0.3)
+    notes = Notes()
+    made = {"aoti": converters.dawdle, "onnx": converters.well}
+    conversion = convert(read(TwoTowers, (6,), (3,)), plan(read.folder), notes, converters=made)
+
+    assert set(conversion.artifacts) == {"aoti", "onnx"}
+    (said,) = [text for text in notes.said if text.startswith("aoti takes its time")]
+    assert "torch at work on the graph" in said
+    assert "--formats onnx does without it" in said
+
+
 def test_child_that_eats_memory_is_ended_at_the_limit(read: Read) -> None:
     conversion = run(read, converters.well, converters.devour)
 
