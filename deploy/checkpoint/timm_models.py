@@ -160,9 +160,26 @@ def _match(
         check_fused(shapes, None, None, classes=None)
         check_fused_like(shapes, [name for name, _ in nearest(shapes)], _usual)
         raise unknown(otherwise, shapes)
+    if len(matches) > 1:
+        matches = [match for match in matches if _fits(match, shapes)] or matches
     if len(matches) == 1:
         return matches[0], ()
     raise ambiguous([match.entry.name for match in matches])
+
+
+def _fits(match: TimmMatch, shapes: Shapes) -> bool:
+    """Whether the network as timm makes it has these shapes, its first layer's too, of which the index says nothing.
+
+    A patch of 14 pixels is not one of 16. True where timm does not make it without computing values.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):  # twenty times as fast as to draw values, of which shapes do not hang
+            module = import_timm().create_model(match.entry.name, pretrained=False, **match.options)
+    except Exception:  # noqa: BLE001 - timm's builders raise what an argument, or a tensor without data, leads them to
+        return True
+    return not compare(shapes, _shapes(module.state_dict()))
 
 
 def _without_classes(name: str) -> Shapes | None:

@@ -252,6 +252,15 @@ def test_the_same_names_with_other_widths_are_no_collision(tmp_path: Path) -> No
     assert "vit_small_patch16_224" not in str(refused.value)
 
 
+def test_the_same_names_with_another_patch_are_no_collision(tmp_path: Path) -> None:
+    """DeiT III's have patches of 16 pixels, DINOv2's of 14, and all else alike."""
+    state = fine_tuned("vit_small_patch14_dinov2", num_classes=3).state_dict()
+    assert read(tmp_path, state).architecture == "timm/vit_small_patch14_dinov2"
+    state |= {"patch_embed.proj.weight": torch.zeros(384, 3, 16, 16), "pos_embed": torch.zeros(1, 196, 384)}
+    with pytest.raises(UsageError, match=r"fit 2 architectures of timm(.|\n)*deit3_small_patch16_224, deit3_small_"):
+        read(tmp_path, state)
+
+
 def test_weights_that_fit_nothing_are_told_the_nearest_of_both(tmp_path: Path) -> None:
     state = fine_tuned("test_efficientnet", num_classes=3).state_dict()
     state["extra.weight"] = torch.zeros(2)
