@@ -395,7 +395,12 @@ def test_longformer_is_refused_before_any_work(tmp_path: Path) -> None:
 )
 def test_reformer_is_refused_before_any_work(kind: dict[str, Any], tmp_path: Path) -> None:
     """torch's exporter takes minutes to fail on what it reads from values, and longer to say where."""
-    sizes = {"attention_head_size": 8, "feed_forward_size": 16, "is_decoder": False, "axial_pos_shape": [4, 6]}
+    sizes: dict[str, Any] = {
+        "attention_head_size": 8,
+        "feed_forward_size": 16,
+        "is_decoder": False,
+        "axial_pos_shape": [4, 6],
+    }
     save_folder(tmp_path, "ReformerForSequenceClassification", axial_pos_embds_dim=[16, 16], **sizes, **kind)
     with pytest.raises(UsageError, match=r"reads from the values of its inputs how much it computes(.|\n)*ModernBERT"):
         read(tmp_path)

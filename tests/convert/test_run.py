@@ -77,8 +77,12 @@ class Notes(Silent):
 def test_one_that_takes_long_is_said_to_and_how_to_do_without(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.convert.run._LONG", 0.3)
     notes = Notes()
-    made = {"aoti": converters.dawdle, "onnx": converters.well}
-    conversion = convert(read(TwoTowers, (6,), (3,)), plan(read.folder), notes, converters=made)
+    conversion = convert(
+        read(TwoTowers, (6,), (3,)),
+        plan(read.folder),
+        notes,
+        converters={"aoti": converters.dawdle, "onnx": converters.well},
+    )
 
     assert set(conversion.artifacts) == {"aoti", "onnx"}
     (said,) = [text for text in notes.said if text.startswith("aoti takes its time")]
