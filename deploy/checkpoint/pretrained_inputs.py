@@ -228,12 +228,17 @@ def _whole_attention(network: "nn.Module") -> int | None:
 
 
 def _positions(network: "nn.Module") -> int | None:
-    """The positions that a text can use: those of the embedding, without the ones that stand for padding (RoBERTa)."""
+    """The positions that a text can use: those of the embedding, without the ones that stand for padding (RoBERTa).
+
+    Nor those that no text is given: MRA, Nyströmformer and YOSO count from 2 on, and go as far as their own list does.
+    """
     from torch import nn
 
     for name, part in network.named_modules():
         if isinstance(part, nn.Embedding) and name.endswith("position_embeddings"):
-            return part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
+            rows = part.num_embeddings - (0 if part.padding_idx is None else part.padding_idx + 1)
+            listed = getattr(network.get_submodule(name.rpartition(".")[0]), "position_ids", None)
+            return rows if listed is None else min(rows, listed.shape[-1])
     config: Any = network.config
     return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
 

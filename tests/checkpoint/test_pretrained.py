@@ -384,6 +384,12 @@ def test_bigbird_takes_texts_that_it_attends_to_as_a_whole(tmp_path: Path) -> No
     assert read(tmp_path).dims[0].maximum == LONGEST
 
 
+def test_texts_are_no_longer_than_the_positions_that_a_network_lists(tmp_path: Path) -> None:
+    """YOSO's embedding has two rows more, which stand before the first position."""
+    save_folder(tmp_path, "YosoForSequenceClassification", tokenizer=False, max_position_embeddings=10)
+    assert read(tmp_path).dims[0].maximum == 10
+
+
 def test_longformer_is_refused_before_any_work(tmp_path: Path) -> None:
     save_folder(tmp_path, "LongformerForSequenceClassification", attention_window=[4, 4])
     with pytest.raises(UsageError, match=r"reads from the values of its inputs how much it computes(.|\n)*ModernBERT"):
