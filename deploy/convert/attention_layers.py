@@ -121,7 +121,7 @@ def _attend(layer: nn.MultiheadAttention, x: Tensor, masks: Masks) -> tuple[Tens
     attended = functional.linear(attended.permute(back).flatten(2), layer.out_proj.weight, layer.out_proj.bias)
 
     def weights() -> Tensor:
-        scores = query @ key.transpose(-2, -1) / math.sqrt(layer.head_dim)
+        scores: Tensor = query @ key.transpose(-2, -1) / math.sqrt(layer.head_dim)
         return (scores if bias is None else scores + bias).softmax(-1)
 
     return attended, weights
