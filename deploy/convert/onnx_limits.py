@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy.convert.onnx_linked import linked
 from deploy.convert.ort_session import LEVEL, session_options
 from deploy.errors import UnfinishedError
 
@@ -23,6 +24,7 @@ _USUAL = ("float32", "int64", "int32", "int16", "int8", "uint8", "bool")
 # It opens the graph and nothing else: what crashes ONNX Runtime must not end the process that asks.
 _OPEN = """
 import sys, onnxruntime
+from deploy.convert.onnx_linked import linked
 from deploy.convert.ort_session import LEVEL, session_options
 options = session_options({LEVEL: sys.argv[2]}, threads=1)
 options.log_severity_level = 4
@@ -55,14 +57,25 @@ def require_kernels(path: Path, dtypes: str, *, fix: str) -> dict[str, str]:
 
     ONNX Runtime 1.32 dies where it lays out float16 graphs that transpose before a matrix product, as attention of
     `nn.MultiheadAttention` does; such a graph is opened without that step. Raises UnfinishedError where ONNX Runtime
-    cannot run it, or crashes all the same.
+    cannot run it, or crashes all the same. Takes float16 weights once in float32, which that step makes, and no more.
     """
+    with linked(path) as graph:
+        return _require_kernels(graph, dtypes, fix=fix)
+
+
+def _require_kernels(path: Path, dtypes: str, *, fix: str) -> dict[str, str]:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     release = f"ONNX Runtime {onnxruntime.__version__}"
     needed: dict[str, str] = {}
     ended = _open(path, _ALL)
+    if ended == -signal.SIGKILL:
+        raise UnfinishedError(
+            f"the process in which {release} opened the graph was killed, as for want of memory",
+            expected="room for the weights in float32",
+            fix="free memory, or use --formats aoti",
+        )
     if ended < 0:
         needed, ended = {LEVEL: _NO_LAYOUT}, _open(path, _NO_LAYOUT)
     if ended == 0:

@@ -77,7 +77,8 @@ def write_beside(path: Path, skeleton: Skeleton, held: Sequence[Initializer], co
             offset = -(-offset // _PAGE) * _PAGE
             stream.seek(offset)
             stream.write(_sized(one, content))
-            heads.append(_outside(one, data.name, offset) if one.size else _inside(one))
+            placed = outside(_facts(one), data.name, offset=offset, size=one.size) if one.size else _inside(one)
+            heads.append(placed)
             offset += one.size
     length = len(skeleton.graph) + sum(map(len, heads))
     model.write_bytes(b"".join([skeleton.model, field(_MODEL_GRAPH, length), skeleton.graph, *heads]))
@@ -101,12 +102,12 @@ def _inside(one: Initializer) -> bytes:
     return field(_GRAPH_INITIALIZER, len(inner) + one.size) + inner
 
 
-def _outside(one: Initializer, file: str, offset: int) -> bytes:
-    """A weight's whole field, with the place of its bytes in another file."""
-    where = {"location": file, "offset": str(offset), "length": str(one.size)}
+def outside(facts: bytes, file: str, *, offset: int, size: int) -> bytes:
+    """A weight's whole field: the fields `facts`, and the place of its bytes in another file."""
+    where = {"location": file, "offset": str(offset), "length": str(size)}
     entries = (_text(_ENTRY_KEY, key) + _text(_ENTRY_VALUE, value) for key, value in where.items())
     told = b"".join(field(_TENSOR_EXTERNAL, len(entry)) + entry for entry in entries)
-    inner = _facts(one) + told + _number(_TENSOR_LOCATION, _EXTERNAL)
+    inner = facts + told + _number(_TENSOR_LOCATION, _EXTERNAL)
     return field(_GRAPH_INITIALIZER, len(inner)) + inner
 
 
