@@ -42,6 +42,8 @@ _MOST_AT_ONCE = 2
 _CHILD_MEMORY = 1_200_000_000  # bytes of a child beside the weights: torch, the graph, the C++ compiler
 _COPIES_OF_WEIGHTS = 2  # at the peak of a conversion: the checkpoint's mapped file, and what the compiler writes
 _LARGE = 1_000_000_000  # bytes of weights; side by side, the second child's code and compiler would come on top of them
+# bfloat16 weights are computed with in float32, and ONNX Runtime makes float32 of float16 ones.
+_WIDENED = {"bfloat16": 2, "float16": 2}
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -100,7 +102,7 @@ def convert(
     """
     # AOTInductor first: an operator that cannot be saved (FlexAttention) lives only in the child that exported it.
     jobs = [_write_job(checkpoint, plan, format_) for format_ in sorted(plan.formats, key=FORMATS.index)]
-    at_once = _jobs_at_once(plan, checkpoint)
+    at_once = jobs_at_once(plan, checkpoint)
     with ExitStack() as workers:
         first = workers.enter_context(_worker(jobs[0], plan))
         program = plan.program or _export(first, jobs[0], plan.store, progress)
@@ -222,13 +224,15 @@ def _last_lines(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]) if log.exists() else ""
 
 
-def _jobs_at_once(plan: ConversionPlan, checkpoint: Checkpoint) -> int:
+def jobs_at_once(plan: ConversionPlan, checkpoint: Checkpoint) -> int:
+    """How many formats are converted to side by side, by the plan or by what their weights take in memory."""
     if plan.jobs is not None:
         return plan.jobs
-    if checkpoint.size >= _LARGE:
+    size = checkpoint.size * _WIDENED.get(checkpoint.dtype, 1)
+    if size >= _LARGE:
         return 1
     cores = len(os.sched_getaffinity(0))
-    fit = psutil.virtual_memory().available // (_CHILD_MEMORY + _COPIES_OF_WEIGHTS * checkpoint.size)
+    fit = psutil.virtual_memory().available // (_CHILD_MEMORY + _COPIES_OF_WEIGHTS * size)
     return max(1, min(_MOST_AT_ONCE, cores, fit))
 
 

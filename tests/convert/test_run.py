@@ -5,14 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from deploy.convert.job import ConversionJob, Converter
 from deploy.convert.model import Artifact, Format, Program
-from deploy.convert.run import Conversion, convert
+from deploy.convert.run import Conversion, convert, jobs_at_once
 from deploy.errors import ExitCode, UnfinishedError
 from deploy.progress import Silent
 from tests.convert import converters
@@ -110,6 +112,21 @@ def test_two_jobs_work_at_the_same_time(read: Read) -> None:
     conversion = run(read, converters.meet_as_aoti, converters.meet_as_onnx, jobs=2)
 
     assert {made.details["met"] for made in conversion.artifacts.values()} == {"True"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "jobs"),
+    [("float32", 999_999_999, 2), ("float32", 1_000_000_000, 1)]
+    + [(half, size, jobs) for half in ("float16", "bfloat16") for size, jobs in ((499_999_999, 2), (500_000_000, 1))],
+)
+def test_large_weights_are_converted_one_after_the_other(
+    dtype: str, size: int, jobs: int, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64_000_000_000))
+    checkpoint = read(OverTheBatch, (6,)).model_copy(update={"dtype": dtype, "size": size})
+
+    assert jobs_at_once(replace(plan(read.folder), jobs=None), checkpoint) == jobs
 
 
 def test_one_job_works_after_the_other(read: Read) -> None:
