@@ -68,3 +68,19 @@ def widen(module: nn.Module, dtype: torch.dtype, *, large: int = LARGE) -> nn.Mo
         lazy = made.setdefault(id(one), Lazy(one.detach(), dtype, lambda tensor: tensor.to(dtype)))
         part._parameters[name] = lazy  # type: ignore[assignment]
     return module
+
+
+def convert_parameters(module: nn.Module, dtype: torch.dtype, *, like: nn.Module | None = None) -> nn.Module:
+    """`module.to(dtype)`; a tensor of `like` of the same name, dtype and values takes the place of another copy."""
+    theirs = like.state_dict(keep_vars=True) if like is not None else {}
+    names = {id(tensor): name for name, tensor in module.state_dict(keep_vars=True).items()}
+
+    def convert(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point() or tensor.dtype == dtype:
+            return tensor
+        made, given = tensor.detach().to(dtype), theirs.get(names.get(id(tensor), ""))
+        if given is not None and given.dtype == dtype and torch.equal(given, made):
+            return given.detach()
+        return made
+
+    return module._apply(convert)

@@ -96,14 +96,17 @@ def _is_of_peft(request: CheckpointRequest) -> bool:
 
 
 def build_module(
-    checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False, lazily: bool = False
-) -> "nn.Module":
+    checkpoint: Checkpoint, dtype: str | None = None, *, as_in_training: bool = False, lazily: bool = False,
+    like: "nn.Module | None" = None,
+) -> "nn.Module":  # fmt: skip
     """The module with the checkpoint's weights, in eval mode, without gradients.
 
     Its tensors are the memory-mapped file's own unless `dtype` (such as `float64`) converts the floating ones; those of
     a dtype in `COMPUTED_IN` always are. Fused preprocessing is part of it: in the operations that are exported, or
     `as_in_training`, by torchvision's own transforms. `lazily`: large parameters are converted whenever they are read
-    (`lazy`), a program's excepted. Raises UsageError if the file is no longer what the Checkpoint says.
+    (`lazy`), a program's excepted. `like`: a module built before, which gives its own tensors where they have the same
+    names and values, so that two take the memory of one. Raises UsageError if the file is no longer what the
+    Checkpoint says.
     """
     from deploy.checkpoint.servable import servable
 
@@ -117,7 +120,7 @@ def build_module(
         module = _build_from_file(checkpoint)
         dtype = dtype or COMPUTED_IN.get(checkpoint.dtype)
     if dtype:
-        module = _converted(module, dtype, lazily=lazily)
+        module = _converted(module, dtype, lazily=lazily, like=like)
     if checkpoint.how not in ("config", "factory"):
         module = servable(module)
     if checkpoint.preprocessing.fused:
@@ -127,12 +130,13 @@ def build_module(
     return module
 
 
-def _converted(module: "nn.Module", dtype: str, *, lazily: bool) -> "nn.Module":
+def _converted(module: "nn.Module", dtype: str, *, lazily: bool, like: "nn.Module | None") -> "nn.Module":
     import torch
 
-    from deploy.checkpoint.lazy import widen
+    from deploy.checkpoint.lazy import convert_parameters, widen
 
-    return widen(module, getattr(torch, dtype)) if lazily else module.to(getattr(torch, dtype))
+    wanted = getattr(torch, dtype)
+    return widen(module, wanted) if lazily else convert_parameters(module, wanted, like=like)
 
 
 def _build_from_file(checkpoint: Checkpoint) -> "nn.Module":

@@ -93,7 +93,7 @@ class Traceable:
             require_rebuilt(
                 self.module,
                 outputs,
-                build=lambda: build_module(self.checkpoint).to(self.device),
+                build=lambda: build_module(self.checkpoint, like=self.module).to(self.device),
                 call=lambda one: _call(one, arrange, example),
             )
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from deploy.checkpoint.build import build_architecture
-from deploy.checkpoint.lazy import Lazy, widen
+from deploy.checkpoint.lazy import Lazy, convert_parameters, widen
 from deploy.checkpoint.zoo import find_architecture
 
 
@@ -65,3 +65,21 @@ def test_nobody_writes_to_a_lazy_weight() -> None:
     lazy: Any = widen(nn.Linear(4, 4).requires_grad_(False), torch.float64, large=0).weight
     with pytest.raises(RuntimeError, match="writes to a weight"):
         lazy.add_(1.0)
+
+
+def test_a_second_module_takes_the_tensors_of_the_first_where_they_are_the_same() -> None:
+    modules = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        modules.append(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4)).bfloat16())
+    first: Any = convert_parameters(modules[0], torch.float32)
+    with torch.no_grad():
+        modules[1][1].weight[0, 0] += 1.0
+    wanted = {name: tensor.float() for name, tensor in modules[1].state_dict().items()}
+
+    second: Any = convert_parameters(modules[1], torch.float32, like=first)
+
+    assert second[0].weight.data_ptr() == first[0].weight.data_ptr()
+    assert second[2].running_var.data_ptr() == first[2].running_var.data_ptr()
+    assert second[1].weight.data_ptr() != first[1].weight.data_ptr()
+    assert all(torch.equal(tensor.float(), wanted[name]) for name, tensor in second.state_dict().items())
