@@ -29,7 +29,7 @@ from deploy.repository.manifest import Environment
 from deploy.request import PackageRequest, Resources
 from deploy.targets import find_target
 from deploy.validate.machine import describe_cpus
-from tests.wide import save_wide
+from tests.wide import WIDTH, save_wide
 
 RESULTS = Path(__file__).parent / "results"
 TURNS = ("first", "next")
@@ -56,15 +56,17 @@ def main() -> None:
     """All sizes, or the one run that a size asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", default="0.5,2", help="sizes of the weights")
-    parser.add_argument("--one", nargs=3, metavar="X", help=argparse.SUPPRESS)
+    parser.add_argument("--dtypes", default="float32,float16,bfloat16", help="what the weights are in")
+    parser.add_argument("--one", nargs=4, metavar="X", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         one(*given.one)
         return
-    rows = [row for size in given.gigabytes.split(",") for row in measure(float(size))]
+    dtypes, sizes = given.dtypes.split(","), map(float, given.gigabytes.split(","))
+    rows = [row for size in sizes for dtype in dtypes for row in measure(size, dtype=dtype)]
     record = {
         "what": __doc__,
-        "command": f"python -m benchmarks.footprint --gigabytes {given.gigabytes}",
+        "command": f"python -m benchmarks.footprint --gigabytes {given.gigabytes} --dtypes {given.dtypes}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": Environment.here().model_dump(mode="json", exclude={"platform"}),
         "cpus": describe_cpus(),
@@ -76,29 +78,37 @@ def main() -> None:
     print(table(record))
 
 
-def measure(gigabytes: float, *, turns: Sequence[str] = TURNS, serve: bool = True) -> list[dict[str, Any]]:
-    """The peaks of every stage of the first packaging of a network and of the next, in bytes, and their seconds."""
+def measure(
+    gigabytes: float, *, dtype: str = "float32", width: int = WIDTH, turns: Sequence[str] = TURNS, serve: bool = True
+) -> list[dict[str, Any]]:
+    """The peaks of every stage of the first packaging of a network and of the next, in bytes, and their seconds.
+
+    The network has layers of `width` inputs and outputs, their weights of type `dtype`.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        path = save_wide(Path(folder, "wide.pt"), int(gigabytes * 1e9))
+        path = save_wide(Path(folder, "wide.pt"), int(gigabytes * 1e9), dtype=dtype, width=width)
         Path(folder, "cache").mkdir()
         Path(folder, "cache", "engines").symlink_to(cache_folder("engines"))
         return [
-            {"gigabytes": gigabytes, "weights": path.stat().st_size, "turn": turn, **row}
+            {"gigabytes": gigabytes, "dtype": dtype, "weights": path.stat().st_size, "turn": turn, **row}
             for turn in turns
-            for row in watch(path, Path(folder, turn), Path(folder, "cache"), serve=serve)
+            for row in watch([str(path), str(Path(folder, turn)), str(width), str(int(serve))], Path(folder, "cache"))
         ]
 
 
-def watch(checkpoint: Path, repository: Path, cache: Path, *, serve: bool) -> list[dict[str, Any]]:
-    """One run, looked at while it lasts: a row per stage. Stages side by side each have what both took."""
-    command = [sys.executable, "-m", "benchmarks.footprint", "--one", str(checkpoint), str(repository), str(int(serve))]
+def watch(run: Sequence[str], cache: Path) -> list[dict[str, Any]]:
+    """One run, looked at while it lasts: a row per stage. Stages side by side each have what both took.
+
+    `run` are the words of `one`.
+    """
+    command = [sys.executable, "-m", "benchmarks.footprint", "--one", *run]
     environment = {**os.environ, "DEPLOYCTL_CACHE": str(cache)}
     peaks: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
     spans: dict[str, list[float]] = {}
     running: set[str] = set()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         stop = threading.Event()
-        looker = threading.Thread(target=look, args=(process.pid, repository.parent, running, peaks, stop))
+        looker = threading.Thread(target=look, args=(process.pid, cache.parent, running, peaks, stop))
         looker.start()
         assert process.stdout is not None
         for line in process.stdout:
@@ -138,10 +148,10 @@ def staged_bytes(folder: Path) -> int:
     return sum(sizes.values())
 
 
-def one(checkpoint: str, repository: str, serve: str) -> None:
+def one(checkpoint: str, repository: str, width: str, serve: str) -> None:
     """One packaging by the main job."""
     request = PackageRequest(
-        checkpoint=CheckpointRequest(path=Path(checkpoint), factory="tests.wide:wide", input_shapes=((4096,),)),
+        checkpoint=CheckpointRequest(path=Path(checkpoint), factory="tests.wide:wide", input_shapes=((int(width),),)),
         repository=Path(repository),
         target=find_target("local-cpu"),
         name="wide",
@@ -161,14 +171,14 @@ def table(record: dict[str, Any]) -> str:
         "Peak memory is the proportional set size of the whole process tree, mapped files included; disk is what lies",
         "in the stage. How: `benchmarks/footprint.py`.",
         "",
-        "| weights, GB | run | stage | peak memory, GB | / weights | peak disk, GB | / weights | seconds |",
-        "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| weights, GB | in | run | stage | peak memory, GB | / weights | peak disk, GB | / weights | seconds |",
+        "| ---: | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in record["rows"]:
         memory, disk, weights = row["memory"], row["disk"], row["weights"]
         lines.append(
-            f"| {weights / 1e9:.2f} | {row['turn']} | {row['stage']} | {memory / 1e9:.2f} | {memory / weights:.2f} "
-            f"| {disk / 1e9:.2f} | {disk / weights:.2f} | {row['seconds']:.1f} |"
+            f"| {weights / 1e9:.2f} | {row['dtype']} | {row['turn']} | {row['stage']} | {memory / 1e9:.2f} "
+            f"| {memory / weights:.2f} | {disk / 1e9:.2f} | {disk / weights:.2f} | {row['seconds']:.1f} |"
         )
     return "\n".join(lines) + "\n"
 

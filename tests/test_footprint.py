@@ -9,18 +9,25 @@ from benchmarks.footprint import measure
 GIGABYTES = float(os.environ.get("DEPLOYCTL_FOOTPRINT_GB", "0.5"))
 # Bytes of torch, graphs and compilers in all processes of a stage, whatever the weights.
 _CODE = 0.9e9
-# Times the weights: mapped once, and what a compiler, ONNX Runtime or four contenders for latency hold of them beside.
+# Times the file: mapped once, and what a compiler, ONNX Runtime or four contenders for latency hold of them beside.
 _MEMORY = {"read": 1.0, "export": 1.0, "convert": 2.5, "prove": 2.0, "measure": 4.0}
-# The two artifacts.
-_DISK = 2.0
+# ONNX Runtime makes float32 of float16 weights, in each of its sessions.
+_FLOAT16 = _MEMORY | {"measure": 6.0}
+# They are computed with in float32, twice the file: all is as in float32, whose file they never had.
+_BFLOAT16 = {"read": 1.0, "export": 3.0, "convert": 4.2, "prove": 4.0, "measure": 8.0}
+# Of many small layers the graph, and the C++ that is compiled for it, take more than their weights.
+_SMALL_CODE = 2.0e9
 
 
 @pytest.mark.slow
-def test_no_stage_holds_many_copies_of_the_weights() -> None:
-    rows = measure(GIGABYTES, turns=("first",), serve=False)
+@pytest.mark.parametrize(
+    ("dtype", "memory", "disk"),
+    [("float32", _MEMORY, 2.0), ("float16", _FLOAT16, 2.0), ("bfloat16", _BFLOAT16, 4.0)],
+)
+def test_no_stage_holds_many_copies_of_the_weights(dtype: str, memory: dict[str, float], disk: float) -> None:
+    rows = measure(GIGABYTES, dtype=dtype, turns=("first",), serve=False)
 
-    assert {row["stage"].split()[0] for row in rows} == set(_MEMORY)
+    assert {row["stage"].split()[0] for row in rows} == set(memory)
     for row in rows:
-        most = _MEMORY[row["stage"].split()[0]]
-        assert row["memory"] <= most * row["weights"] + _CODE, row
-        assert row["disk"] <= _DISK * row["weights"] + 50e6, row
+        assert row["memory"] <= memory[row["stage"].split()[0]] * row["weights"] + _CODE, row
+        assert row["disk"] <= disk * row["weights"] + 50e6, row

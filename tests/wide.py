@@ -9,16 +9,15 @@ import torch
 from torch import Tensor, nn
 
 WIDTH = 4096
-_LAYER = WIDTH * WIDTH * 4  # bytes
 
 
 class Wide(nn.Module):
     """A residual network of square layers, with ten classes."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, width: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(depth))
-        self.head = nn.Linear(WIDTH, 10)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.head = nn.Linear(width, 10)
 
     def forward(self, row: Tensor) -> Tensor:
         for layer in self.layers:
@@ -26,17 +25,21 @@ class Wide(nn.Module):
         return self.head(row)  # type: ignore[no-any-return]
 
 
-def wide(depth: int = 1) -> Wide:
+def wide(depth: int = 1, width: int = WIDTH) -> Wide:
     """The factory: the depth is in the file, beside the weights."""
-    return Wide(depth)
+    return Wide(depth, width)
 
 
-def save_wide(path: Path, size: int) -> Path:
+def save_wide(path: Path, size: int, *, dtype: str = "float32", width: int = WIDTH) -> Path:
     """A seeded network of about `size` bytes, written layer by layer so that little memory is needed beside it."""
-    depth = max(1, round(size / _LAYER))
+    kind = getattr(torch, dtype)
+    depth = max(1, round(size / (width * width * kind.itemsize)))
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
-        shapes = Wide(depth).state_dict()
-    state = {name: torch.empty(tensor.shape).normal_(0.0, 0.02, generator=generator) for name, tensor in shapes.items()}
-    torch.save({"state_dict": state, "hyper_parameters": {"depth": depth}}, path)
+        shapes = Wide(depth, width).state_dict()
+    state = {
+        name: torch.empty(tensor.shape).normal_(0.0, 0.02, generator=generator).to(kind)
+        for name, tensor in shapes.items()
+    }
+    torch.save({"state_dict": state, "hyper_parameters": {"depth": depth, "width": width}}, path)
     return path
