@@ -19,7 +19,15 @@ from deploy.cache import Store
 from deploy.convert.aoti_prepack import PREPACK, prepack
 from deploy.convert.aoti_weights import put_together, take_apart, weights_file
 from deploy.convert.archive import MODEL_NAME, read_metadata
-from deploy.convert.compiler import AVX2_MARCH, compiler_run, compiler_version, cpu_flags, find_compiler, is_avx2
+from deploy.convert.compiler import (
+    AVX2_MARCH,
+    compiler_run,
+    compiler_version,
+    cpu_flags,
+    deep_recursion,
+    find_compiler,
+    is_avx2,
+)
 from deploy.convert.cuda import device_details, exact_float32
 from deploy.convert.export import load_program
 from deploy.convert.flex import (
@@ -211,7 +219,7 @@ def _compile_exported(exported: ExportedProgram, settings: dict[str, Any]) -> li
     arguments, keywords = exported.example_inputs
     try:
         # Weights that could get a gradient are silently not frozen, and packed ones cannot have any.
-        with torch.set_grad_enabled(not (prepacked or settings.get("freezing", False))):
+        with torch.set_grad_enabled(not (prepacked or settings.get("freezing", False))), deep_recursion(module.graph):
             files = aot_compile(module, arguments, keywords, options=options)
     except InductorError as error:
         raise UnfinishedError(

@@ -11,15 +11,19 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.convert.cuda import local_toolkit
 from deploy.convert.model import Device
 from deploy.errors import MissingError
 from deploy.targets import CpuIsa
+
+if TYPE_CHECKING:
+    from torch.fx import Graph
 
 AVX2_MARCH = "x86-64-v3"  # the psABI's level that has AVX2, FMA and BMI2 and nothing beyond
 _PROBE = "#include <cstddef>\n#include <omp.h>\n"
@@ -27,6 +31,7 @@ _COMPILER_ADVICE = {
     "expected": "g++ 11 or newer with OpenMP, or the compiler that CXX names",
     "fix": "install g++ (Debian: apt-get install g++), or use --formats onnx",
 }
+_CALLS_PER_NODE = 4
 _SHARED_CPP_LIBRARY = "-l:libstdc++.so.6"
 
 
@@ -93,6 +98,21 @@ def compiler_run(compiler: str, work: Path, *, march: str, device: Device) -> It
     known = only_avx2() if march == AVX2_MARCH else nullcontext()
     with _environment(TORCHINDUCTOR_CACHE_DIR=str(work), PATH=search, **toolkit), known:
         yield {"cpp.cxx": (None, script.name)}
+
+
+@contextmanager
+def deep_recursion(graph: Graph) -> Iterator[None]:
+    """While this lasts, Python's functions may call themselves as often as the graph is deep.
+
+    `torch._inductor.memory` goes from each node to those before it, a call for each: some thousand layers, one after
+    the other, pass Python's own limit.
+    """
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(before + _CALLS_PER_NODE * len(graph.nodes))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 @contextmanager
