@@ -36,9 +36,10 @@ class Lowering(Record):
     static: bool = False
 
     def kept_in(self, folder: Path) -> Lowering:
-        """The same with the calibration rows copied into `folder`, where they outlive the stage."""
+        """The same with the calibration rows copied into `folder`, where they outlive the stage; it is made."""
         if self.calibration is None:
             return self
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / self.calibration.name
         shutil.copyfile(self.calibration, path)
         return self.model_copy(update={"calibration": path})

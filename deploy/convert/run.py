@@ -140,14 +140,21 @@ def _log(job: ConversionJob) -> Path:
 
 
 def _keep(job: ConversionJob) -> ConversionJob:
-    """The failed job and its log in the user's cache, where they outlive the stage; one per model and format."""
+    """The failed job and its log in the user's cache, where they outlive the stage; one per model and format.
+
+    The job as it is where the cache has no room or may not be written: one format's failure ends no other one.
+    """
     path = job.checkpoint.path.resolve()
     folder = cache_folder("failed", f"{job.checkpoint.name}-{job.format}")
     kept = job.model_copy(update={"folder": folder, "checkpoint": job.checkpoint.model_copy(update={"path": path})})
-    kept = kept.model_copy(update={"lowering": kept.lowering.kept_in(folder)})
-    kept.write(_job_file(kept))
-    if _log(job).exists():
-        shutil.copyfile(_log(job), _log(kept))
+    try:
+        kept = kept.model_copy(update={"lowering": kept.lowering.kept_in(folder)})
+        kept.write(_job_file(kept))
+        if _log(job).exists():
+            shutil.copyfile(_log(job), _log(kept))
+    except OSError as error:
+        print(f"the failed conversion to {job.format} is not kept in {folder}: {error.strerror}", file=sys.stderr)
+        return job
     return kept
 
 

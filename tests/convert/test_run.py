@@ -14,6 +14,7 @@ import pytest
 
 from deploy.convert.job import ConversionJob, Converter
 from deploy.convert.model import Artifact, Format, Program
+from deploy.convert.precision import Lowering
 from deploy.convert.run import Conversion, convert, jobs_at_once
 from deploy.errors import ExitCode, UnfinishedError
 from deploy.progress import Silent
@@ -169,6 +170,31 @@ def test_failure_names_one_command_that_repeats_it_alone_when_the_stage_is_gone(
     path = Path(done.stdout.splitlines()[-1])
     assert path.is_relative_to(tmp_path / "cache" / "failed")
     assert path.exists()
+
+
+def test_failure_in_int8_keeps_its_calibration_rows_and_the_other_format(read: Read, tmp_path: Path) -> None:
+    rows = tmp_path / "calibration.npz"
+    rows.write_bytes(b"rows")
+    lowered = replace(plan(read.folder), lowering=Lowering(precision="int8", calibration=rows))
+
+    conversion = convert(
+        read(TwoTowers, (6,), (3,)), lowered, Silent(), converters={"aoti": converters.refuse, "onnx": converters.well}
+    )
+
+    assert list(conversion.artifacts) == ["onnx"]
+    assert conversion.failures["aoti"].log.with_name("calibration.npz").read_bytes() == b"rows"
+
+
+def test_failure_that_cannot_be_kept_costs_the_other_format_nothing(
+    read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DEPLOYCTL_CACHE", str(tmp_path / "file" / "cache"))
+
+    conversion = run(read, converters.well, converters.bug)
+
+    assert list(conversion.artifacts) == ["aoti"]
+    assert conversion.failures["onnx"].log.is_relative_to(read.folder)
 
 
 def test_job_run_alone_ends_in_the_errors_exit_code(read: Read) -> None:
