@@ -29,6 +29,7 @@ from deploy.convert.export import export_program
 from deploy.convert.job import ConversionJob, Converters, converters_for
 from deploy.convert.model import FORMATS, Artifact, Device, Format, Program
 from deploy.convert.precision import Lowering
+from deploy.convert.room import minding_the_disk
 from deploy.errors import DeployError
 from deploy.processes import ChildFailed, Limits, Worker
 from deploy.progress import Progress
@@ -111,7 +112,8 @@ def convert(
         def one(job: ConversionJob) -> Artifact | ConversionFailure:
             # Known to the outer block too, which is left first when the user interrupts.
             with first if job is jobs[0] else workers.enter_context(_worker(job, plan)) as worker:
-                return _convert(worker, job, partial(by_format[job.format], program, store=plan.store), progress)
+                convert_program = minding_the_disk(by_format[job.format], weights=_size(checkpoint))
+                return _convert(worker, job, partial(convert_program, program, store=plan.store), progress)
 
         outcomes = _side_by_side(one, jobs, at_once=at_once)
     return Conversion(
@@ -171,7 +173,7 @@ def _export(worker: Worker, job: ConversionJob, store: Store | None, progress: P
     with progress.stage("export"):
         try:
             done = worker.run(
-                export_program, job.checkpoint, max_batch=job.max_batch, folder=job.folder, device=job.device,
+                minding_the_disk(export_program, weights=0), job.checkpoint, max_batch=job.max_batch, folder=job.folder, device=job.device,
                 store=store,
             )  # fmt: skip
         except ChildFailed as error:
@@ -235,12 +237,17 @@ def jobs_at_once(plan: ConversionPlan, checkpoint: Checkpoint) -> int:
     """How many formats are converted to side by side, by the plan or by what their weights take in memory."""
     if plan.jobs is not None:
         return plan.jobs
-    size = checkpoint.size * _WIDENED.get(checkpoint.dtype, 1)
+    size = _size(checkpoint)
     if size >= _LARGE:
         return 1
     cores = len(os.sched_getaffinity(0))
     fit = psutil.virtual_memory().available // (_CHILD_MEMORY + _COPIES_OF_WEIGHTS * size)
     return max(1, min(_MOST_AT_ONCE, cores, fit))
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    """Bytes of the weights where they are widened."""
+    return checkpoint.size * _WIDENED.get(checkpoint.dtype, 1)
 
 
 def _side_by_side(function: Callable[[T], U], items: Sequence[T], *, at_once: int) -> list[U]:
