@@ -173,8 +173,8 @@ def _export(worker: Worker, job: ConversionJob, store: Store | None, progress: P
     with progress.stage("export"):
         try:
             done = worker.run(
-                minding_the_disk(export_program, weights=0), job.checkpoint, max_batch=job.max_batch, folder=job.folder, device=job.device,
-                store=store,
+                minding_the_disk(export_program, weights=0), job.checkpoint, max_batch=job.max_batch,
+                folder=job.folder, device=job.device, store=store,
             )  # fmt: skip
         except ChildFailed as error:
             fix = error.fix or f"see it happen alone: {_command(_keep(job))}"
