@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
@@ -38,8 +39,6 @@ _TAIL_LINES = 25
 
 def prepare(*modules: str) -> None:
     """Start the server that children are forked from, importing `modules` in it while the caller goes on."""
-    from multiprocessing import forkserver
-
     _context.set_forkserver_preload(list(modules))
     forkserver.ensure_running()
 
@@ -238,7 +237,9 @@ def own_peak_memory() -> int:
 def _child_main(connection: Connection, log: str) -> None:
     """The child: a session of its own, output to the log, calls served until the other end is closed."""
     os.setsid()
-    # Die with the server that forked us, which dies with the command: a kill -9 leaves nobody behind.
+    # Die with the server that forked us, which dies with the command: a kill -9 leaves nobody behind. The server waits
+    # for whoever holds this end of its pipe to close it, as a stopped child never would.
+    os.close(forkserver._forkserver._forkserver_alive_fd)  # type: ignore[attr-defined]
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -1,0 +1,38 @@
+"""What becomes of children when the command is killed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+COMMAND = """
+import sys, time
+from pathlib import Path
+from deploy.processes import Worker
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    with Worker("stopped", log=folder / "stopped.log") as stopped, Worker("idle", log=folder / "idle.log") as idle:
+        for worker in (stopped, idle):
+            worker.run(int)
+        stopped.pause()
+        print(stopped.pid, idle.pid, flush=True)
+        time.sleep(60)
+"""
+
+
+def test_a_killed_command_leaves_no_child_not_even_a_stopped_one(tmp_path: Path) -> None:
+    script = tmp_path / "command.py"
+    script.write_text(COMMAND)
+    with subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        children = [psutil.Process(int(pid)) for pid in command.stdout.readline().split()]
+        family = psutil.Process(command.pid).children(recursive=True)
+        command.kill()
+    _, alive = psutil.wait_procs([*children, *family], timeout=20)
+    for left in alive:
+        left.kill()
+
+    assert len(children) == 2
+    assert not alive
