@@ -71,16 +71,21 @@ def widen(module: nn.Module, dtype: torch.dtype, *, large: int = LARGE) -> nn.Mo
 
 
 def convert_parameters(module: nn.Module, dtype: torch.dtype, *, like: nn.Module | None = None) -> nn.Module:
-    """`module.to(dtype)`; a tensor of `like` of the same name, dtype and values takes the place of another copy."""
-    theirs = like.state_dict(keep_vars=True) if like is not None else {}
-    names = {id(tensor): name for name, tensor in module.state_dict(keep_vars=True).items()}
+    """`module.to(dtype)`; a parameter of `like` of the same name, dtype and values takes the place of another copy.
+
+    Buffers are always its own: a forward may write to them.
+    """
+    theirs: dict[str, Tensor] = dict(like.named_parameters()) if like is not None else {}
+    names = {id(tensor): name for name, tensor in module.named_parameters()}
 
     def convert(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point() or tensor.dtype == dtype:
             return tensor
-        made, given = tensor.detach().to(dtype), theirs.get(names.get(id(tensor), ""))
+        made: Tensor = tensor.detach().to(dtype)
+        given = theirs.get(names.get(id(tensor), ""))
         if given is not None and given.dtype == dtype and torch.equal(given, made):
             return given.detach()
         return made
 
-    return module._apply(convert)
+    module._apply(convert)
+    return module

@@ -27,7 +27,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 def save_product(path: Path, dtype: type, *, transposed: bool, size: tuple[int, int] = (8, 4)) -> Path:
     """A product of matrices, behind a transposition of batch and sequence as nn.MultiheadAttention has it."""
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    values = np.random.default_rng(0).normal(size=size).astype(dtype)
+    values: np.ndarray = np.random.default_rng(0).normal(size=size).astype(dtype)
     weight = onnx.numpy_helper.from_array(values, "weight")
     turned = [helper.make_node("Transpose", ["x"], ["turned"], perm=[1, 0, 2])] if transposed else []
     nodes = [*turned, helper.make_node("MatMul", ["turned" if transposed else "x", "weight"], ["y"])]
