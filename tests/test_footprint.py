@@ -11,7 +11,7 @@ GIGABYTES = float(os.environ.get("DEPLOYCTL_FOOTPRINT_GB", "0.5"))
 _CODE = 0.9e9
 # Times the file: mapped once, and what a compiler, ONNX Runtime or four contenders for latency hold of them beside.
 _MEMORY = {"read": 1.0, "export": 1.0, "convert": 2.5, "prove": 2.0, "measure": 4.0}
-# ONNX Runtime makes float32 of float16 weights, in each of its sessions; the process that looks for kernels has its code.
+# ONNX Runtime makes float32 of float16 weights, in each of its sessions; looking for kernels takes a process.
 _FLOAT16 = _MEMORY | {"convert": 2.8, "prove": 2.5, "measure": 5.0}
 # They are computed with in float32, twice the file.
 _BFLOAT16 = {"read": 1.0, "export": 2.6, "convert": 4.7, "prove": 3.5, "measure": 8.0}
