@@ -37,8 +37,9 @@ def save_wide(path: Path, size: int, *, dtype: str = "float32", width: int = WID
     generator = torch.Generator().manual_seed(0)
     with torch.device("meta"):
         shapes = Wide(depth, width).state_dict()
+    spread = min(0.02, 0.28 / depth)  # what the layers add up to stays within float16
     state = {
-        name: torch.empty(tensor.shape).normal_(0.0, 0.02, generator=generator).to(kind)
+        name: torch.empty(tensor.shape).normal_(0.0, spread, generator=generator).to(kind)
         for name, tensor in shapes.items()
     }
     torch.save({"state_dict": state, "hyper_parameters": {"depth": depth, "width": width}}, path)
