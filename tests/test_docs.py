@@ -28,8 +28,8 @@ DOCUMENTED = sorted({line for page in PAGES for line in commands(page)})
 
 RECORDER = """#!/bin/bash
 [ "$1" = -c ] && exec {python} "$@"
-printf '%q ' "$(basename "$0")" "$@" >> {record}
-echo >> {record}
+line=$(printf '%q ' "$(basename "$0")" "$@")
+echo "$line" >> {record}  # at once: the server writes there too
 case "$1" in
     package) mkdir -p {demo}/model_repository/digits_resnet18/1 ;;
     serve) exec sleep 60 ;;
