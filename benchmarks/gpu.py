@@ -15,14 +15,13 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
 from benchmarks import gpu_worker
@@ -32,7 +31,7 @@ from benchmarks.gpu_table import commit, merged, skipped, table, with_shares
 from benchmarks.gpu_worker import PRECISIONS, Bench, Job, Plan
 from deploy.errors import DeployError
 from deploy.files import write_atomically
-from deploy.processes import Worker, prepare, run_alone
+from deploy.processes import Worker, called_after, prepare, run_alone
 
 RESULTS = Path(__file__).parent / "results"
 MODELS = tuple(name for name in SUBJECTS if name != "tiny")
@@ -167,7 +166,7 @@ def _prepared(jobs: Sequence[Job], workers: ExitStack, chosen: argparse.Namespac
         log = (chosen.logs or job.folder) / f"{name}.log"
         worker = workers.enter_context(Worker(name, log=log))
         try:
-            with _ended_at(times.preparing + _GRACE, worker):
+            with called_after(times.preparing + _GRACE - time.time(), worker.kill):
                 worker.make(Bench, job)
         except DeployError as error:
             return "not prepared in time" if time.time() > times.preparing + _GRACE else error.found
@@ -212,23 +211,11 @@ def _cell(
         return skipped(job, batch, "its process had ended")
     try:
         worker.resume()
-        with _ended_at(time.time() + _LONGEST_CELL, worker):
+        with called_after(_LONGEST_CELL, worker.kill):
             rows: list[dict[str, Any]] = worker.call("measure", batch, plan, graphs=graphs)
     except DeployError as error:
         return skipped(job, batch, error.found)
     return rows
-
-
-@contextmanager
-def _ended_at(deadline: float, worker: Worker) -> Iterator[None]:
-    """While this lasts, the worker is killed at the deadline, seconds since the epoch."""
-    timer = Timer(max(0.0, deadline - time.time()), worker.kill)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _known(results: Path) -> dict[str, Any] | None:

@@ -225,13 +225,18 @@ def shown(path: str) -> str:
     return path if path.isprintable() else ascii(path)
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Whether the system said that there is no room, or none left for this user."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextmanager
 def disk_errors_explained(doing: str) -> Iterator[None]:
     """Turn a full disk, or a folder one may not write, into a DeployError that says what was being done."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full_disk(error):
             raise UnfinishedError(
                 f"the disk is full while {doing}: {error.filename or error}", fix="free some space, then run it again"
             ) from error

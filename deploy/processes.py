@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
@@ -227,6 +227,18 @@ def tree_memory(pid: int) -> int:
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 total += process.memory_full_info().pss
     return total
+
+
+@contextmanager
+def called_after(seconds: float, function: Callable[[], object]) -> Iterator[None]:
+    """A block; the function is called once, by a thread of its own, if it lasts longer than that."""
+    timer = threading.Timer(max(0.0, seconds), function)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def own_peak_memory() -> int:

@@ -29,26 +29,29 @@ def order_inputs(module: fx.GraphModule) -> None:
     import torch
 
     aten = torch.ops.aten
+    in_order: dict[fx.Node, fx.Node] = {}
     for node in list(module.graph.nodes):
         if node.target in (aten.linear.default, aten.matmul.default):
             batch, matrix = node.args[:2]
             if _rank(batch) > _MATRIX and _rank(matrix) == _MATRIX:
-                _order(module, batch, node)
+                _order(module, batch, node, in_order)
         elif node.target is aten.scaled_dot_product_attention.default:
             mask = node.args[_MASK] if len(node.args) > _MASK else node.kwargs.get("attn_mask")
             if mask is not None and _last_stride(mask) != 1:
-                _order(module, mask, node)
+                _order(module, mask, node, in_order)
     module.recompile()
 
 
-def _order(module: fx.GraphModule, value: fx.Node, user: fx.Node) -> None:
-    """Let the user read the value in order."""
+def _order(module: fx.GraphModule, value: fx.Node, user: fx.Node, in_order: dict[fx.Node, fx.Node]) -> None:
+    """Let the user read the value in order; once it is in `in_order`, every user reads the same."""
     import torch
 
-    with module.graph.inserting_before(user):
-        in_order = module.graph.call_function(torch.ops.aten.contiguous.default, (value,))
-    in_order.meta["val"] = value.meta["val"].contiguous()
-    user.replace_input_with(value, in_order)
+    if value not in in_order:
+        with module.graph.inserting_before(user):
+            made = module.graph.call_function(torch.ops.aten.contiguous.default, (value,))
+        made.meta["val"] = value.meta["val"].contiguous()
+        in_order[value] = made
+    user.replace_input_with(value, in_order[value])
 
 
 def _rank(node: fx.Node) -> int:

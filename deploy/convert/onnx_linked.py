@@ -14,11 +14,17 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import BinaryIO
 
-from deploy.convert.onnx_wire import field, outside
+from deploy.convert.onnx_wire import (
+    GRAPH_INITIALIZER,
+    LENGTH_DELIMITED,
+    MODEL_GRAPH,
+    TENSOR_RAW_DATA,
+    VARINT,
+    field,
+    outside,
+)
 
-# Field numbers of onnx.proto, which never change, and protobuf's wire types.
-_MODEL_GRAPH, _GRAPH_INITIALIZER, _TENSOR_RAW_DATA = 7, 5, 9
-_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
+_FIXED64, _FIXED32 = 1, 5  # protobuf's wire types that only a reader meets
 _LARGE = 65_536  # bytes of a weight that is not copied
 
 
@@ -38,25 +44,25 @@ def linked(path: Path) -> Iterator[Path]:
     with path.open("rb") as stream, NamedTemporaryFile(prefix=".graph-", suffix=".onnx", dir=path.parent) as made:
         graph = b""
         for one in _fields(stream, 0, path.stat().st_size):
-            if one.number == _MODEL_GRAPH:
+            if one.number == MODEL_GRAPH:
                 graph = b"".join(_graph(stream, one, path.name))
             else:
                 made.write(_bytes(stream, one.start, one.end))
-        made.write(field(_MODEL_GRAPH, len(graph)) + graph)
+        made.write(field(MODEL_GRAPH, len(graph)) + graph)
         made.flush()
         yield Path(made.name)
 
 
 def _graph(stream: BinaryIO, graph: _Field, file: str) -> Iterator[bytes]:
     for one in _fields(stream, graph.content, graph.end):
-        large = one.number == _GRAPH_INITIALIZER and one.end - one.content >= _LARGE
+        large = one.number == GRAPH_INITIALIZER and one.end - one.content >= _LARGE
         yield _named(stream, one, file) if large else _bytes(stream, one.start, one.end)
 
 
 def _named(stream: BinaryIO, weight: _Field, file: str) -> bytes:
     """A weight's field, with the place of its bytes in place of them; as it is where it has no plain bytes."""
     parts = list(_fields(stream, weight.content, weight.end))
-    raw = [part for part in parts if part.number == _TENSOR_RAW_DATA]
+    raw = [part for part in parts if part.number == TENSOR_RAW_DATA]
     if len(raw) != 1:
         return _bytes(stream, weight.start, weight.end)
     facts = b"".join(_bytes(stream, part.start, part.end) for part in parts if part is not raw[0])
@@ -69,10 +75,10 @@ def _fields(stream: BinaryIO, start: int, end: int) -> Iterator[_Field]:
         stream.seek(start)
         number, wire = divmod(_varint(stream), 8)
         content = stream.tell()
-        if wire == _VARINT:
+        if wire == VARINT:
             _varint(stream)
             size = stream.tell() - content
-        elif wire == _LENGTH_DELIMITED:
+        elif wire == LENGTH_DELIMITED:
             size = _varint(stream)
             content = stream.tell()
         else:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from deploy.records import Record
 
-_VARINT, _LENGTH_DELIMITED = 0, 2  # protobuf's wire types of numbers, and of bytes and messages
+VARINT, LENGTH_DELIMITED = 0, 2  # protobuf's wire types of numbers, and of bytes and messages
 # Field numbers of onnx.proto, which never change.
-_MODEL_GRAPH, _GRAPH_INITIALIZER = 7, 5
-_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW_DATA, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
+MODEL_GRAPH, GRAPH_INITIALIZER = 7, 5
+_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, TENSOR_RAW_DATA, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 1, 2, 8, 9, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _EXTERNAL = 1  # TensorProto.DataLocation.EXTERNAL
 _PAGE = 4096  # bytes; whoever maps a weight does so from the start of a page
@@ -44,13 +44,13 @@ class Skeleton:
 
     def whole(self) -> bytes:
         """The model in one piece, its graph last."""
-        return self.model + field(_MODEL_GRAPH, len(self.graph)) + self.graph
+        return self.model + field(MODEL_GRAPH, len(self.graph)) + self.graph
 
     @classmethod
     def parted(cls, whole: bytes, *, graph: int) -> Skeleton:
         """What `whole` gave, the graph of so many bytes again apart from the rest."""
         end = len(whole) - graph
-        return cls(model=whole[: end - len(field(_MODEL_GRAPH, graph))], graph=whole[end:])
+        return cls(model=whole[: end - len(field(MODEL_GRAPH, graph))], graph=whole[end:])
 
 
 def write_inside(path: Path, skeleton: Skeleton, held: Sequence[Initializer], content: Content) -> None:
@@ -58,7 +58,7 @@ def write_inside(path: Path, skeleton: Skeleton, held: Sequence[Initializer], co
     heads = [_inside(one) for one in held]
     length = len(skeleton.graph) + sum(map(len, heads)) + sum(one.size for one in held)
     with path.open("wb") as stream:
-        stream.write(skeleton.model + field(_MODEL_GRAPH, length) + skeleton.graph)
+        stream.write(skeleton.model + field(MODEL_GRAPH, length) + skeleton.graph)
         for head, one in zip(heads, held, strict=True):
             stream.write(head)
             stream.write(_sized(one, content))
@@ -81,13 +81,13 @@ def write_beside(path: Path, skeleton: Skeleton, held: Sequence[Initializer], co
             heads.append(placed)
             offset += one.size
     length = len(skeleton.graph) + sum(map(len, heads))
-    model.write_bytes(b"".join([skeleton.model, field(_MODEL_GRAPH, length), skeleton.graph, *heads]))
+    model.write_bytes(b"".join([skeleton.model, field(MODEL_GRAPH, length), skeleton.graph, *heads]))
     return f"{path.name}/{model.name}", f"{path.name}/{data.name}"
 
 
 def field(number: int, length: int) -> bytes:
     """What comes before `length` bytes of a field."""
-    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(length)
+    return _varint(number << 3 | LENGTH_DELIMITED) + _varint(length)
 
 
 def _sized(one: Initializer, content: Content) -> bytes | memoryview:
@@ -98,8 +98,8 @@ def _sized(one: Initializer, content: Content) -> bytes | memoryview:
 
 def _inside(one: Initializer) -> bytes:
     """All of a weight's field but its bytes, which come last."""
-    inner = _facts(one) + field(_TENSOR_RAW_DATA, one.size)
-    return field(_GRAPH_INITIALIZER, len(inner) + one.size) + inner
+    inner = _facts(one) + field(TENSOR_RAW_DATA, one.size)
+    return field(GRAPH_INITIALIZER, len(inner) + one.size) + inner
 
 
 def outside(facts: bytes, file: str, *, offset: int, size: int) -> bytes:
@@ -108,7 +108,7 @@ def outside(facts: bytes, file: str, *, offset: int, size: int) -> bytes:
     entries = (_text(_ENTRY_KEY, key) + _text(_ENTRY_VALUE, value) for key, value in where.items())
     told = b"".join(field(_TENSOR_EXTERNAL, len(entry)) + entry for entry in entries)
     inner = facts + told + _number(_TENSOR_LOCATION, _EXTERNAL)
-    return field(_GRAPH_INITIALIZER, len(inner)) + inner
+    return field(GRAPH_INITIALIZER, len(inner)) + inner
 
 
 def _facts(one: Initializer) -> bytes:
@@ -128,7 +128,7 @@ def _text(number: int, text: str) -> bytes:
 
 
 def _number(number: int, value: int) -> bytes:
-    return _varint(number << 3 | _VARINT) + _varint(value)
+    return _varint(number << 3 | VARINT) + _varint(value)
 
 
 def _varint(value: int) -> bytes:

@@ -4,7 +4,6 @@ Owns how that is recognised: torch and the compiler have words of their own for 
 a child process.
 """
 
-import errno
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from deploy.errors import UnfinishedError
+from deploy.files import is_full_disk
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _is_of_a_full_disk(error: BaseException, needed: int, folder: Path) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full_disk(error):
         return True
     text = str(error)
     torchs = _TORCHS_WORDS in text and shutil.disk_usage(folder).free < needed

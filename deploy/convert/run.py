@@ -12,10 +12,9 @@ import os
 import shlex
 import shutil
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,7 @@ from deploy.convert.model import FORMATS, Artifact, Device, Format, Program
 from deploy.convert.precision import Lowering
 from deploy.convert.room import minding_the_disk
 from deploy.errors import DeployError
-from deploy.processes import ChildFailed, Limits, Worker
+from deploy.processes import ChildFailed, Limits, Worker, called_after
 from deploy.progress import Progress
 from deploy.targets import Target
 
@@ -186,7 +185,8 @@ def _convert(
     worker: Worker, job: ConversionJob, convert_program: Callable[..., Artifact], progress: Progress
 ) -> Artifact | ConversionFailure:
     try:
-        with progress.stage(f"convert to {job.format}{job.in_words}"), _said_when_long(worker, job, progress):
+        said = partial(_say_that_it_is_long, worker, job, progress)
+        with progress.stage(f"convert to {job.format}{job.in_words}"), called_after(_LONG, said):
             done = worker.run(convert_program, target=job.target, folder=job.artifact_folder)
     except DeployError as error:
         kept = _keep(job)
@@ -201,24 +201,13 @@ def _convert(
     return replace(done.value, seconds=done.seconds, peak_memory=done.peak_memory, details=details)
 
 
-@contextmanager
-def _said_when_long(worker: Worker, job: ConversionJob, progress: Progress) -> Iterator[None]:
-    """After `_LONG` seconds one line says what is at work, and how to do without that format."""
-
-    def say() -> None:
-        others = ",".join(other for other in FORMATS if other != job.format)
-        progress.note(
-            f"{job.format} takes its time: {_LONG / 60:.0f} min so far, {_at_work(worker)}. It goes on; "
-            f"--formats {others} does without it, --timeout S bounds each step"
-        )
-
-    timer = threading.Timer(_LONG, say)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+def _say_that_it_is_long(worker: Worker, job: ConversionJob, progress: Progress) -> None:
+    """One line that says what is at work, and how to do without that format."""
+    others = ",".join(other for other in FORMATS if other != job.format)
+    progress.note(
+        f"{job.format} takes its time: {_LONG / 60:.0f} min so far, {_at_work(worker)}. It goes on; "
+        f"--formats {others} does without it, --timeout S bounds each step"
+    )
 
 
 def _at_work(worker: Worker) -> str:

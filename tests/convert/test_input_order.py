@@ -99,3 +99,20 @@ def mask_of(graph: torch.fx.GraphModule) -> torch.fx.Node:
     found = attention.kwargs.get("attn_mask") or attention.args[3]
     assert isinstance(found, torch.fx.Node)
     return found
+
+
+def test_what_several_read_is_put_in_order_once() -> None:
+    module, x = nn.ModuleList(nn.Linear(WIDTH, 4) for _ in range(3)), torch.randn(ROWS, WORDS, WIDTH)
+    module.requires_grad_(False)
+
+    class Several(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            turned = x.transpose(0, 1)
+            return sum((layer(turned) for layer in module), start=torch.zeros(()))
+
+    graph = torch.export.export(Several(), (x,), strict=False).module(check_guards=False)
+    assert isinstance(graph, torch.fx.GraphModule)
+    order_inputs(graph)
+    made = graph.graph.find_nodes(op="call_function", target=torch.ops.aten.contiguous.default)
+    assert len(made) == 1
+    assert len(made[0].users) == 3
