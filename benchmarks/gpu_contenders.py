@@ -174,10 +174,10 @@ def archived(program: ExportedProgram, folder: Path, *, threads: int) -> Path:
         # No kernel runs on the CPU, and trying each of its instruction sets takes as long as all else.
         settings |= {"cpp.simdlen": 256, "cpp.vec_isa_ok": True}
     with compiler_run(require_compiler(), folder, march=AVX2_MARCH, device=device) as runs_it:
-        files, way = aoti._compile(program, {**settings, **runs_it})
+        compiled, way = aoti._compile(program, {**settings, **runs_it})
     print(f"FlexAttention, if there is any: {way}")
     path = folder / "model.pt2"
-    aoti._package(files, path)
+    aoti._package(compiled.files, path)
     return path
 
 

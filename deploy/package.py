@@ -62,11 +62,7 @@ def package(request: PackageRequest, *, progress: Progress = Silent(), on_step: 
     inputs = read_inputs(request, progress)  # 2
     with open_stage(request.repository, inputs.name, keep_failed=request.keep_failed, on_step=on_step) as work:
         run = Run(request=request, inputs=inputs, work=work, progress=progress)
-        conversion = run.convert()  # 3
-        proof = run.prove(conversion)  # 4
-        if suspects := run.suspects(conversion, proof):
-            conversion = run.convert_again(suspects)
-            proof = run.prove(conversion)
+        conversion, proof = run.convert_and_prove()  # 3, 4
         taken = run.lower(conversion, proof)
         conversion, proof = taken.conversion, taken.proof
         conversion, proof = run.quicken(conversion, proof)

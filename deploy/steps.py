@@ -3,7 +3,7 @@
 Owns how each step calls the room that does its work, and what is said of it. Called by package, which owns their order.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +14,7 @@ from deploy.choose import Choice, Rules, choose
 from deploy.convert.model import Artifact, Format, Precision, Program
 from deploy.convert.run import Conversion, ConversionPlan, convert
 from deploy.device import obstacles
+from deploy.doubts import Doubt, kept_work, packed_weights
 from deploy.ensemble.whole import StagedEnsemble, publish_ensemble, staged_ensemble
 from deploy.errors import UnfinishedError
 from deploy.evidence import Judgement, Verdict
@@ -78,7 +79,7 @@ class Run:
         return self.request.gpu.gpu if self.request.gpu else None
 
     def convert(
-        self, *, again: bool = False, precision: Precision | None = None, program: Program | None = None
+        self, *, again: Doubt | None = None, precision: Precision | None = None, program: Program | None = None
     ) -> Conversion:
         """Step 3. Raises UnfinishedError if no format could be built, or one that was asked for by name.
 
@@ -89,7 +90,7 @@ class Run:
             formats=formats_of(self.request),
             max_batch=self.request.max_batch,
             target=self.request.target,
-            folder=folder / "again" if again else folder,
+            folder=folder / again.name if again else folder,
             store=artifact_store() if resources.cache and not again else None,
             jobs=resources.jobs,
             timeout=resources.seconds,
@@ -97,6 +98,7 @@ class Run:
             lowering=lowering(self.request, precision, self.inputs, folder=self.work.work),
             program=program,
             device=self.request.device,
+            packed=again.packed if again else True,
         )
         conversion = convert(self.inputs.checkpoint, plan, self.progress)
         if conversion.program.reused:
@@ -113,19 +115,24 @@ class Run:
             raise _conversion_error(conversion)
         return conversion
 
-    def suspects(self, conversion: Conversion, proof: Proof) -> tuple[str, ...]:
-        """The keys of work from the cache that failed its proof here: of code, of an export and what came of it."""
-        failed = [one for name, one in conversion.artifacts.items() if not proof.evidence[name].judgement.passed]
-        program = conversion.program.reused if failed else None
-        keys = (program, *(one.reused or (one.kept if program else None) for one in failed))
-        return tuple(key for key in keys if key)
+    def convert_and_prove(
+        self, precision: Precision | None = None, *, program: Program | None = None, first: Proof | None = None
+    ) -> tuple[Conversion, Proof]:
+        """Steps 3 and 4, and both once more where it may be what was made that failed, and not the model."""
+        conversion = self.convert(precision=precision, program=program)
+        proof = self.prove(conversion, precision, first=first)
+        for doubt in (kept_work, packed_weights):
+            if found := doubt(conversion, proof):
+                conversion = self._convert_again(found, precision=precision, program=program)
+                proof = self.prove(conversion, precision, first=first)
+        return conversion, proof
 
-    def convert_again(self, suspects: Sequence[str], **lowered: Any) -> Conversion:
-        """Step 3 without the cache, which loses those entries."""
-        self.progress.note("what was compiled before failed its proof: all is compiled again")
-        for key in suspects:
+    def _convert_again(self, doubt: Doubt, **lowered: Any) -> Conversion:
+        """Step 3 without the cache, which loses what the doubt is of."""
+        self.progress.note(doubt.says)
+        for key in doubt.keys:
             artifact_store().drop(key)
-        return self.convert(again=True, **lowered)
+        return self.convert(again=doubt, **lowered)
 
     def prove(self, conversion: Conversion, precision: Precision | None = None, *, first: Proof | None = None) -> Proof:
         """Step 4; in one more precision after the `first` proof."""
@@ -152,11 +159,7 @@ class Run:
             return Taken(conversion=conversion, proof=proof)
         attempts = [Attempt(precision="fp32", conversion=conversion, proof=proof)]
         for precision in worth_trying(self.request.target):
-            made = self.convert(precision=precision, program=conversion.program)
-            proved = self.prove(made, precision, first=proof)
-            if suspects := self.suspects(made, proved):
-                made = self.convert_again(suspects, precision=precision, program=conversion.program)
-                proved = self.prove(made, precision, first=proof)
+            made, proved = self.convert_and_prove(precision, program=conversion.program, first=proof)
             attempts.append(Attempt(precision=precision, conversion=made, proof=proved))
         return take_fastest(self.request, attempts, logs=self.work.work / "logs", progress=self.progress)
 

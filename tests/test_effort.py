@@ -18,7 +18,7 @@ from deploy.validate.choices import Choice, keep
 from deploy.validate.fastest import FastestPlan, choice_key
 from tests.packaging import make_request, run
 
-CHOSEN: dict[Format, str] = {"aoti": "prepacked", "onnx": "no arena"}
+CHOSEN: dict[Format, str] = {"aoti": "unpacked", "onnx": "no arena"}
 
 
 @pytest.mark.engine

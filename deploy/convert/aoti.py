@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.cache import Store
-from deploy.convert.aoti_prepack import PREPACK, prepack
+from deploy.convert.aoti_prepack import PACKED, PREPACK, prepack
 from deploy.convert.aoti_weights import put_together, take_apart, weights_file
 from deploy.convert.archive import MODEL_NAME, read_metadata
 from deploy.convert.compiler import (
@@ -49,6 +49,7 @@ from deploy.errors import DeployError, UnfinishedError
 from deploy.targets import Target
 
 if TYPE_CHECKING:
+    from torch import fx
     from torch.export import ExportedProgram
 
 _COMPILE_COMMENT = "\n// Compile cmd"
@@ -136,6 +137,9 @@ class _Build:
     @property
     def settings(self) -> dict[str, Any]:
         chosen = {name: value == "1" for name, value in self.options.items()}
+        # Frozen weights are packed by the compiler; those of int8 would be packed, and held, as float32.
+        if self.program.precision == "int8" or "freezing" in chosen:
+            chosen[PREPACK] = False
         settings = compiler_settings(self.program.device) | chosen
         if not is_avx2(self.target.cpu_isa):
             return settings
@@ -159,13 +163,14 @@ class _Build:
         if not weights.used:  # a file of nothing cannot be mapped when the archive is loaded
             settings = {name: value for name, value in settings.items() if name not in _WEIGHTS_BESIDE}
         with compiler_run(self.compiler, work, march=self.march, device=self.program.device) as runs_it:
-            files, attention = _compile(exported, {**settings, **runs_it})
+            compiled, attention = _compile(exported, {**settings, **runs_it})
+        files = compiled.files
         # Put in by `put_together`: packed here, the weights would lie on disk twice, and whole in memory.
         blob = weights_file(files)
         _package([one for one in files if str(one) != str(blob)], self.path)
         made = {"torch": torch.__version__, "compiler": compiler_version(self.compiler), "march": self.march}
         details = {**made, **_facts(self.path), **attention_detail(self.program, attention)}
-        details |= device_details(self.program.device)
+        details |= device_details(self.program.device) | (PACKED if compiled.packed else {})
         if take_apart(self.path, weights, details, into=entry, blob=blob) is None and blob:
             _package(files, self.path)
         elif blob:
@@ -174,9 +179,9 @@ class _Build:
 
 
 def compiler_settings(device: Device) -> dict[str, Any]:
-    """AOTInductor's settings for a device."""
+    """AOTInductor's settings for a device, and ours."""
     if device == "cpu":
-        return _SETTINGS
+        return {**_SETTINGS, PREPACK: True}
     # Many kernels, each compiled by itself: there the pool is worth its start.
     return {**{name: value for name, value in _SETTINGS.items() if name != "compile_threads"}, **_GPU_SETTINGS}
 
@@ -192,7 +197,15 @@ def known_settings(settings: Mapping[str, Any], known: Collection[str]) -> dict[
     return {name: value for name, value in settings.items() if name not in left_out}
 
 
-def _compile(exported: ExportedProgram, settings: dict[str, Any]) -> tuple[list[Any], str]:
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """The compiled files, and whether they pack weights."""
+
+    files: list[Any]
+    packed: bool
+
+
+def _compile(exported: ExportedProgram, settings: dict[str, Any]) -> tuple[_Compiled, str]:
     """The compiled files, and which way FlexAttention went: its own kernel where AOTInductor has one for this use."""
     why = ""
     if count_flex_attention(exported):
@@ -205,21 +218,34 @@ def _compile(exported: ExportedProgram, settings: dict[str, Any]) -> tuple[list[
     return _compile_exported(plain_attention(exported), settings), f"{DECOMPOSED}{why}"
 
 
-def _compile_exported(exported: ExportedProgram, settings: dict[str, Any]) -> list[Any]:
+def _compile_exported(exported: ExportedProgram, settings: dict[str, Any]) -> _Compiled:
+    from torch._inductor import config
+
+    module, settings = exported.module(check_guards=False), dict(settings)
+    packing = prepack(module, known=config.get_config_copy()) if settings.pop(PREPACK, False) else {}
+    if packing:
+        try:
+            # Weights that could get a gradient cannot be packed, and frozen ones are silently left as they are.
+            return _Compiled(_run_compiler(module, exported, settings | packing, gradients=False), packed=True)
+        except UnfinishedError as error:
+            print(f"the weights are not packed: {error.found}", file=sys.stderr)
+            module = exported.module(check_guards=False)
+    gradients = not settings.get("freezing", False)
+    return _Compiled(_run_compiler(module, exported, settings, gradients=gradients), packed=False)
+
+
+def _run_compiler(
+    module: fx.GraphModule, exported: ExportedProgram, settings: dict[str, Any], *, gradients: bool
+) -> list[Any]:
     import torch
     from torch._inductor import aot_compile, config
     from torch._inductor.exc import InductorError
 
-    module, settings = exported.module(check_guards=False), dict(settings)
-    prepacked = settings.pop(PREPACK, False)
-    if prepacked:
-        settings |= prepack(module, known=config.get_config_copy())
     order_inputs(module)
     options = known_settings(settings, config.get_config_copy())
     arguments, keywords = exported.example_inputs
     try:
-        # Weights that could get a gradient are silently not frozen, and packed ones cannot have any.
-        with torch.set_grad_enabled(not (prepacked or settings.get("freezing", False))), deep_recursion(module.graph):
+        with torch.set_grad_enabled(gradients), deep_recursion(module.graph):
             files = aot_compile(module, arguments, keywords, options=options)
     except InductorError as error:
         raise UnfinishedError(

@@ -3,7 +3,8 @@
 Owns the settings, and the C++ that packs; what is done to the graph is in `prepack_graph`. The weights stay in the
 archive as the checkpoint has them: the next fine-tune's can take their place, and oneDNN packs them for the processor
 that serves. AOTInductor's own packing (`freezing`) puts packed weights into the archive, and leaves those of
-convolutions as they are where the batch is dynamic. Called by aoti, in a child process.
+convolutions as they are where the batch is dynamic. Called by aoti, in a child process, for every archive whose
+tactic does not say otherwise.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from deploy.convert.prepack_graph import (
     pack_weights,
     sum_single_pixels,
 )
-from deploy.errors import UnfinishedError
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
 
 PREPACK = "prepack"
-"""The option of a tactic that asks for this."""
+"""The option of a tactic that says whether to do this."""
+
+PACKED = {"packing": "oneDNN, as the archive is opened"}
+"""What the details of an archive say of it."""
 
 _LIBRARY = "deployctl"
 _OF_CONVOLUTION, _OF_LINEAR = "packed_convolution_weight", "packed_linear_weight"
@@ -76,19 +79,16 @@ _FUNCTIONS = (
 
 
 def prepack(module: fx.GraphModule, *, known: Collection[str]) -> dict[str, Any]:
-    """The settings that compile a program so, whose graph is made ready in place.
+    """The settings that compile a program so, whose graph is made ready in place; none where packing gains nothing.
 
-    Raises UnfinishedError if it has no weights to pack, this processor's oneDNN packs otherwise, or this release of
-    torch has not all of the settings, whose `known` ones are given.
+    That is on a processor which is not x86, with a release of torch that has not all of the settings, whose `known`
+    ones are given, and where no layer is worth it: then the graph is left as it is.
     """
     if platform.machine() not in ("x86_64", "AMD64"):
-        raise UnfinishedError(f"weights are packed on x86 only, and this is {platform.machine()}")
+        return {}
     settings = _settings()
-    missing = sorted(settings.keys() - set(known))
-    if missing:
-        raise UnfinishedError(f"this release of torch does not know the setting {missing[0]}")
-    if not has_weights_to_pack(module):
-        raise UnfinishedError("the program has no weights of convolutions or linear layers to pack")
+    if settings.keys() - set(known) or not has_weights_to_pack(module):
+        return {}
     sum_single_pixels(module)
     fold_batch_norms(module)
     return settings

@@ -5,6 +5,7 @@ Called by run, in whose children the jobs are done, and by `__main__`.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from deploy.convert.lower import Subject, lowered_converters
 from deploy.convert.model import Artifact, Device, Format, Program
 from deploy.convert.onnx import export_onnx
 from deploy.convert.precision import Lowering
+from deploy.convert.tactics import UNPACKED
 from deploy.records import Record
 from deploy.targets import Target
 
@@ -34,10 +36,10 @@ Converters = Mapping[Format, Converter]
 CONVERTERS: Converters = {"aoti": compile_aoti, "onnx": export_onnx}
 
 
-def converters_for(checkpoint: Checkpoint, max_batch: int, lowering: Lowering) -> Converters:
-    """The converters to the precision that was asked for."""
+def converters_for(checkpoint: Checkpoint, max_batch: int, lowering: Lowering, *, packed: bool = True) -> Converters:
+    """The converters to the precision that was asked for; in fp32, `packed` is whether weights may be packed."""
     if lowering.precision == "fp32":
-        return CONVERTERS
+        return CONVERTERS if packed else {**CONVERTERS, "aoti": partial(compile_aoti, tactic=UNPACKED)}
     return lowered_converters(Subject(checkpoint=checkpoint, max_batch=max_batch, lowering=lowering))
 
 

@@ -7,7 +7,9 @@ looks at a weight's value. Called by aoti_prepack, in a child process.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,10 @@ _IMAGE = 4  # dimensions of a batch of images: rows, channels, height, width
 _MATRIX = 2
 _FEW = 262_144  # weights, 1 MB: as many as a core's own cache holds
 _ROWS = 1  # of the batch for which oneDNN is asked for a layout; other batches take the same one
+# From here on a packed linear layer takes less time, by measurement (docs/performance.md): to set up a call of oneDNN
+# takes longer than MKL takes to read few weights. Weights, and multiplications for the smallest input.
+_MANY = 131_072
+_MUCH = 4_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,12 +35,55 @@ class Operators:
 
 
 def has_weights_to_pack(module: fx.GraphModule) -> bool:
-    """Whether an exported graph has a layer whose weight may be packed."""
+    """Whether an exported graph has a layer of floats that is worth packing, and no weights of small integers.
+
+    Those are quantized: packed, they would be float32 in memory.
+    """
+    import torch
+
+    if any(tensor.dtype in (torch.int8, torch.uint8) and tensor.dim() > 1 for tensor in _tensors(module)):
+        return False
+    return any(_is_worth_packing(module, node) for node in module.graph.nodes)
+
+
+def _tensors(module: fx.GraphModule) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _is_worth_packing(module: fx.GraphModule, node: fx.Node) -> bool:
     import torch
 
     aten = torch.ops.aten
-    layers = {aten.conv2d.default, aten.linear.default, aten.addmm.default, aten.mm.default}
-    return any(node.target in layers for node in module.graph.nodes)
+    arguments: tuple[Any, ...] = node.args
+    if node.target is aten.conv2d.default:
+        return _is_image_of_many(arguments[0].meta["val"])
+    if node.target not in (aten.linear.default, aten.addmm.default, aten.mm.default):
+        return False
+    rows, weight = arguments[1:3] if node.target is aten.addmm.default else arguments[:2]
+    sizes = attrgetter(str(weight.target))(module).shape if weight.op == "get_attr" else weight.meta["val"].shape
+    return _pays(rows.meta["val"].shape[:-1], sizes)
+
+
+def _pays(rows: Sequence[Any], weight: Sequence[Any]) -> bool:
+    """Whether a linear layer has so many weights, or so many rows in the smallest input, that packing them pays."""
+    weights = prod(map(_least, weight))
+    return weights >= _MANY or prod(map(_least, rows)) * weights >= _MUCH
+
+
+def _least(size: Any) -> int:
+    """A size, or the least that a dynamic one can be."""
+    return size if isinstance(size, int) else int(size.node.shape_env.bound_sympy(size.node.expr).lower)
+
+
+def _is_image_of_many(image: Tensor) -> bool:
+    """Whether these are images of a fixed size, of several channels and pixels.
+
+    Of one alone it cannot be told whether channels come first or last: the compiler takes the first, and oneDNN gives a
+    packed convolution the last.
+    """
+    channels, *pixels = image.shape[1:] if image.dim() == _IMAGE else (1,)
+    return all(isinstance(size, int) for size in (channels, *pixels)) and channels > 1 and pixels != [1, 1]
 
 
 def fold_batch_norms(module: fx.GraphModule) -> int:
@@ -147,11 +196,11 @@ def pack_weights(graph: fx.Graph, operators: Operators) -> None:
             constants.add(node)
         elif node.target is aten.convolution.default and node.args[1] in constants and _is_packable(node):
             _replace(graph, node, *_convolution(graph, node, operators.convolution))
-        elif node.target is aten.addmm.default and node.args[2] in constants and _is_float32(node) and not node.kwargs:
+        elif node.target is aten.addmm.default and node.args[2] in constants and not node.kwargs:
             bias, rows, weight = node.args
-            _replace(graph, node, *_linear(graph, node, (rows, weight, bias), operators.linear))
-        elif node.target is aten.mm.default and node.args[1] in constants and _is_float32(node):
-            _replace(graph, node, *_linear(graph, node, (*node.args, None), operators.linear))
+            _pack_product(graph, node, (rows, weight, bias), operators.linear)
+        elif node.target is aten.mm.default and node.args[1] in constants:
+            _pack_product(graph, node, (*node.args, None), operators.linear)
 
 
 def _is_float32(node: fx.Node) -> bool:
@@ -162,10 +211,9 @@ def _is_float32(node: fx.Node) -> bool:
 
 
 def _is_packable(convolution: fx.Node) -> bool:
-    """Whether it is one of images of a fixed size, and not transposed."""
-    value: Tensor = convolution.args[0].meta["val"]  # type: ignore[union-attr]
-    fixed = value.dim() == _IMAGE and all(isinstance(size, int) for size in value.shape[1:])
-    return fixed and not convolution.args[6] and _is_float32(convolution)
+    """Whether it is one of images that are packable, and not transposed."""
+    image: Tensor = convolution.args[0].meta["val"]  # type: ignore[union-attr]
+    return _is_image_of_many(image) and not convolution.args[6] and _is_float32(convolution)
 
 
 def _convolution(graph: fx.Graph, node: fx.Node, operator: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -181,16 +229,18 @@ def _convolution(graph: fx.Graph, node: fx.Node, operator: Any) -> tuple[Any, tu
     return target, (image, packed, bias, padding, stride, dilation, groups, "none", [], "")
 
 
-def _linear(graph: fx.Graph, node: fx.Node, arguments: tuple[Any, ...], operator: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The linear layer of oneDNN in place of this product: operator and arguments."""
+def _pack_product(graph: fx.Graph, node: fx.Node, arguments: tuple[Any, ...], operator: Any) -> None:
+    """Put the linear layer of oneDNN in place of this product, where that pays."""
     import torch
 
     rows, weight, bias = arguments
+    if not _is_float32(node) or not _pays(rows.meta["val"].shape[:-1], weight.meta["val"].shape):
+        return
     with graph.inserting_before(node):
         turned = graph.call_function(torch.ops.aten.permute.default, (weight, [1, 0]))
         packed = graph.call_function(operator, (turned, _usual(rows.meta["val"].shape[0])))
     turned.meta["val"] = packed.meta["val"] = weight.meta["val"].permute(1, 0)
-    return torch.ops.mkldnn._linear_pointwise.default, (rows, packed, bias, "none", [], "")
+    _replace(graph, node, torch.ops.mkldnn._linear_pointwise.default, (rows, packed, bias, "none", [], ""))
 
 
 def _usual(size: Any) -> int:

@@ -56,7 +56,8 @@ class ConversionPlan:
     `jobs` is how many children may work at once; None means as many as cores and free memory allow, at most two, and
     one where the weights are large. `store`: where what was made before for the same graph is taken from, and kept for
     the next. `device`: where it is exported and compiled. `lowering` is the precision of the artifacts; `program`,
-    always in fp32, the one that an earlier conversion of this run exported.
+    always in fp32, the one that an earlier conversion of this run exported. `packed`: whether AOTInductor may pack
+    weights.
     """
 
     formats: tuple[Format, ...] = FORMATS
@@ -70,6 +71,7 @@ class ConversionPlan:
     lowering: Lowering = field(default_factory=Lowering)
     program: Program | None = None
     device: Device = "cpu"
+    packed: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ def convert(
     with ExitStack() as workers:
         first = workers.enter_context(_worker(jobs[0], plan))
         program = plan.program or _export(first, jobs[0], plan.store, progress)
-        by_format = converters or converters_for(checkpoint, plan.max_batch, plan.lowering)
+        by_format = converters or converters_for(checkpoint, plan.max_batch, plan.lowering, packed=plan.packed)
 
         def one(job: ConversionJob) -> Artifact | ConversionFailure:
             # Known to the outer block too, which is left first when the user interrupts.

@@ -23,7 +23,7 @@ class Tactic(Record):
     """How an artifact of one format is made and run. The default one has no options.
 
     Options of ONNX are those of the session, by their names in Triton's config, and `graph`; options of AOTInductor
-    are `prepack`, `freezing` and `max_autotune`, each "1".
+    are `prepack`, which the default does, `freezing` and `max_autotune`, each "1" or "0".
     """
 
     format: Format
@@ -49,9 +49,12 @@ _ONNX: dict[Effort, tuple[Tactic, ...]] = {
         Tactic(format="onnx", name="no memory pattern", options={"enable_mem_pattern": "0"}),
     ),
 }
+UNPACKED = Tactic(format="aoti", name="unpacked", options={"prepack": "0"})
+"""Weights as the checkpoint has them in each call; where nothing is packed, this is the default one."""
+
 _AOTI: dict[Effort, tuple[Tactic, ...]] = {
     "normal": (
-        Tactic(format="aoti", name="prepacked", options={"prepack": "1"}),
+        UNPACKED,
         Tactic(format="aoti", name="frozen", options={"freezing": "1"}),
     ),
     "max": (Tactic(format="aoti", name="frozen, autotuned", options={"freezing": "1", "max_autotune": "1"}),),

@@ -19,10 +19,11 @@ from deploy import __version__
 from deploy.cache import Store
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.aoti import compile_aoti
+from deploy.convert.aoti_prepack import PACKED
 from deploy.convert.model import Artifact, Format
 from deploy.convert.onnx import export_onnx
 from deploy.convert.run import Conversion
-from deploy.convert.tactics import DEFAULT, Effort, Tactic, alternatives, default_tactic, described
+from deploy.convert.tactics import DEFAULT, UNPACKED, Effort, Tactic, alternatives, default_tactic, described
 from deploy.errors import DeployError
 from deploy.evidence import ParityEvidence
 from deploy.files import sha256_bytes, sha256_file
@@ -244,7 +245,8 @@ def _tactics(conversion: Conversion, default: Artifact, plan: FastestPlan) -> tu
     # FlexAttention's own kernel lives in the child that exported the program: only plain attention is on disk.
     if default.format == "aoti" and conversion.program.flex_attention:
         return ()
-    return plan.alternatives(default.format, plan.effort)
+    listed = plan.alternatives(default.format, plan.effort)
+    return tuple(one for one in listed if one != UNPACKED or PACKED.items() <= default.details.items())
 
 
 class _Facts(Record):

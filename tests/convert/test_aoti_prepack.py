@@ -4,6 +4,7 @@ import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 from deploy.cache import Store
 from deploy.checkpoint.load import read_checkpoint
 from deploy.checkpoint.model import CheckpointRequest
+from deploy.convert import aoti, prepack_graph
 from deploy.convert.aoti import compile_aoti
-from deploy.convert.aoti_prepack import PREPACK, prepack
+from deploy.convert.aoti_prepack import PACKED, PREPACK, prepack
 from deploy.convert.export import export_program
 from deploy.convert.model import Artifact, Program
 from deploy.convert.prepack_graph import fold_batch_norms, sum_single_pixels
-from deploy.convert.tactics import Tactic, alternatives
 from deploy.errors import UnfinishedError
 from deploy.processes import Worker, run_alone
 from deploy.validate.executables import AotiModel
@@ -27,7 +28,6 @@ from tests.convert.helpers import target
 from tests.models import IMAGE
 
 ROWS = 3
-PREPACKED = next(one for one in alternatives("aoti", "normal") if PREPACK in one.options)
 FOLDED = ("bare", "bias", "grouped", "plain")
 LEFT = ("read twice", "of the batch")
 
@@ -116,45 +116,112 @@ def test_small_convolutions_of_one_pixel_become_sums() -> None:
             torch.testing.assert_close(answer, wanted, rtol=1e-5, atol=1e-5)
 
 
-def refusals() -> list[str]:
+class Quantized(nn.Module):
+    """A layer whose weight is kept as small integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Buffer(torch.ones(512, 512, dtype=torch.int8))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return nn.functional.linear(rows, self.weight.float())
+
+
+PACKABLE: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "images": (Block("bare"), (4, 9, 9)),
+    "many weights": (nn.Linear(512, 512), (512,)),
+    "many rows": (nn.Linear(64, 64), (1000, 64)),
+}
+LEFT_ALONE: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+    "nothing": (nn.ReLU(), (4, 9, 9)),
+    "one channel": (nn.Conv2d(1, 8, 3), (1, 9, 9)),
+    "one pixel": (nn.Conv2d(4, 8, 3, padding=2), (4, 1, 1)),
+    "few weights": (nn.Linear(64, 64), (64,)),
+    "small integers": (Quantized(), (512,)),
+}
+
+
+def packs(modules: Iterable[tuple[nn.Module, tuple[int, ...]]], without: str = "") -> list[bool]:
+    """Whether each module is compiled with packed weights, by a torch that does not know the setting `without`."""
     from torch._inductor import config
 
-    known = set(config.get_config_copy())
-    return [
-        refusal(Block("bare"), known),
-        refusal(nn.ReLU(), known),
-        refusal(Block("bare"), known - {"aot_inductor.custom_ops_to_c_shims"}),
-    ]
+    known, batch, found = set(config.get_config_copy()) - {without}, torch.export.Dim("batch", min=1, max=4), []
+    for module, sizes in modules:
+        exported = torch.export.export(
+            module.eval().requires_grad_(False), (torch.randn(2, *sizes),), dynamic_shapes=({0: batch},), strict=False
+        )
+        found.append(bool(prepack(exported.module(check_guards=False), known=known)))
+    return found
 
 
-def refusal(module: nn.Module, known: set[str]) -> str:
-    exported = torch.export.export(module.eval(), (torch.randn(2, 4, 9, 9),), strict=False)
-    try:
-        prepack(exported.module(check_guards=False), known=known)
-    except UnfinishedError as error:
-        return error.found
-    return ""
+def test_weights_are_packed_where_that_is_right_and_pays() -> None:
+    found = run_alone("packs", packs, [*PACKABLE.values(), *LEFT_ALONE.values()]).value
+
+    assert dict(zip([*PACKABLE, *LEFT_ALONE], found, strict=True)) == {
+        **dict.fromkeys(PACKABLE, True),
+        **dict.fromkeys(LEFT_ALONE, False),
+    }
 
 
-def test_what_cannot_be_packed_is_told_before_it_is_compiled() -> None:
-    fine, nothing, old = run_alone("refusals", refusals).value
+def test_nothing_is_packed_by_a_torch_that_does_not_know_how() -> None:
+    setting = "aot_inductor.custom_ops_to_c_shims"
 
-    assert fine == ""
-    assert "no weights" in nothing
-    assert "custom_ops_to_c_shims" in old
+    assert run_alone("packs", packs, [*PACKABLE.values()], setting).value == [False] * len(PACKABLE)
+
+
+def compiled_in_vain() -> tuple[bool, list[bool]]:
+    """Whether an archive ends up packed whose compilation fails where weights are, and which attempts there were."""
+    attempts = []
+
+    def compiler(module: object, exported: object, settings: dict[str, object], *, gradients: bool) -> list[object]:
+        attempts.append("post_grad_custom_pre_pass" in settings)
+        if attempts[-1]:
+            raise UnfinishedError("AOTInductor cannot compile the program")
+        return []
+
+    aoti._run_compiler = compiler
+    exported = torch.export.export(Block("bare").eval(), (torch.randn(2, 4, 9, 9),), strict=False)
+    return aoti._compile_exported(exported, {PREPACK: True}).packed, attempts
+
+
+def test_what_cannot_be_compiled_with_packed_weights_is_compiled_without() -> None:
+    assert run_alone("in vain", compiled_in_vain).value == (False, [True, False])
+
+
+class OneChannel(nn.Module):
+    """Gray images: a first convolution of one channel, whose answers a second one reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 32, 3)
+        self.eval().requires_grad_(False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.second(self.first(image).relu())  # type: ignore[no-any-return]
 
 
 def exported(folder: Path, seed: int) -> Program:
+    return exported_of(awkward(seed), "tests.convert.awkward:Awkward", IMAGE, folder)
+
+
+def exported_of(module: nn.Module, factory: str, sizes: tuple[int, ...], folder: Path) -> Program:
     folder.mkdir()
-    path = folder / "awkward.pt"
-    torch.save(awkward(seed).state_dict(), path)
-    request = CheckpointRequest(path=path, factory="tests.convert.awkward:Awkward", input_shapes=(IMAGE,))
+    path = folder / "checkpoint.pt"
+    torch.save(module.state_dict(), path)
+    request = CheckpointRequest(path=path, factory=factory, input_shapes=(sizes,))
     checkpoint = run_alone("read", read_checkpoint, request).value
     return run_alone("export", export_program, checkpoint, max_batch=4, folder=folder).value
 
 
-def compiled(program: Program, folder: Path, store: Store, tactic: Tactic) -> Artifact:
-    return run_alone("prepack", compile_aoti, program, target=target(), folder=folder, store=store, tactic=tactic).value
+def compiled(program: Program, folder: Path, store: Store) -> Artifact:
+    return run_alone("prepack", packing_all, program, target=target(), folder=folder, store=store).value
+
+
+def packing_all(program: Program, **how: Any) -> Artifact:
+    """The archive with each weight packed, however few they are."""
+    prepack_graph._MANY = 1
+    return compile_aoti(program, **how)
 
 
 def packings(archive: Path) -> dict[str, int]:
@@ -171,15 +238,32 @@ def test_packed_code_takes_the_next_fine_tunes_weights(tmp_path: Path) -> None:
     image = np.random.default_rng(0).standard_normal((ROWS, *IMAGE)).astype(np.float32)
     for seed in (0, 1):
         folder = tmp_path / str(seed)
-        made = compiled(exported(folder, seed), folder, store, PREPACKED)
+        made = compiled(exported(folder, seed), folder, store)
 
         assert packings(made.path) == {"convolution": 1, "linear": 3}
         assert (made.reused is None) == (seed == 0)
-        assert made.details["tactic"] == PREPACKED.name
-        with Worker("model", log=Path(os.devnull)) as worker:
-            worker.make(AotiModel, made.path, threads=1)
-            found = [worker.call("run", [image[:rows]])[0] for rows in (ROWS, 1, ROWS)]
-        with torch.no_grad():
-            wanted = awkward(seed)(torch.from_numpy(image)).numpy()
-        for answer in found:
-            np.testing.assert_allclose(answer, wanted[: len(answer)], rtol=1e-4, atol=1e-5)
+        assert PACKED.items() <= made.details.items()
+        check_answers(made, awkward(seed), image)
+
+
+@pytest.mark.slow
+def test_what_follows_a_convolution_of_one_channel_is_right(tmp_path: Path) -> None:
+    sizes = (1, 8, 8)
+    image = np.random.default_rng(0).standard_normal((ROWS, *sizes)).astype(np.float32)
+    program = exported_of(OneChannel(), f"{__name__}:OneChannel", sizes, tmp_path / "gray")
+
+    made = compiled(program, tmp_path / "gray", Store(folder=tmp_path / "store"))
+
+    assert packings(made.path) == {"convolution": 1, "linear": 0}
+    check_answers(made, OneChannel(), image)
+
+
+def check_answers(made: Artifact, module: nn.Module, image: np.ndarray) -> None:
+    """Whether the archive answers as the module does, for the whole batch, a single row, and again."""
+    with Worker("model", log=Path(os.devnull)) as worker:
+        worker.make(AotiModel, made.path, threads=1)
+        found = [worker.call("run", [image[:rows]])[0] for rows in (ROWS, 1, ROWS)]
+    with torch.no_grad():
+        wanted = module(torch.from_numpy(image)).numpy()
+    for answer in found:
+        np.testing.assert_allclose(answer, wanted[: len(answer)], rtol=1e-4, atol=1e-5)
