@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 PREFIX = "torchvision/"
 QUANTIZABLE = "quantized_"
+EPSILON = "norm_epsilon"  # an option of ours, which no builder has: the epsilon of every batch norm
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
@@ -86,6 +87,11 @@ class Architecture:
     def differs_as_quantizable(self) -> bool:
         """Whether it is a quantizable form that computes otherwise than the plain builder, whose weights fit it too."""
         return self.name.startswith(QUANTIZABLE) and bool(self.about)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether its batch norms are the frozen ones of its pre-trained weights, which count no batches."""
+        return EPSILON in self.options
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from deploy.checkpoint.architecture import Architecture
+from deploy.checkpoint.architecture import EPSILON, Architecture
 from deploy.checkpoint.vision import import_torchvision
 from deploy.errors import UsageError
 
 COUNTER = "num_batches_tracked"  # of batch norm: training counts with it, inference never reads it
-EPSILON = "norm_epsilon"  # an option of ours, which no builder has: the epsilon of every batch norm
 
 
 @contextmanager

@@ -69,7 +69,8 @@ class Match:
 def identify(found: Shapes, zoo: Mapping[str, Architecture], *, quantizable: bool = False) -> Match:
     """The one architecture that fits exactly, before those that stand second to it.
 
-    Of a network known to be `quantizable`, that form goes first where it computes otherwise than the plain one.
+    Of a network known to be `quantizable`, that form goes first where it computes otherwise than the plain one. Batches
+    that were counted rule out a form whose batch norms are frozen.
 
     Raises UsageError if several fit that compute differently, or none, naming the nearest three.
     """
@@ -81,6 +82,8 @@ def identify(found: Shapes, zoo: Mapping[str, Architecture], *, quantizable: boo
     first = [match for match in exact if match.architecture.second_to not in fitting]
     if quantizable:
         first = [match for match in exact if match.architecture.differs_as_quantizable] or first
+    if len(names) < len(found):
+        first = [match for match in first if not match.architecture.is_frozen] or first
     if len(first) > 1:
         raise _ambiguous(first)
     if not first:

@@ -19,7 +19,7 @@ from deploy.checkpoint.adapters import Adapter, digest_of, read_adapter
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.checkpoint.pretrained_adapter import adapted_folder, head_rows, merge_into
 from deploy.checkpoint.pretrained_answers import answer_notes, class_names, decisions
-from deploy.checkpoint.pretrained_folder import CONFIG, PretrainedFolder, has_tokenizer, open_folder
+from deploy.checkpoint.pretrained_folder import CONFIG, OWN_MODULE, PretrainedFolder, has_tokenizer, open_folder
 from deploy.checkpoint.pretrained_inputs import pretrained_inputs
 from deploy.checkpoint.processors import made_size, read_processor
 from deploy.checkpoint.sentence_folder import read_pooling, with_token_class
@@ -42,7 +42,6 @@ _ENDINGS = (
 _GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "DoubleHeadsModel")
 # Classes that are an encoder alone, whatever their config says of the kind of network.
 _ENCODERS = ("EncoderModel", "T5ForTokenClassification")
-_OWN_CODE = "give the module as --factory package.module:function and its weights as one file"
 _SHOWN = 5
 
 
@@ -169,7 +168,7 @@ def _check_config(folder: PretrainedFolder) -> None:
         raise UsageError(
             f"{file} names {name}, a task that is not known here",
             expected=", ".join(f"...{ending}" for ending in _ENDINGS),
-            fix=_OWN_CODE,
+            fix=OWN_MODULE,
         )
     if config.get("quantization_config"):
         method = dict(config["quantization_config"]).get("quant_method", "an unnamed method")
@@ -179,7 +178,7 @@ def _check_config(folder: PretrainedFolder) -> None:
             fix="save the model before it was quantized, or dequantized: model.dequantize()",
         )
     if config.get("is_encoder_decoder") and not name.endswith(_ENCODERS):
-        raise UsageError(f"{name} has an encoder and a decoder", expected="a network of one part", fix=_OWN_CODE)
+        raise UsageError(f"{name} has an encoder and a decoder", expected="a network of one part", fix=OWN_MODULE)
     wanted = getattr(cls.config_class, "model_type", None)
     if config.get("model_type", wanted) != wanted:
         raise UsageError(
@@ -202,12 +201,12 @@ def _unknown(folder: PretrainedFolder, name: str, release: str) -> UsageError:
             f"{name} is code that came with the model ({CONFIG} has an auto_map), no class of transformers {release}",
             expected="a class of transformers: code from a folder could do anything here, so it is never run, and "
             "there is no trust_remote_code",
-            fix=f"read that code, make it a module of your own, and {_OWN_CODE}",
+            fix=f"read that code, make it a module of your own, and {OWN_MODULE}",
         )
     return UsageError(
         f"{folder.path / CONFIG} names {name}, which transformers {release} does not have",
         expected="a class of that release",
-        fix=f"install the transformers that it was trained with, or {_OWN_CODE}",
+        fix=f"install the transformers that it was trained with, or {OWN_MODULE}",
     )
 
 

@@ -21,6 +21,11 @@ PROCESSOR = "preprocessor_config.json"
 # What the networks of such folders call their inputs, a dynamic length, and the embedding of a whole text.
 TOKENS, MASK, TYPES, PIXELS = "input_ids", "attention_mask", "token_type_ids", "pixel_values"
 SEQUENCE, EMBEDDING = "sequence", "sentence_embedding"
+# The way out for what is no network of one text or one image.
+OWN_MODULE = (
+    "give the module as --factory package.module:function, its weights as one file, and each input of its forward as "
+    "--input-shape NAME=DTYPE:SIZES"
+)
 
 _SAVED = "a folder that model.save_pretrained(folder) and tokenizer.save_pretrained(folder) wrote"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")

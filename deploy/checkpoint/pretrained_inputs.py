@@ -15,6 +15,7 @@ from deploy.checkpoint.padding import check_padding
 from deploy.checkpoint.pretrained_folder import (
     CONFIG,
     MASK,
+    OWN_MODULE,
     PIXELS,
     PROCESSOR,
     SEQUENCE,
@@ -93,8 +94,7 @@ def pretrained_inputs(
     raise UsageError(
         f"{type(network).__name__} reads {' and '.join(read)}{', which are the colours of pixels' if pixels else ''}",
         expected=f"a network of a text alone ({TOKENS}) or of an image alone ({PIXELS})",
-        fix="give the module as --factory package.module:function, its weights as one file, and each input of its "
-        "forward as --input-shape NAME=DTYPE:SIZES",
+        fix=OWN_MODULE,
     )
 
 

@@ -17,6 +17,7 @@ from deploy.checkpoint.model import CheckpointRequest
 from deploy.checkpoint.tensors import check_floats
 from deploy.checkpoint.timm_entries import TIMM, TimmEntry, digest_names, digest_shapes, import_timm, timm_version
 from deploy.checkpoint.timm_forms import check_fused, check_fused_like, headless_note, nearly_headless, pooling_note
+from deploy.checkpoint.timm_likely import Clues, likeliest_first
 from deploy.checkpoint.timm_refusals import FACTORY, INSTALL, SHOWN, ambiguous, misfit, nearest, unknown, with_fix
 from deploy.checkpoint.timm_training import TimmSaid, timm_preprocessing, what_timm_said
 from deploy.checkpoint.timm_zoo import index_is_ready, load_index
@@ -55,7 +56,7 @@ def understand_timm(
     removed, tensors = _unwrapped(contents)
     shapes = _shapes(tensors)
     said = what_timm_said(contents)
-    match, hint = _match(request, said, shapes, otherwise)
+    match, hint = _match(request, said, shapes, facts=contents.facts, otherwise=otherwise)
     options, size, guessed = _sized(match, request, contents.facts, said)
     name = _tagged(_asked(request) or match.entry.name, said)
     module = _built(name, options, shapes)
@@ -119,9 +120,10 @@ def timm_look_alikes(request: CheckpointRequest, understood: Understood) -> tupl
     """
     if request.arch is not None or not index_is_ready():
         return ()
-    names = [match.entry.name for match in _matches(_shapes(understood.tensors))]
-    if not names:
+    built = {match.entry.name: _pair(match.options.get("img_size")) for match in _matches(_shapes(understood.tensors))}
+    if not built:
         return ()
+    names, _ = likeliest_first(built, Clues.of(request, None, classes=understood.num_classes))
     return (
         f"timm has architectures with the same tensors: {listed(names, SHOWN)}; if timm trained it, say which one: "
         f"--arch {TIMM}{names[0]}",
@@ -136,7 +138,7 @@ def _unwrapped(contents: Contents) -> tuple[tuple[str, ...], dict[str, "Tensor"]
 
 
 def _match(
-    request: CheckpointRequest, said: TimmSaid, shapes: Shapes, otherwise: UsageError | None
+    request: CheckpointRequest, said: TimmSaid, shapes: Shapes, *, facts: TrainingFacts, otherwise: UsageError | None
 ) -> tuple[TimmMatch, tuple[str, ...]]:
     """The match, and a note where the file itself chose between several, or told what no index has."""
     asked = _asked(request)
@@ -164,7 +166,9 @@ def _match(
         matches = [match for match in matches if _fits(match, shapes)] or matches
     if len(matches) == 1:
         return matches[0], ()
-    raise ambiguous([match.entry.name for match in matches])
+    built = {match.entry.name: _pair(match.options.get("img_size")) for match in matches}
+    size = said.size or _pair(facts.size)
+    raise ambiguous(*likeliest_first(built, Clues.of(request, size, classes=matches[0].options["num_classes"])))
 
 
 def _fits(match: TimmMatch, shapes: Shapes) -> bool:

@@ -15,13 +15,14 @@ _NEAREST = 3
 SHOWN = 12
 
 
-def ambiguous(names: list[str]) -> UsageError:
-    """The refusal of weights that several architectures have."""
+def ambiguous(names: list[str], reason: str) -> UsageError:
+    """The refusal of weights that several architectures have, the likeliest first, and what speaks for that one."""
+    likely = f", likely {TIMM}{names[0]}, since {reason}" if reason else ""
     return UsageError(
         f"the weights fit {len(names)} architectures of timm, which may compute or preprocess differently: "
         f"{listed(names, SHOWN)}",
         expected="one; nothing in the weights can tell them apart",
-        fix=f"say which one was trained: --arch {TIMM}{names[0]}",
+        fix=f"say which one was trained{likely}: --arch {TIMM}{names[0]}",
     )
 
 

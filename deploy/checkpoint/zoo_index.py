@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deploy.checkpoint.architecture import QUANTIZABLE, Architecture, Kind, Shapes, Zoo, encode
-from deploy.checkpoint.build import COUNTER, EPSILON, build_architecture
+from deploy.checkpoint.architecture import EPSILON, QUANTIZABLE, Architecture, Kind, Shapes, Zoo, encode
+from deploy.checkpoint.build import COUNTER, build_architecture
 from deploy.checkpoint.vision import import_torchvision, minor_release
 from deploy.checkpoint.zoo_facts import builder_kind, default_size, default_transforms, detector_facts
 from deploy.checkpoint.zoo_page import architectures_page

@@ -67,7 +67,8 @@ Where weights fit several architectures:
 - `googlenet` and `inception_v3` built from pre-trained weights rescale their input inside `forward`
   (`transform_input=True`), which a fine-tune inherits; built with `weights=None` they do not. `retinanet_resnet50_fpn`
   built from COCO_V1 weights has batch normalisation with an epsilon of 0, else of 1e-5. Nothing in the weights tells
-  them apart: `--arch` says which one was trained.
+  them apart: `--arch` says which one was trained. A RetinaNet whose batches were counted (`num_batches_tracked`) is the
+  latter, though: pre-trained weights freeze what would count them.
 - The `quantized_` builders, in float (before `convert`), share every name and shape with the plain one, which is taken.
   All but one compute the same. `quantized_mobilenet_v2` does not, and `inspect` says so; `--arch` takes it.
   Weights that were converted to int8 are refused: package the float ones that they were made from.

@@ -5,6 +5,7 @@ Owns names, ceilings and what may lie in the graph; onnx_file writes it. Called 
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.cache import Store
 from deploy.convert.cuda import device_details
+from deploy.convert.explain import traced_line
 from deploy.convert.export import load_program
 from deploy.convert.flex import DECOMPOSED, attention_detail, plain_attention
 from deploy.convert.kept_program import weights_without_graph
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 # above 25 leaves the graph as it is.
 _BEST_TESTED_OPSET = 20
 _INLINE_LIMIT = 1_900_000_000  # bytes of weights; a protobuf message ends at 2 GiB
+_OPERATOR = re.compile(r"aten\.(\w+)")
 _REWRITES: dict[str, Callable[[ir.Model], int]] = {"rewritten": rewrite, "attention": rewrite_with_attention}
 
 
@@ -115,8 +118,9 @@ def _translate(exported: ExportedProgram, *, opset: int, graph: str = "") -> ir.
             custom_translation_table=translations(),
         )  # fmt: skip
     except OnnxExporterError as error:
+        reason = _reason(error)
         raise UnfinishedError(
-            f"the program cannot be written as ONNX: {_reason(error)}",
+            f"the program cannot be written as ONNX: {reason}{_line_of(reason, exported)}",
             fix="use --formats aoti, or change the operation it names",
         ) from error
     assert made is not None
@@ -135,6 +139,16 @@ def _reason(error: BaseException) -> str:
         root = root.__cause__
     lines = [line.strip() for line in str(root).splitlines() if line.strip()]
     return f"{type(root).__name__}: {lines[0] if lines else ''}"
+
+
+def _line_of(reason: str, exported: ExportedProgram) -> str:
+    """The user's line that became the operator which the reason names; empty where it names none."""
+    named = _OPERATOR.search(reason)
+    for node in exported.graph.nodes if named else ():
+        packet = getattr(node.target, "overloadpacket", None)
+        if packet is not None and named and str(packet) == f"aten.{named[1]}":
+            return traced_line(node.meta.get("stack_trace") or "")
+    return ""
 
 
 def _rename(model: ir.Model, spec: Spec) -> None:

@@ -83,10 +83,28 @@ def keep_sums_apart(model: ir.Model) -> int:
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """How the exporter is to write operators that its own way costs more: attention."""
+    """How to write what the exporter does at more cost, attention, or not at all, `1.0 - mask`."""
     import torch
 
-    return {torch.ops.aten.scaled_dot_product_attention.default: _attention}
+    return {
+        torch.ops.aten.scaled_dot_product_attention.default: _attention,
+        torch.ops.aten.rsub.Scalar: _from_number,
+    }
+
+
+# The signature is the operator's own.
+def _from_number(self: Any, other: float, alpha: float = 1) -> Any:
+    """A number less a tensor, `1.0 - mask`: of integers the exporter makes a subtraction that torch does not have."""
+    import onnx_ir as ir
+    from onnxscript import opset18
+
+    op: Any = opset18
+    tensor = self
+    if not tensor.dtype.is_floating_point() and isinstance(other + alpha, float):
+        tensor = op.Cast(tensor, to=ir.DataType.FLOAT)
+    dtype = ir.DataType.FLOAT if tensor is not self else self.dtype
+    subtracted = tensor if alpha == 1 else op.Mul(tensor, ir.tensor(alpha, dtype=dtype))
+    return op.Sub(ir.tensor(other, dtype=dtype), subtracted)
 
 
 # The signature is the operator's own: the exporter reads it.

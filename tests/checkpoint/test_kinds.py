@@ -195,7 +195,10 @@ def test_a_detector_says_what_torchvision_makes_of_its_outputs(tmp_path: Path) -
 
 
 def test_the_epsilon_that_pre_trained_weights_bring_is_a_form_of_its_own(tmp_path: Path) -> None:
-    request = saved(tmp_path / "weights.pt", torchvision_model("retinanet_resnet50_fpn", num_classes=3).state_dict())
+    state = torchvision_model("retinanet_resnet50_fpn", num_classes=3).state_dict()
+    assert read_checkpoint(saved(tmp_path / "weights.pt", state)).architecture == "torchvision/retinanet_resnet50_fpn"
+    frozen = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    request = saved(tmp_path / "weights.pt", frozen)
     with pytest.raises(UsageError, match=r"--arch retinanet_resnet50_fpn or --arch retinanet_resnet50_fpn\+coco_v1"):
         read_checkpoint(request)
     for form, epsilon in (("", 1e-5), ("+coco_v1", 0.0)):

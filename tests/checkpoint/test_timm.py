@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,7 @@ from torch import nn
 from deploy.checkpoint.load import build_module, read_checkpoint
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest, DynamicRequest
 from deploy.checkpoint.timm_entries import decode, encode, import_timm, index_file, likeness, sketch, timm_version
+from deploy.checkpoint.timm_likely import Clues, likeliest_first
 from deploy.checkpoint.timm_zoo import load_index
 from deploy.ensemble.models.image import prepare
 from deploy.ensemble.transform import image_transform
@@ -259,6 +261,37 @@ def test_the_same_names_with_another_patch_are_no_collision(tmp_path: Path) -> N
     state |= {"patch_embed.proj.weight": torch.zeros(384, 3, 16, 16), "pos_embed": torch.zeros(1, 196, 384)}
     with pytest.raises(UsageError, match=r"fit 2 architectures of timm(.|\n)*deit3_small_patch16_224, deit3_small_"):
         read(tmp_path, state)
+
+
+@pytest.mark.parametrize(
+    ("file", "side", "words"),
+    [
+        ("best.pt", 24, "likely timm/deit3_small_patch16_384, since timm has it for images of 384 x 384: --arch "),
+        ("best.pt", 14, "likely timm/deit3_small_patch16_224, since timm has it for images of 224 x 224: --arch "),
+        ("deit3_small_patch16_384-birds.pt", 14, "likely timm/deit3_small_patch16_384, since .* has its name: --"),
+        ("best.pt", 12, "one was trained: --arch timm/deit3_small_patch16_224"),
+    ],
+)
+def test_of_twins_the_likeliest_is_named_first(file: str, side: int, words: str, tmp_path: Path) -> None:
+    state = fine_tuned("vit_small_patch14_dinov2", num_classes=3).state_dict()
+    state |= {"patch_embed.proj.weight": torch.zeros(384, 3, 16, 16), "pos_embed": torch.zeros(1, side**2, 384)}
+    with pytest.raises(UsageError) as refused:
+        read_checkpoint(CheckpointRequest(path=saved(tmp_path / file, state).path))
+    assert re.search(words, str(refused.value.fix))
+
+
+def test_twins_whose_tensors_have_no_size_are_told_apart_by_the_size_that_is_asked_for() -> None:
+    twins: dict[str, tuple[int, int] | None] = {"xcit_nano_12_p16_224": None, "xcit_nano_12_p16_384": None}
+    request = CheckpointRequest(path=Path("runs/best.pt"), input_shapes=((3, 384, 384),))
+    names, reason = likeliest_first(twins, Clues.of(request, (224, 224), classes=3))
+    assert (names[0], reason) == ("xcit_nano_12_p16_384", "timm has it for images of 384 x 384")
+
+
+def test_of_names_that_stand_in_one_another_the_longest_is_the_files() -> None:
+    twins = dict.fromkeys(("efficientnet_b0", "efficientnet_blur_b0", "tf_efficientnet_b0"))
+    names, reason = likeliest_first(twins, Clues(file="tf_efficientnet_b0/best.pt", size=None, classes=3))
+    assert (names[0], reason) == ("tf_efficientnet_b0", "tf_efficientnet_b0/best.pt has its name")
+    assert likeliest_first(twins, Clues(file="runs/best.pt", size=None, classes=3))[1] == ""
 
 
 def test_weights_that_fit_nothing_are_told_the_nearest_of_both(tmp_path: Path) -> None:

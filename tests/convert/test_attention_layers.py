@@ -65,6 +65,53 @@ def test_it_computes_what_torch_does(masks: str, batch_first: bool) -> None:
     torch.testing.assert_close(traced, called, rtol=1e-5, atol=1e-6)
 
 
+ADDED: tuple[dict[str, object], ...] = (
+    {"add_bias_kv": True},
+    {"add_zero_attn": True},
+    {"add_bias_kv": True, "add_zero_attn": True, "bias": False},
+)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("to_other", [True, False])
+@pytest.mark.parametrize("options", ADDED)
+@pytest.mark.parametrize("masks", MASKS)
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask and attn_mask:UserWarning")
+def test_keys_that_the_layer_adds_are_attended_to_as_in_torch(
+    masks: str, options: dict[str, object], to_other: bool, batch_first: bool
+) -> None:
+    attention, x = layer(batch_first=batch_first, **options), sequence(batch_first=batch_first)
+    other = 2 * x if to_other else x
+    for wanted in (False, True):
+        called = attention(x, other, x, need_weights=wanted, **MASKS[masks]())
+        with attention_in_place():
+            traced = attention(x, other, x, need_weights=wanted, **MASKS[masks]())
+        torch.testing.assert_close(traced, called, rtol=1e-5, atol=1e-6)
+
+
+class Padded(nn.Module):
+    """A layer that is told where the padding is."""
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+        return self.attention(x, other, other, key_padding_mask=mask == 0)[0]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("options", ADDED)
+def test_keys_that_the_layer_adds_follow_any_number_of_others(options: dict[str, object]) -> None:
+    module, x, mask = Padded(layer(batch_first=True, **options)), sequence(batch_first=True), (~padding()).long()
+    batch, length = Dim("batch", min=1, max=8), Dim("length", min=1, max=24)
+    with attention_in_place():
+        exported = torch.export.export(module, (x, x * 2, mask), dynamic_shapes=({0: batch, 1: length},) * 3)
+    for rows in (slice(None), slice(2, 3)):
+        for positions in (1, 3, POSITIONS):
+            given = (x[rows, :positions], -x[rows, :positions], mask[rows, :positions])
+            torch.testing.assert_close(exported.module()(*given), module(*given), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("average", [True, False])
 @pytest.mark.parametrize("masks", MASKS)
 @pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask and attn_mask:UserWarning")
@@ -113,12 +160,9 @@ def test_its_graph_copies_nothing_and_has_no_weights_that_nobody_reads(weights: 
     assert after["aten.linear.default"] == 2
 
 
-@pytest.mark.parametrize(
-    ("options", "other"),
-    [({"kdim": WIDTH, "vdim": WIDTH}, True), ({"add_bias_kv": True}, False), ({"add_zero_attn": True}, False)],
-)
-def test_what_is_more_than_that_is_left_to_torch(options: dict[str, object], other: bool) -> None:
-    module = Attention(layer(batch_first=True, **options), other=other)
+@pytest.mark.parametrize("options", [{}, {"kdim": WIDTH, "vdim": WIDTH}])
+def test_attention_to_another_sequence_is_left_to_torch(options: dict[str, object]) -> None:
+    module = Attention(layer(batch_first=True, **options), other=True)
     assert operators(module) == operators(module, patched=False)
 
 
