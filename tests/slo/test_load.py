@@ -59,6 +59,24 @@ def test_a_server_well_within_the_bound_passes(request_: SloRequest) -> None:
     assert "no counters" in " ".join(found.remarks)
 
 
+@pytest.mark.parametrize(
+    ("reference", "law", "said"),
+    [
+        ("law", Law(p99=0.01, swaps_after=60), "version 2 took the place of version 1 during the run"),
+        ("law", Law(p99=0.01, versions=()), "does not say which version answers"),
+        ("law:1", Law(p99=0.01, swaps_after=60), ""),
+        ("law", Law(p99=0.01), ""),
+    ],
+)
+def test_without_counters_the_metadata_says_who_answered(
+    request_: SloRequest, reference: str, law: Law, said: str
+) -> None:
+    found = run(request_, law, reference=reference, max_queries=100)
+    about = [remark for remark in found.remarks if "version" in remark]
+    assert found.server is None
+    assert len(about) == bool(said) and said in "".join(about)
+
+
 @pytest.mark.alone
 def test_a_server_beyond_the_bound_fails(request_: SloRequest) -> None:
     found = run(request_, Law(p99=0.6))
