@@ -69,7 +69,7 @@ def publish(
     published then.
     """
     _refuse_unproven(manifest)
-    with disk_errors_explained(f"publishing {manifest.name}"):
+    with disk_errors_explained(f"publishing {manifest.name}", stage.repository):
         sealed = _rename_into_place(stage, manifest, options, late)
         version = Version(repository=stage.repository, name=stage.name, number=sealed.version)
         stage.published = version
@@ -94,7 +94,7 @@ def publish_sealed(stage: Stage) -> bool:
     """
     model = stage.repository / stage.name
     version = Version(repository=stage.repository, name=stage.name, number=stage.version.number)
-    with disk_errors_explained(f"publishing {version}"):
+    with disk_errors_explained(f"publishing {version}", stage.repository):
         _let_read(stage.version.model_folder)
         first = not model.exists() and _appeared_first(stage, model)
         if not first:

@@ -247,7 +247,7 @@ def test_a_mount_point_is_refused_before_any_work() -> None:
     ("number", "kind", "message"),
     [
         (errno.ENOSPC, UnfinishedError, "the disk is full while publishing pets"),
-        (errno.EROFS, UsageError, "may not be written while publishing pets"),
+        (errno.EROFS, UsageError, "may not be read or written while publishing pets"),
     ],
 )
 def test_what_the_disk_refuses_is_explained(tmp_path: Path, number: int, kind: type[DeployError], message: str) -> None:
@@ -263,7 +263,7 @@ def test_what_the_disk_refuses_is_explained(tmp_path: Path, number: int, kind: t
 
 def test_a_folder_that_may_not_be_written_is_explained() -> None:
     # Even root cannot make a folder in sysfs.
-    with pytest.raises(UsageError, match="may not be written while preparing"):
+    with pytest.raises(UsageError, match="may not be read or written while preparing"):
         put(Path("/sys/deployctl-models"))
 
 
@@ -298,7 +298,7 @@ def test_a_disk_that_is_really_full_publishes_nothing(tmp_path: Path) -> None:
     result = subprocess.run(command, check=False, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert "the disk is full" in lines[0]
+    assert lines[0] == f"the disk is full while working in the stage: {tmp_path}/models"
     assert lines[-1] == "['1', 'config.pbtxt', 'warmup'] ['models']"
 
 
