@@ -98,6 +98,8 @@ class Run:
             program=program,
             device=self.request.device,
         )
+        if plan.store and program is None and (trouble := plan.store.trouble()):
+            self.progress.note(f"the cache {plan.store.folder} keeps nothing for the next fine-tune: {trouble}")
         conversion = convert(self.inputs.checkpoint, plan, self.progress)
         if conversion.program.reused:
             self.progress.note("the program was exported before, for modules like these")
