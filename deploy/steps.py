@@ -15,7 +15,7 @@ from deploy.convert.model import Artifact, Format, Precision, Program
 from deploy.convert.run import Conversion, ConversionPlan, convert
 from deploy.device import obstacles
 from deploy.ensemble.whole import StagedEnsemble, publish_ensemble, staged_ensemble
-from deploy.errors import UnfinishedError
+from deploy.errors import DeployError, UnfinishedError, after
 from deploy.evidence import Judgement, Verdict
 from deploy.gpu import LocalGpu
 from deploy.latency_evidence import LatencyEvidence
@@ -303,9 +303,13 @@ class Run:
                     if self.request.by_name:
                         good.clear()
                         break
-            published = tuple(chain.from_iterable(_published(*one, plan) for one in good))
+            published: list[PublishedVersion] = []
+            try:
+                published.extend(chain.from_iterable(_published(*one, plan) for one in good))
+            except DeployError as error:
+                raise after(" and ".join(str(one.version) for one in published), error) from error
         judgement = choice.judgement if good or not choice.publish else _not_served(lost)
-        return Outcome(judgement=judgement, published=published, served=tuple(served), lost=lost)
+        return Outcome(judgement=judgement, published=tuple(published), served=tuple(served), lost=lost)
 
     def _ensemble(self, staged: StagedVersion, plan: VersionPlan, stages: ExitStack) -> StagedEnsemble | None:
         """The ensemble round a staged version, served with it; None where none was asked for."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from deploy.errors import UnfinishedError, UsageError
+from deploy.errors import DeployError, UnfinishedError, UsageError, after
 from deploy.files import disk_errors_explained, relative_files, rename_new, sync_tree, write_atomically
 from deploy.repository.config import renumbered
 from deploy.repository.contract import check_contract
@@ -76,7 +76,10 @@ def publish(
         stage.step("published")
     promoted = version.number == 1
     if options.promote and not promoted:
-        promote(stage.repository, stage.name, version.number, on_step=stage.step)
+        try:
+            promote(stage.repository, stage.name, version.number, on_step=stage.step)
+        except DeployError as error:
+            raise after(str(version), error) from error
         promoted = True
     return PublishedVersion(
         version=version,

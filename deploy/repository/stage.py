@@ -127,6 +127,7 @@ def open_stage(
         _check_keep(keep_failed)
         _check_mount(repository)
         repository.mkdir(parents=True, exist_ok=True)
+        _check_writable(repository / name)
         remove_stale_stages(repository)
         folder, lock = _claim(repository)
     try:
@@ -209,6 +210,17 @@ def _keep(folder: Path, destination: Path) -> None:
         destination.mkdir(parents=True, exist_ok=True)
         for entry in sorted(folder.iterdir()):
             shutil.move(entry, destination / entry.name)
+
+
+def _check_writable(model: Path) -> None:
+    """Refuse a model that is there and can take no more version, which would show last of all."""
+    for folder in (model, model / WARMUP_FOLDER):
+        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(
+                f"{folder} may not be written, so that {model.name} can take no further version",
+                expected="a folder that this user may write",
+                fix="change its permissions, or choose another name or repository",
+            )
 
 
 def _check_mount(repository: Path) -> None:
