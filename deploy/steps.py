@@ -19,14 +19,7 @@ from deploy.errors import DeployError, UnfinishedError, after
 from deploy.evidence import Judgement, Verdict
 from deploy.gpu import LocalGpu
 from deploy.latency_evidence import LatencyEvidence
-from deploy.precisions import (
-    Attempt,
-    Taken,
-    demand,
-    lowering,
-    take_fastest,
-    worth_trying,
-)
+from deploy.precisions import Attempt, Taken, demand, lowering, take_fastest, worth_trying
 from deploy.processes import Limits
 from deploy.progress import Progress
 from deploy.repository.publish import PublishedVersion, PublishOptions
@@ -116,7 +109,12 @@ class Run:
         return conversion
 
     def suspects(self, conversion: Conversion, proof: Proof) -> tuple[str, ...]:
-        """The keys of work from the cache that failed its proof here: of code, of an export and what came of it."""
+        """The keys of work from the cache that failed its proof here: of code, of an export and what came of it.
+
+        None where eager itself is refuted: nothing that was made of it was asked then.
+        """
+        if proof.behaviour.status == "refuted":
+            return ()
         failed = [one for name, one in conversion.artifacts.items() if not proof.evidence[name].judgement.passed]
         program = conversion.program.reused if failed else None
         keys = (program, *(one.reused or (one.kept if program else None) for one in failed))
