@@ -282,7 +282,7 @@ def _told(error: Exception) -> tuple[str, object]:
     """What the caller hears, who translates it for the user. The whole stack goes to the log, if that has room."""
     with suppress(OSError):
         traceback.print_exc()
-    if is_full_disk(error):
+    if isinstance(error, OSError) and is_full_disk(error):
         error = disk_error(error, "working in a child process") or error
     if isinstance(error, DeployError):
         return "deploy-error", error

@@ -279,7 +279,7 @@ def test_a_model_that_can_take_no_version_is_refused_before_any_work(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(tmp_path / "models")
-    closed, steps = tmp_path / "models/pets" / folder, []
+    closed, steps = tmp_path / "models/pets" / folder, list[str]()
     # Root may write wherever it likes.
     monkeypatch.setattr("os.access", lambda path, mode: path != closed)
     with pytest.raises(UsageError, match=f"^{closed} may not be written, so that pets can take no further version"):
