@@ -25,6 +25,7 @@ from deploy.records import Record
 _FACTS = "entry.json"
 _UNFINISHED = ".unfinished-"
 _ABANDONED_SECONDS = 24 * 3600.0
+_LEAST_ROOM = 1_000_000  # bytes: a graph without its weights
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -148,6 +149,17 @@ class Store:
                 fix="look at its owner and permissions, and whether its disk is mounted read-only",
             )
         return tuple(removed)
+
+    def trouble(self) -> str:
+        """Why nothing can be kept in the folder, or will be taken from it; empty if all is well. Makes the folder."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryFile(dir=self.folder) as file:
+                file.write(bytes(_LEAST_ROOM))
+                file.flush()
+        except OSError as error:
+            return error.strerror or str(error)
+        return "others may write to it" if self.open_to_others() else ""
 
     def open_to_others(self) -> bool:
         """Whether others may write to the folder, so that nothing in it is ever taken."""

@@ -46,6 +46,9 @@ def packed_weights(conversion: Conversion, proof: Proof) -> Doubt | None:
 
 
 def _failed(conversion: Conversion, proof: Proof) -> Iterator[Artifact]:
+    """The artifacts that failed; none where eager itself is refuted: nothing that was made of it was asked then."""
+    if proof.behaviour.status == "refuted":
+        return
     for name, artifact in conversion.artifacts.items():
         if not proof.evidence[name].judgement.passed:
             yield artifact

@@ -72,6 +72,13 @@ class UnfinishedError(DeployError):
     exit_code = ExitCode.UNFINISHED
 
 
+def after(published: str, error: DeployError) -> DeployError:
+    """The same error, which says first which version was published before it and stays; itself if that is empty."""
+    if not published:
+        return error
+    return _rebuild(type(error), f"{published} is published and stays, but {error.found}", error.expected, error.fix)
+
+
 def listed(names: Iterable[str], limit: int) -> str:
     """The names for a message: the first `limit` of them, and how many more there are."""
     every = list(names)

@@ -10,15 +10,17 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from deploy.errors import UnfinishedError, UsageError
+from deploy.errors import DeployError, UnfinishedError, UsageError
 
 _CHUNK = 4 * 1024 * 1024
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
+_NO_ROOM = 1_000_000  # bytes
+_NO_TEMPORARY = "No usable temporary directory"  # the words of tempfile
 
 
 def sha256_file(path: Path) -> str:
@@ -230,20 +232,48 @@ def is_full_disk(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def disk_error(error: OSError, doing: str, folder: Path | None = None) -> DeployError | None:
+    """What is told of a full disk, or of a place that one may not use; None of any other error.
+
+    A copy names its source first, and a write no place at all: then the disk is that of `folder`, which exists, or of
+    temporary files.
+    """
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UsageError(
+            f"{error.filename or error} may not be read or written while {doing}",
+            expected="a file or folder that this user may use",
+            fix="choose another, or change its permissions",
+        )
+    if isinstance(error, FileNotFoundError) and _NO_TEMPORARY in str(error):
+        return UnfinishedError(
+            f"no folder for temporary files can be written while {doing}: {error.strerror}",
+            fix="free some space in one of them, or set TMPDIR to a folder with room",
+        )
+    if not is_full_disk(error):
+        return None
+    place = error.filename2 or error.filename or _without_room(folder) or error
+    return UnfinishedError(
+        f"the disk is full while {doing}: {shown(str(place))}", fix="free some space, then run it again"
+    )
+
+
+def _without_room(folder: Path | None) -> str:
+    """Which of the folders that are written to have no room; empty where each has."""
+    likely = [folder] if folder else []
+    with suppress(FileNotFoundError):  # there is none where all its candidates are full
+        likely.append(Path(tempfile.gettempdir()))
+    return " and ".join(str(one) for one in likely if shutil.disk_usage(one).free < _NO_ROOM)
+
+
 @contextmanager
-def disk_errors_explained(doing: str) -> Iterator[None]:
-    """Turn a full disk, or a folder one may not write, into a DeployError that says what was being done."""
+def disk_errors_explained(doing: str, folder: Path | None = None) -> Iterator[None]:
+    """Turn a full disk, or a place one may not use, into a DeployError that says what was being done.
+
+    `folder`, which exists, is where most of it is written.
+    """
     try:
         yield
     except OSError as error:
-        if is_full_disk(error):
-            raise UnfinishedError(
-                f"the disk is full while {doing}: {error.filename or error}", fix="free some space, then run it again"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise UsageError(
-                f"{error.filename or error} may not be written while {doing}",
-                expected="a folder this user may write",
-                fix="choose another folder, or change its permissions",
-            ) from error
+        if said := disk_error(error, doing, folder):
+            raise said from error
         raise

@@ -26,6 +26,7 @@ from typing import Any, Generic, ParamSpec, Self, TypeVar
 import psutil
 
 from deploy.errors import DeployError, UnfinishedError
+from deploy.files import disk_error, is_full_disk
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -273,11 +274,17 @@ def _child_main(connection: Connection, log: str) -> None:
             else:
                 value = what(*args, **kwargs)
             connection.send(("ok", value))
-        except DeployError as error:
-            traceback.print_exc()
-            connection.send(("deploy-error", error))
         except Exception as error:  # noqa: BLE001 - told to the caller, whatever it is
-            # The whole stack goes to the log and to the caller, who translates it for the user.
-            traceback.print_exc()
-            summary = " ".join("".join(traceback.format_exception_only(error)).split())
-            connection.send(("error", (summary, traceback.format_exc())))
+            connection.send(_told(error))
+
+
+def _told(error: Exception) -> tuple[str, object]:
+    """What the caller hears, who translates it for the user. The whole stack goes to the log, if that has room."""
+    with suppress(OSError):
+        traceback.print_exc()
+    if isinstance(error, OSError) and is_full_disk(error):
+        error = disk_error(error, "working in a child process") or error
+    if isinstance(error, DeployError):
+        return "deploy-error", error
+    summary = " ".join("".join(traceback.format_exception_only(error)).split())
+    return "error", (summary, "".join(traceback.format_exception(error)))

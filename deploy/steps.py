@@ -16,18 +16,11 @@ from deploy.convert.run import Conversion, ConversionPlan, convert
 from deploy.device import obstacles
 from deploy.doubts import Doubt, kept_work, packed_weights
 from deploy.ensemble.whole import StagedEnsemble, publish_ensemble, staged_ensemble
-from deploy.errors import UnfinishedError
+from deploy.errors import DeployError, UnfinishedError, after
 from deploy.evidence import Judgement, Verdict
 from deploy.gpu import LocalGpu
 from deploy.latency_evidence import LatencyEvidence
-from deploy.precisions import (
-    Attempt,
-    Taken,
-    demand,
-    lowering,
-    take_fastest,
-    worth_trying,
-)
+from deploy.precisions import Attempt, Taken, demand, lowering, take_fastest, worth_trying
 from deploy.processes import Limits
 from deploy.progress import Progress
 from deploy.repository.publish import PublishedVersion, PublishOptions
@@ -100,6 +93,8 @@ class Run:
             device=self.request.device,
             packed=again.packed if again else True,
         )
+        if plan.store and program is None and (trouble := plan.store.trouble()):
+            self.progress.note(f"the cache {plan.store.folder} keeps nothing for the next fine-tune: {trouble}")
         conversion = convert(self.inputs.checkpoint, plan, self.progress)
         if conversion.program.reused:
             self.progress.note("the program was exported before, for modules like these")
@@ -304,9 +299,13 @@ class Run:
                     if self.request.by_name:
                         good.clear()
                         break
-            published = tuple(chain.from_iterable(_published(*one, plan) for one in good))
+            published: list[PublishedVersion] = []
+            try:
+                published.extend(chain.from_iterable(_published(*one, plan) for one in good))
+            except DeployError as error:
+                raise after(" and ".join(str(one.version) for one in published), error) from error
         judgement = choice.judgement if good or not choice.publish else _not_served(lost)
-        return Outcome(judgement=judgement, published=published, served=tuple(served), lost=lost)
+        return Outcome(judgement=judgement, published=tuple(published), served=tuple(served), lost=lost)
 
     def _ensemble(self, staged: StagedVersion, plan: VersionPlan, stages: ExitStack) -> StagedEnsemble | None:
         """The ensemble round a staged version, served with it; None where none was asked for."""

@@ -143,6 +143,19 @@ def test_a_cache_that_cannot_be_written_keeps_nothing_and_fails_nothing(made: Pa
     assert not artifact_store().take(KEY, tmp_path / "taken")
 
 
+def test_why_nothing_is_kept_can_be_said(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert artifact_store().trouble() == ""
+    assert not list(cache_folder("artifacts").iterdir())
+    cache_folder("artifacts").chmod(0o777)
+    assert artifact_store().trouble() == "others may write to it"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DEPLOYCTL_CACHE", str(tmp_path / "file"))
+    assert artifact_store().trouble() == "Not a directory"
+    # Even root cannot make a folder there.
+    monkeypatch.setenv("DEPLOYCTL_CACHE", "/sys/cache")
+    assert artifact_store().trouble() in ("Operation not permitted", "Permission denied", "Read-only file system")
+
+
 def test_many_writers_and_readers_see_whole_entries_only(made: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=_keep_take_drop, args=(made, tmp_path / str(n))) for n in range(4)]

@@ -21,13 +21,15 @@ def artifact(format_: Format, *, packed: bool = False, reused: str | None = None
     )  # fmt: skip
 
 
-def proven(*artifacts: tuple[Artifact, bool], exported_before: str | None = None) -> tuple[Any, Any]:
+def proven(
+    *artifacts: tuple[Artifact, bool], exported_before: str | None = None, behaviour: str = "unconfirmed"
+) -> tuple[Any, Any]:
     """A conversion and its proof: each artifact, and whether it passed."""
     conversion = SimpleNamespace(
         artifacts={one.format: one for one, _ in artifacts}, program=SimpleNamespace(reused=exported_before)
     )
     evidence = {one.format: SimpleNamespace(judgement=SimpleNamespace(passed=passed)) for one, passed in artifacts}
-    return conversion, SimpleNamespace(evidence=evidence)
+    return conversion, SimpleNamespace(evidence=evidence, behaviour=SimpleNamespace(status=behaviour))
 
 
 def test_packed_weights_are_in_doubt_where_aotinductor_alone_is_wrong() -> None:
@@ -52,6 +54,14 @@ def test_packed_weights_are_in_doubt_where_aotinductor_alone_is_wrong() -> None:
 )
 def test_packed_weights_are_not_in_doubt(artifacts: list[tuple[Artifact, bool]]) -> None:
     assert packed_weights(*proven(*artifacts)) is None
+
+
+def test_nothing_that_was_made_is_in_doubt_where_eager_itself_is_refuted() -> None:
+    wrong = artifact("aoti", packed=True, reused="code")
+
+    for doubt in (kept_work, packed_weights):
+        assert doubt(*proven((wrong, False))) is not None
+        assert doubt(*proven((wrong, False), behaviour="refuted")) is None
 
 
 def test_work_of_before_is_in_doubt_and_packs_again() -> None:

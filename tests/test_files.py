@@ -1,14 +1,25 @@
 """A folder's digest is what `sha256sum` says, and changes with every name and byte in it."""
 
+import errno
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from deploy.errors import UsageError
-from deploy.files import require_writable, sha256_file, sha256_folder, sha256_path, size_of
+from deploy.errors import UnfinishedError, UsageError
+from deploy.files import (
+    disk_error,
+    disk_errors_explained,
+    require_writable,
+    sha256_file,
+    sha256_folder,
+    sha256_path,
+    size_of,
+)
 
 _SHELL = "find . -type f -printf '%P\\0' | sort -z | xargs -0 sha256sum | sha256sum"
 
@@ -80,3 +91,40 @@ def test_where_no_file_can_be_written_is_known_beforehand(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "new"]
     assert (tmp_path / "file").read_text() == "old"
     assert not list((tmp_path / "new").iterdir())
+
+
+def no_space(*names: str) -> OSError:
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *names[:1])
+    error.filename2 = names[1] if len(names) > 1 else None
+    return error
+
+
+def test_a_full_disk_is_named_by_where_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy's error names its source first, and that of a write nothing: then it is the folder that has no room."""
+    assert str(disk_error(no_space("here", "there"), "copying")).splitlines()[0] == (
+        "the disk is full while copying: there"
+    )
+    assert "while writing: here" in str(disk_error(no_space("here"), "writing"))
+    assert "No space left on device" in str(disk_error(no_space(), "writing", tmp_path))
+    empty = {tmp_path: 0, Path(tempfile.gettempdir()): 10**9}
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=empty[path]))
+    assert f"while writing: {tmp_path}\n" in str(disk_error(no_space(), "writing", tmp_path))
+    empty[Path(tempfile.gettempdir())] = 0
+    assert f": {tmp_path} and {tempfile.gettempdir()}\n" in str(disk_error(no_space(), "writing", tmp_path))
+
+
+def test_where_nothing_temporary_can_be_written_it_is_no_bug_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/proc/self/none"])
+    with (
+        pytest.raises(UnfinishedError, match="no folder for temporary files can be written") as caught,
+        disk_errors_explained("loading the server"),
+    ):
+        tempfile.mkdtemp()
+    assert "TMPDIR" in caught.value.fix
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(FileNotFoundError), disk_errors_explained("reading"):
+        Path("/nowhere/at/all").read_bytes()
+    assert disk_error(OSError(errno.EIO, "Input/output error"), "reading") is None

@@ -1,10 +1,16 @@
 """What becomes of children when the command is killed."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import psutil
+import pytest
+
+from deploy.errors import UnfinishedError
+from deploy.processes import Worker
 
 COMMAND = """
 import sys, time
@@ -36,3 +42,17 @@ def test_a_killed_command_leaves_no_child_not_even_a_stopped_one(tmp_path: Path)
 
     assert len(children) == 2
     assert not alive
+
+
+def fill_up() -> None:
+    """What a child does whose log lies on the disk that is full: each word of it raises too."""
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "rows.npz")
+
+
+def test_a_full_disk_in_a_child_is_told_as_such(tmp_path: Path) -> None:
+    with (
+        Worker("child", log=tmp_path / "log") as worker,
+        pytest.raises(UnfinishedError, match=r"^the disk is full while working in a child process: rows\.npz"),
+    ):
+        worker.run(fill_up)

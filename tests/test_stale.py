@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -51,6 +52,25 @@ def test_sound_code_of_before_passes_and_is_taken(tmp_path: Path, monkeypatch: p
     assert second.conversion.artifacts["onnx"].reused == artifact_store().entries()[0].key
     assert alone.conversion.artifacts["onnx"].reused is None
     assert second.exit_code is alone.exit_code is ExitCode.OK
+
+
+def test_samples_of_another_network_cost_no_entry_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eager itself is refuted by them, so no artifact was asked and none is compiled again."""
+    monkeypatch.setenv("DEPLOYCTL_CACHE", str(tmp_path / "cache"))
+    first = _request(tmp_path / "first", "onnx", seed=0)
+    run(first)
+    kept = [entry.key for entry in artifact_store().entries()]
+    row = np.random.default_rng(0).standard_normal((4, *first.checkpoint.input_shapes[0]), dtype=np.float32)
+    np.savez(
+        tmp_path / "others.npz", allow_pickle=False, **{"input": row, "expected/output": np.ones((4, 5), np.float32)}
+    )
+
+    refuted = run(_request(tmp_path / "second", "onnx", seed=1), samples=tmp_path / "others.npz")
+
+    assert refuted.exit_code is ExitCode.NO
+    assert refuted.behaviour.status == "refuted"
+    assert refuted.conversion.artifacts["onnx"].reused in kept
+    assert sorted(entry.key for entry in artifact_store().entries()) == sorted(kept)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ script `deployctl` calls `main`.
 import importlib
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -14,7 +15,8 @@ import click
 
 from deploy import __version__
 from deploy.cli.examples import as_epilog
-from deploy.errors import DeployError, ExitCode
+from deploy.errors import DeployError, ExitCode, UnfinishedError
+from deploy.files import disk_error
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("deploy.cli.inspect", "Say what a checkpoint holds and which architecture it fits."),
@@ -76,38 +78,44 @@ def main() -> NoReturn:
     try:
         code = cli.main(arguments, prog_name="deployctl", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        _tell_machines(DeployError(error.format_message()), ExitCode.USAGE)
+        with suppress(OSError):
+            error.show()
+            _tell_machines(DeployError(error.format_message()), ExitCode.USAGE)
         sys.exit(ExitCode.USAGE)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        with suppress(OSError):
+            click.echo("interrupted", err=True)
         sys.exit(ExitCode.INTERRUPTED)
     except DeployError as error:
-        _report(error, str(error), error.exit_code)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of stdout went away (`| head`): not an error of ours, and nobody is left to tell.
-        sys.stderr.close()
+        _end(error, error)
+    except SystemExit:
+        # Click's own end, with 1, where the reader of stdout went away (`| head`): nobody is left to tell.
         sys.exit(ExitCode.UNFINISHED)
+    except OSError as error:
+        _end(error, disk_error(error, "running the command"))
     except Exception as error:  # noqa: BLE001 - the last edge: a bug of ours must not end as a verdict
-        found = f"a bug in deployctl: {type(error).__name__}: {error}"
-        _report(
-            error,
-            f"{found}\n  to do:    run it again with --debug and report the traceback",
-            ExitCode.UNFINISHED,
-        )
-        sys.exit(ExitCode.UNFINISHED)
+        _end(error)
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
 
 
-def _report(error: Exception, message: str, code: ExitCode) -> None:
+def _end(error: Exception, said: DeployError | None = None) -> NoReturn:
+    """Say what went wrong, and exit as it says; what nobody explained is a bug of ours."""
+    if said is None:
+        found = f"a bug in deployctl: {type(error).__name__}: {error}"
+        said = UnfinishedError(found, fix="run it again with --debug and report the traceback")
+    with suppress(OSError):  # where nothing can be written the exit code has to do
+        _report(error, said)
+    sys.exit(said.exit_code)
+
+
+def _report(error: Exception, said: DeployError) -> None:
     """Say what went wrong on stderr, and as JSON on stdout where `--json` was asked for."""
     if "--debug" in sys.argv[1:]:
         import traceback
 
         traceback.print_exception(error)
-    click.echo(f"error: {message}", err=True)
-    _tell_machines(error if isinstance(error, DeployError) else DeployError(str(error)), code)
+    click.echo(f"error: {said}", err=True)
+    _tell_machines(said, said.exit_code)
 
 
 def _tell_machines(said: DeployError, code: ExitCode) -> None:

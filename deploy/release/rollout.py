@@ -8,7 +8,7 @@ served everywhere. So the repository is made to say again what the servers do.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -60,8 +60,8 @@ def roll_out(client: Client, promoted: Promoted, *, seconds: float, undo: bool =
     try:
         taken_up = _take_up(client, version, seconds=seconds)
     except NotTakenUp as error:
-        judgement = Judgement.no(error.found)
-        undone = _undo(client, promoted, seconds=seconds) if undo else None
+        undone, left = _undo(client, promoted, seconds=seconds) if undo else (None, "")
+        judgement = Judgement.no(f"{error.found}{left}")
         return Rollout(address=client.address, judgement=judgement, undone=undone)
     how = "told to load it" if taken_up.told else "which looks by itself"
     reason = f"the server at {client.address}, {how}, answers with {version} after {taken_up.seconds:.1f} s"
@@ -69,15 +69,18 @@ def roll_out(client: Client, promoted: Promoted, *, seconds: float, undo: bool =
     return Rollout(address=client.address, judgement=judgement, seconds=taken_up.seconds)
 
 
-def _undo(client: Client, promoted: Promoted, *, seconds: float) -> Promoted | None:
+def _undo(client: Client, promoted: Promoted, *, seconds: float) -> tuple[Promoted | None, str]:
+    """The rollback, if there was a version before, and what is to be said where the server does not go back to it."""
     version, previous = promoted.version, promoted.previous
     if previous in (None, version.number):
-        return None
+        return None, ""
     undone = rollback(version.repository, version.name)
     # One that was loaded and answers wrongly is to go too; where the load had failed this changes nothing.
-    with suppress(NotTakenUp):
+    try:
         _take_up(client, undone.version, seconds=seconds)
-    return undone
+    except NotTakenUp as error:
+        return undone, f"; NOR DOES IT ANSWER AS BEFORE, look after it now: {error.found}"
+    return undone, ""
 
 
 def _take_up(client: Client, version: Version, *, seconds: float) -> TakenUp:

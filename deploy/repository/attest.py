@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from deploy.errors import UsageError
-from deploy.files import write_new
+from deploy.files import disk_errors_explained, write_new
 from deploy.records import Record
 from deploy.repository.layout import ATTESTATIONS_FOLDER, Version
 from deploy.repository.manifest import version_digest
@@ -34,9 +34,14 @@ class Attestation:
 def attest(version: Version, kind: str, record: Record) -> Path:
     """Where the record now lies: `attestations/<digest>/<kind>-<UTC time>.json`, whole or not at all.
 
-    Raises UsageError if the version has no manifest, or the folder takes no more.
+    Raises UsageError if the version has no manifest, or the folder takes no more; UnfinishedError if the disk is full.
     """
     folder = attestation_folder(version)
+    with disk_errors_explained(f"keeping the result of {kind} beside {version}", version.model_folder):
+        return _write(folder, kind, record)
+
+
+def _write(folder: Path, kind: str, record: Record) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{kind}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     for count in range(_ATTEMPTS):

@@ -142,7 +142,7 @@ def _apply(version: Version, change: _Change) -> Promoted:
         )
     edited = find_edits(version.model_folder)
     change.on_step("promotion-checked")
-    with disk_errors_explained(f"promoting {version}"):
+    with disk_errors_explained(f"promoting {version}", version.model_folder):
         brought = _serve_steps(version, manifest, change)
         kept = keep_edited(version.model_folder) if edited else None
         if kept:

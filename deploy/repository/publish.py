@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from deploy.errors import UnfinishedError, UsageError
+from deploy.errors import DeployError, UnfinishedError, UsageError, after
 from deploy.files import disk_errors_explained, relative_files, rename_new, sync_tree, write_atomically
 from deploy.repository.config import renumbered
 from deploy.repository.contract import check_contract
@@ -69,14 +69,17 @@ def publish(
     published then.
     """
     _refuse_unproven(manifest)
-    with disk_errors_explained(f"publishing {manifest.name}"):
+    with disk_errors_explained(f"publishing {manifest.name}", stage.repository):
         sealed = _rename_into_place(stage, manifest, options, late)
         version = Version(repository=stage.repository, name=stage.name, number=sealed.version)
         stage.published = version
         stage.step("published")
     promoted = version.number == 1
     if options.promote and not promoted:
-        promote(stage.repository, stage.name, version.number, on_step=stage.step)
+        try:
+            promote(stage.repository, stage.name, version.number, on_step=stage.step)
+        except DeployError as error:
+            raise after(str(version), error) from error
         promoted = True
     return PublishedVersion(
         version=version,
@@ -94,7 +97,7 @@ def publish_sealed(stage: Stage) -> bool:
     """
     model = stage.repository / stage.name
     version = Version(repository=stage.repository, name=stage.name, number=stage.version.number)
-    with disk_errors_explained(f"publishing {version}"):
+    with disk_errors_explained(f"publishing {version}", stage.repository):
         _let_read(stage.version.model_folder)
         first = not model.exists() and _appeared_first(stage, model)
         if not first:

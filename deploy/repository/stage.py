@@ -57,14 +57,14 @@ class Stage:
 
     def add_artifact(self, artifact: Artifact) -> None:
         """Link the artifact's files into the version: one, or those in the folder that Triton wants for several."""
-        with disk_errors_explained("staging the artifact"):
+        with disk_errors_explained("staging the artifact", self.repository):
             for name in artifact.files:
                 link_or_copy(artifact.folder / name, self.version.folder / name)
         self.step("artifact-added")
 
     def add_kept(self, files: Mapping[str, Path]) -> None:
         """Copy files of the checkpoint's folder into the version's: the tokenizer that its inputs come from."""
-        with disk_errors_explained("staging the files beside the model"):
+        with disk_errors_explained("staging the files beside the model", self.repository):
             for name, source in files.items():
                 destination = self.version.folder / kept_folder(tuple(files)) / name
                 destination.parent.mkdir(parents=True, exist_ok=True)
@@ -72,12 +72,12 @@ class Stage:
 
     def add_file(self, name: str, data: bytes) -> None:
         """Write a file of the version itself, such as the `model.py` of Triton's python backend."""
-        with disk_errors_explained("staging a file"):
+        with disk_errors_explained("staging a file", self.repository):
             (self.version.folder / name).write_bytes(data)
 
     def add_config(self, text: str, *, classes: Sequence[str] | None = None) -> None:
         """Write the version's config, and its labels one per line in the order of the output."""
-        with disk_errors_explained("staging the configuration"):
+        with disk_errors_explained("staging the configuration", self.repository):
             self.version.config.write_text(text)
             if classes is not None:
                 self._add_labels(classes)
@@ -86,7 +86,7 @@ class Stage:
     def add_warmup(self, tensors: Sequence[WarmupTensor]) -> None:
         """Write the warm-up sample that the config names, each input by its digest."""
         folder = self.version.model_folder / WARMUP_FOLDER
-        with disk_errors_explained("staging the warm-up sample"):
+        with disk_errors_explained("staging the warm-up sample", self.repository):
             for tensor in tensors:
                 folder.mkdir(exist_ok=True)
                 (folder / tensor.digest).write_bytes(tensor.data)
@@ -95,7 +95,7 @@ class Stage:
     def add_evidence(self, name: str, data: bytes) -> Path:
         """Write a file below `evidence/`, and give back where it lies for now."""
         path = self.version.evidence / name
-        with disk_errors_explained("staging the evidence"):
+        with disk_errors_explained("staging the evidence", self.repository):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
         return path
@@ -127,6 +127,7 @@ def open_stage(
         _check_keep(keep_failed)
         _check_mount(repository)
         repository.mkdir(parents=True, exist_ok=True)
+        _check_writable(repository / name)
         remove_stale_stages(repository)
         folder, lock = _claim(repository)
     try:
@@ -134,7 +135,7 @@ def open_stage(
             stage = Stage(repository, name, folder, on_step)
         stage.step("stage-made")
         try:
-            with disk_errors_explained("working in the stage"):
+            with disk_errors_explained("working in the stage", repository):
                 yield stage
         finally:
             if keep_failed is not None and stage.published is None:
@@ -209,6 +210,17 @@ def _keep(folder: Path, destination: Path) -> None:
         destination.mkdir(parents=True, exist_ok=True)
         for entry in sorted(folder.iterdir()):
             shutil.move(entry, destination / entry.name)
+
+
+def _check_writable(model: Path) -> None:
+    """Refuse a model that is there and can take no more version, which would show last of all."""
+    for folder in (model, model / WARMUP_FOLDER):
+        if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
+            raise UsageError(
+                f"{folder} may not be written, so that {model.name} can take no further version",
+                expected="a folder that this user may write",
+                fix="change its permissions, or choose another name or repository",
+            )
 
 
 def _check_mount(repository: Path) -> None:

@@ -109,6 +109,13 @@ class ServerTalk:
         except Exception:  # noqa: BLE001 - they explain a run and decide nothing, whatever a server sends in their place
             return None
 
+    def answering(self, model: str) -> str:
+        """The version that answers where a request names none, by the metadata; empty where the server says none."""
+        try:
+            return max(self.metadata(model, "").versions, key=_as_number, default="")
+        except DeployError:  # gone at the end of a run: its queries have failed then, and are told
+            return ""
+
     def _unreachable(self, said: str) -> DeployError:
         other = "http" if self.protocol == "grpc" else "grpc"
         return UnfinishedError(
@@ -156,8 +163,12 @@ def _means_absent(said: str) -> bool:
 
 
 def _number(counters: Counters) -> int:
+    return _as_number(counters.version)
+
+
+def _as_number(version: str) -> int:
     """Where a version stands among the others of its model; one without a number comes first."""
-    return int(counters.version) if counters.version.isdecimal() else -1
+    return int(version) if version.isdecimal() else -1
 
 
 def _mean_ms(before: tuple[int, int], after: tuple[int, int]) -> float:

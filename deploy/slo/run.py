@@ -88,13 +88,16 @@ def measure_slo(request: SloRequest, *, progress: Progress = Silent(), rested: b
             query, source = make_query(subject, rows, metadata), rows.source
         if rested:
             wait_for_rest(_plan(request, query))
-        before = talk.counters(subject.name, subject.on_the_wire)
+        before, first = talk.counters(subject.name, subject.on_the_wire), talk.answering(subject.name)
         started, began = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"), time.monotonic()
         with progress.stage(f"load {subject} at {request.rate:g}/s"):
             finding = drive(request, query)
         seconds = time.monotonic() - began
         server = compare(before, talk.counters(subject.name, subject.on_the_wire))
-    facts = SubjectFacts(subject=subject, rows=source, started=started, seconds=seconds, server=server)
+        answering = (first, talk.answering(subject.name))
+    facts = SubjectFacts(
+        subject=subject, rows=source, started=started, seconds=seconds, server=server, answering=answering
+    )
     return summarise(finding, request, facts)
 
 

@@ -30,13 +30,17 @@ _METHOD = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubjectFacts:
-    """Who was asked, with what, when, for how long, and what the server counted meanwhile."""
+    """Who was asked, with what, when, for how long, and what the server counted meanwhile.
+
+    `answering` are the versions that answered requests without a number, before and after, as the metadata says.
+    """
 
     subject: Subject
     rows: str
     started: str
     seconds: float
     server: ServerSide | None
+    answering: tuple[str, str]
 
 
 def summarise(finding: Finding, request: SloRequest, facts: SubjectFacts) -> SloEvidence:
@@ -71,7 +75,7 @@ def summarise(finding: Finding, request: SloRequest, facts: SubjectFacts) -> Slo
         server=facts.server,
         method=_METHOD,
         load_generator=f"mlcommons-loadgen {metadata.version('mlcommons-loadgen')}",
-        remarks=tuple(_remarks(finding, request, facts.server)),
+        remarks=tuple(_remarks(finding, request, facts)),
         stream=_stream(finding, request),
     )
 
@@ -143,7 +147,7 @@ def _timeline(seen: Observed) -> tuple[Moment, ...]:
     return tuple(moments)
 
 
-def _remarks(finding: Finding, request: SloRequest, server: ServerSide | None) -> list[str]:
+def _remarks(finding: Finding, request: SloRequest, facts: SubjectFacts) -> list[str]:
     found = []
     span = float(finding.seen.scheduled[-1] - finding.seen.scheduled[0]) if len(finding.seen) else 0.0
     if span < request.min_seconds and overall(finding.results).verdict is Verdict.PASS:
@@ -151,14 +155,27 @@ def _remarks(finding: Finding, request: SloRequest, server: ServerSide | None) -
     clustered = max((result.design_effect for result in finding.results), default=1.0)
     if clustered > 1.0:
         found.append(f"slow queries came in clusters: each counts for 1/{clustered:.3g} of one")
-    if server is None:
+    if facts.server is None:
         found.append("the server offers no counters, or was gone at the end: where the time went is not known")
-    elif server.restarted:
+    elif facts.server.restarted:
         found.append("the server or the model was loaded anew during the run: its counters began at zero")
-    elif server.replaced:
-        old, new = server.replaced
-        found.append(f"version {new} took the place of version {old} during the run: its figures are of both")
+    if versions := _versions(facts):
+        found.append(versions)
     if finding.errors:
         why, count = next(iter(finding.errors.items()))
         found.append(f"{sum(finding.errors.values())} queries failed, {count} of them: {why}")
     return found
+
+
+def _versions(facts: SubjectFacts) -> str:
+    """What is to be said of the versions that answered; empty where it was one, or the requests named it."""
+    old, new = facts.answering
+    if facts.server is not None:
+        old, new = facts.server.replaced or ("", "")
+    elif facts.subject.number is not None:
+        return ""
+    elif not (old and new):
+        return "the server does not say which version answers: one that took another's place would not be seen"
+    return (
+        f"version {new} took the place of version {old} during the run: its figures are of both" if old != new else ""
+    )

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from deploy.cache import cache_folder
-from deploy.errors import UnfinishedError, UsageError
+from deploy.errors import DeployError, UnfinishedError, UsageError, after
 from deploy.evidence import Judgement
 from deploy.files import sha256_bytes
 from deploy.progress import Progress, Silent
@@ -100,12 +100,16 @@ def _finish(
             promote=request.promote,
         )
         published = publish_tuned(successor, progress=progress)
+    try:
+        kept = None if request.dry_run else attest(subject.version, KIND, evidence)  # 6
+    except DeployError as error:
+        raise after(str(published.version) if published else "", error) from error
     return TuneResult(
         evidence=evidence,
         difference=difference(subject.config, config),
         storage=storage,
         published=published,
-        attestation=None if request.dry_run else attest(subject.version, KIND, evidence),  # 6
+        attestation=kept,
     )
 
 

@@ -143,13 +143,17 @@ class EagerModel(_TorchModel):
         else:
             self._module = flat_module(checkpoint, as_in_training=True).to(device)
         self._nudges: Nudges | None = None
+        self._halved = precision in HALVES
         self.load_seconds = time.perf_counter() - started
 
     def run_nudged(self, inputs: Sequence[np.ndarray], *, draw: int) -> Arrays:
-        """The outputs with every weight off by two epsilons, up or down, drawn by the seed `draw` (see `Nudges`)."""
+        """The outputs with every weight off by two epsilons, up or down, drawn by the seed `draw` (see `Nudges`).
+
+        In a half precision that was asked for its weights are as if rounded once more instead.
+        """
         import torch
 
-        self._nudges = self._nudges or Nudges(self._module)
+        self._nudges = self._nudges or Nudges(self._module, rounded=self._halved)
         tensors = tuple(super()._tensors(inputs))
         with torch.inference_mode():
             return [tensor.cpu().numpy() for tensor in self._nudges(tensors, draw=draw)]

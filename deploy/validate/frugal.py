@@ -50,13 +50,16 @@ class ExactModule:
 class Nudges:
     """A module with its weights each off by two epsilons, up or down, drawn by a seed.
 
-    Even draws nudge channel by channel, as other roundings do; odd ones tensor by tensor, as do activation functions
-    that another library approximates with a bias. The weights of the last draw are kept: those of a large module as
-    what makes them, unless its code does with them what such weights do not allow.
+    `rounded`: its half-precision weights are instead as one more rounding leaves them, by which a converter that folds
+    a scale into them, as ONNX's does with a batch norm, cannot but be off. Otherwise even draws nudge channel by
+    channel, as other roundings do; odd ones tensor by tensor, as do activation functions that another library
+    approximates with a bias. The weights of the last draw are kept: those of a large module as what makes them, unless
+    its code does with them what such weights do not allow.
     """
 
-    def __init__(self, module: Any, *, frugal_from: int = _LARGE) -> None:
+    def __init__(self, module: Any, *, frugal_from: int = _LARGE, rounded: bool = False) -> None:
         self._module = module
+        self._rounded = rounded
         self._frugal = sum(tensor.nbytes for tensor in module.state_dict().values()) >= frugal_from
         self._draw: int | None = None
         self._weights: dict[str, Any] = {}
@@ -89,7 +92,10 @@ class Nudges:
         for name, tensor in self._module.state_dict(keep_vars=True).items():
             if id(tensor) not in seen:  # tied: the other names follow
                 seen.add(id(tensor))
-                yield name, _nudged(tensor.detach(), generator, whole=draw % 2 == 1, lazily=self._frugal)
+                if self._rounded:
+                    yield name, _rounded_again(tensor.detach(), generator, lazily=self._frugal)
+                else:
+                    yield name, _nudged(tensor.detach(), generator, whole=draw % 2 == 1, lazily=self._frugal)
 
 
 def _nudged(tensor: Any, generator: Any, *, whole: bool, lazily: bool) -> Any:
@@ -107,3 +113,27 @@ def _nudged(tensor: Any, generator: Any, *, whole: bool, lazily: bool) -> Any:
     if lazily and is_worth_it(tensor):
         return Lazy(tensor, tensor.dtype, lambda own: own * factors)
     return tensor * factors
+
+
+def _rounded_again(tensor: Any, generator: Any, *, lazily: bool) -> Any:
+    """A tensor of half precision as if rounded once more; any other as it is.
+
+    Rounding to nearest is off by ulp²/12 in the mean square. One element in twelve moved by an ulp is too.
+    """
+    import torch
+
+    from deploy.checkpoint.lazy import Lazy, is_worth_it
+
+    if not tensor.is_floating_point() or tensor.dtype.itemsize != 2:
+        return tensor
+    seed = int(torch.randint(0, 2**31, (), generator=generator))
+
+    def moved(own: Any) -> Any:
+        faces = torch.randint(0, 24, own.shape, dtype=torch.int8, generator=torch.Generator().manual_seed(seed))
+        faces = faces.to(own.device)
+        # The neighbours of a float are those of its bits as an integer; next to zero and at the end there is none.
+        steps = (faces == 0).to(torch.int16) - (faces == 1).to(torch.int16)
+        there = (own.contiguous().view(torch.int16) + steps).view(own.dtype)
+        return torch.where((own != 0) & there.isfinite(), there, own)
+
+    return Lazy(tensor, tensor.dtype, moved) if lazily and is_worth_it(tensor) else moved(tensor)

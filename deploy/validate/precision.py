@@ -4,8 +4,10 @@ Owns the budgets of the lower precisions and the order of their checks; `run` pr
 budgets that are made here, `metric` by the task's own measure. Called by package.
 
     1. The fp32 program passes parity: a wrong program is not excused by few bits.
-    2. bf16 and fp16: the artifact is judged by twice the error that eager makes in that precision. Where eager
-       overflows, or is so coarse that its errors reach a tenth of the signal, no artifact can pass.
+    2. bf16 and fp16: the artifact is judged by twice the error that eager makes in that precision, the largest of a run
+       as it is and of two with weights rounded once more. A file in bf16 fits fp16 exactly, so that eager as it is has
+       no error of weights, and whoever folds a scale into them has. Where eager overflows, or is so coarse that its
+       errors reach a tenth of the signal, no artifact can pass.
     3. int8: the error is at most a tenth of the signal (20 dB), and decisions hold where margins allow. With labelled
        samples the drop in accuracy decides instead, and a third of the signal is the most (10 dB).
 
@@ -17,6 +19,7 @@ than 10. `benchmarks/precision.py` measures larger ones.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 
@@ -26,13 +29,13 @@ from deploy.errors import UsageError
 from deploy.evidence import Judgement, OutputBudget, OutputParity, ParityEvidence, ParityFailure, Verdict
 from deploy.processes import ChildFailed, Worker
 from deploy.spec import TensorSpec
-from deploy.validate.baseline import Arrays, Baseline, Question, RowSet, is_floating, make_baseline
-from deploy.validate.cases import Case, calls_of, make_cases
+from deploy.validate.baseline import Baseline, Question, RowSet, is_floating, make_baseline
+from deploy.validate.cases import calls_of, make_cases
 from deploy.validate.executables import AotiModel, EagerModel, OnnxModel, ProgramModel
 from deploy.validate.families import REAL
 from deploy.validate.metric import Metric, answers, decides, judge_accuracy
 from deploy.validate.parity import Answer, judge
-from deploy.validate.run import Plan, Proof, prove, prove_artifact
+from deploy.validate.run import Plan, Proof, nudged_calls, plain_calls, prove, prove_artifact
 from deploy.validate.samples import Samples
 
 SQNR_DB = 20.0
@@ -204,17 +207,10 @@ def half_baseline(fp32: Baseline, precision: Precision, worker: Worker) -> Basel
     # Whether the outputs vary was judged in fp32: beside the errors of half precision few vary a thousandfold.
     question = replace(fp32.question, precision=precision, allow_constant_output=True)
     reference = {family: list(rows.reference) for family, rows in fp32.rows.items()}
-    made = make_baseline(question, reference, _eager_calls(worker, question), mixed=[])
+    eager = chain(plain_calls(worker, question), nudged_calls(worker, question))
+    made = make_baseline(question, reference, eager, mixed=[])
     failures = (*fp32.failures, *_overflows(fp32, made, precision), *_too_coarse(made, precision))
     return replace(made, rows=_both(fp32.rows, made.rows), failures=failures, reference=fp32.reference)
-
-
-def _eager_calls(worker: Worker, question: Question) -> Iterator[tuple[Case, Arrays]]:
-    """Eager's answers to every row, in batches within the bounds."""
-    for pool in question.pools:
-        for start in range(0, pool.rows, question.spec.max_batch):
-            rows = tuple(range(start, min(start + question.spec.max_batch, pool.rows)))
-            yield Case(name=f"{pool.family}, eager", family=pool.family, rows=rows), worker.call("run", pool.take(rows))
 
 
 def _both(left: Mapping[str, RowSet], right: Mapping[str, RowSet]) -> dict[str, RowSet]:

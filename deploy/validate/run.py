@@ -100,9 +100,9 @@ def measure_baseline(checkpoint: Checkpoint, samples: Samples | None, plan: Plan
     with _worker("eager", plan) as worker:
         worker.make(EagerModel, checkpoint, threads=plan.threads, device=plan.device)
         if trouble:
-            baseline = declared_baseline(question, _plain_calls(worker, question), reason=trouble)
+            baseline = declared_baseline(question, plain_calls(worker, question), reason=trouble)
         else:
-            eager = chain(_plain_calls(worker, question), _nudged_calls(worker, question))
+            eager = chain(plain_calls(worker, question), nudged_calls(worker, question))
             baseline = make_baseline(question, reference, eager, mixed=mixed)
         behaviour = check_behaviour(checkpoint, samples, plan.spec, lambda inputs: worker.call("run", inputs))
     return baseline, behaviour
@@ -160,7 +160,7 @@ def _mixes_rows(worker: Worker, spec: Spec, pool: Pool, rows: Arrays) -> bool:
     )
 
 
-def _plain_calls(worker: Worker, question: Question) -> Iterator[tuple[Case, Arrays]]:
+def plain_calls(worker: Worker, question: Question) -> Iterator[tuple[Case, Arrays]]:
     """Eager's answers to every row, in batches within the bounds."""
     for pool in question.pools:
         for rows in _batches(question.spec, pool):
@@ -168,7 +168,7 @@ def _plain_calls(worker: Worker, question: Question) -> Iterator[tuple[Case, Arr
             yield case, worker.call("run", pool.take(rows))
 
 
-def _nudged_calls(worker: Worker, question: Question) -> Iterator[tuple[Case, Arrays]]:
+def nudged_calls(worker: Worker, question: Question) -> Iterator[tuple[Case, Arrays]]:
     """The same rows again, with weights off by a rounding."""
     for draw in range(_NUDGES):
         for pool in question.pools:

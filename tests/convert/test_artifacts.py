@@ -235,6 +235,7 @@ def test_aoti_for_avx2_holds_no_avx512_code(towers: Conversion, tmp_path: Path) 
 
 
 def test_nothing_but_artifacts_is_left_in_their_folders(towers: Conversion) -> None:
+    assert towers.artifacts.keys() == {"aoti", "onnx"}
     for artifact in towers.artifacts.values():
         assert sorted(path.name for path in artifact.folder.iterdir()) == sorted(artifact.files)
 

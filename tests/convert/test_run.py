@@ -141,6 +141,7 @@ def test_cost_of_each_step_is_recorded(read: Read) -> None:
     conversion = run(read, converters.well)
 
     steps: list[Program | Artifact] = [conversion.program, *conversion.artifacts.values()]
+    assert len(steps) == 3
     for step in steps:
         assert step.seconds > 0
         assert step.peak_memory > 10_000_000

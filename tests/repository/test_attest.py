@@ -1,10 +1,12 @@
 """Attestations lie beside a version, keyed by its digest; none overwrites another, and none changes the version."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from deploy.errors import UsageError
+from deploy.errors import UnfinishedError, UsageError
 from deploy.evidence import Judgement, Verdict
 from deploy.repository.attest import attest, attestations
 from deploy.repository.layout import Version
@@ -45,6 +47,17 @@ def test_foreign_files_are_no_attestations(version: Version) -> None:
     for name in ("notes.json", "slo-yesterday.json", ".slo-20260101T000000Z.json.x"):
         (folder / name).write_text("{}")
     assert len(attestations(version)) == 1
+
+
+def test_a_full_disk_is_said_with_what_was_lost(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UnfinishedError, match="the disk is full while keeping the result of slo beside pets:1"):
+        attest(version, "slo", RECORD)
+    assert attestations(version) == ()
+    assert not list((version.model_folder / "attestations").rglob("*.json*"))
 
 
 def test_a_folder_without_a_manifest_has_none(tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def test_a_mount_point_is_refused_before_any_work() -> None:
     ("number", "kind", "message"),
     [
         (errno.ENOSPC, UnfinishedError, "the disk is full while publishing pets"),
-        (errno.EROFS, UsageError, "may not be written while publishing pets"),
+        (errno.EROFS, UsageError, "may not be read or written while publishing pets"),
     ],
 )
 def test_what_the_disk_refuses_is_explained(tmp_path: Path, number: int, kind: type[DeployError], message: str) -> None:
@@ -261,9 +261,36 @@ def test_what_the_disk_refuses_is_explained(tmp_path: Path, number: int, kind: t
     assert leftovers(tmp_path / "models") == []
 
 
+def test_what_fails_after_publication_says_that_the_version_is_there(tmp_path: Path) -> None:
+    def refuse(step: str) -> None:
+        if step == "promotion-recorded":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "history.json")
+
+    put(tmp_path / "models")
+    wanted = "^pets:2 is published and stays, but the disk is full while promoting pets:2: history.json"
+    with pytest.raises(UnfinishedError, match=wanted):
+        put(tmp_path / "models", options=PublishOptions(promote=True), on_step=refuse)
+    assert promoted_version(tmp_path / "models/pets") == 1
+    assert verify_files(tmp_path / "models/pets/2").version == 2
+
+
+@pytest.mark.parametrize("folder", ["", "warmup"])
+def test_a_model_that_can_take_no_version_is_refused_before_any_work(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "models")
+    closed, steps = tmp_path / "models/pets" / folder, list[str]()
+    # Root may write wherever it likes.
+    monkeypatch.setattr("os.access", lambda path, mode: path != closed)
+    with pytest.raises(UsageError, match=f"^{closed} may not be written, so that pets can take no further version"):
+        put(tmp_path / "models", on_step=steps.append)
+    assert steps == []
+    assert leftovers(tmp_path / "models") == []
+
+
 def test_a_folder_that_may_not_be_written_is_explained() -> None:
     # Even root cannot make a folder in sysfs.
-    with pytest.raises(UsageError, match="may not be written while preparing"):
+    with pytest.raises(UsageError, match="may not be read or written while preparing"):
         put(Path("/sys/deployctl-models"))
 
 
@@ -298,7 +325,7 @@ def test_a_disk_that_is_really_full_publishes_nothing(tmp_path: Path) -> None:
     result = subprocess.run(command, check=False, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert result.stderr == ""
     lines = result.stdout.splitlines()
-    assert "the disk is full" in lines[0]
+    assert lines[0] == f"the disk is full while working in the stage: {tmp_path}/models"
     assert lines[-1] == "['1', 'config.pbtxt', 'warmup'] ['models']"
 
 

@@ -33,7 +33,8 @@ class Law:
     `failing` is the share of requests refused; from `dies_after` requests on the process ends, from `hangs_after` on it
     answers nothing, from `wrong_after` on its answers have another shape, from `unloads_after` on it knows no model.
     `rubbish_after` answers with bytes that are no message, `hollow_after` with shapes that nothing fills. After
-    `stops_after` requests the process stops itself once (SIGSTOP), till somebody lets it go on.
+    `stops_after` requests the process stops itself once (SIGSTOP), till somebody lets it go on. `versions` are what its
+    metadata lists, and from `swaps_after` on "2" alone.
     """
 
     p99: float
@@ -49,6 +50,8 @@ class Law:
     rubbish_after: int | None = None
     hollow_after: int | None = None
     stops_after: int | None = None
+    swaps_after: int | None = None
+    versions: tuple[str, ...] = ("1",)
 
     @property
     def median(self) -> float:
@@ -146,7 +149,9 @@ class _Service:
         return next((one for after, one in others.items() if after is not None and self._asked > after), self._answer)
 
     async def metadata(self, request: Any, context: Any) -> Any:
-        answer = self._pb.ModelMetadataResponse(name="law", versions=["1"], platform="law")
+        swapped = self._law.swaps_after is not None and self._asked > self._law.swaps_after
+        versions = ["2"] if swapped else list(self._law.versions)
+        answer = self._pb.ModelMetadataResponse(name="law", versions=versions, platform="law")
         answer.inputs.add(name="INPUT__0", datatype="FP32", shape=[-1, 4])
         answer.outputs.add(name="OUTPUT__0", datatype="FP32", shape=[-1, 3])
         return answer

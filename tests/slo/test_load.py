@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,6 +58,24 @@ def test_a_server_well_within_the_bound_passes(request_: SloRequest) -> None:
     assert 30 < p50 < 100, "half of the law's answers take 50 ms"
     assert found.server is None
     assert "no counters" in " ".join(found.remarks)
+
+
+@pytest.mark.parametrize(
+    ("reference", "law", "said"),
+    [
+        ("law", Law(p99=0.01, swaps_after=60), "version 2 took the place of version 1 during the run"),
+        ("law", Law(p99=0.01, versions=()), "does not say which version answers"),
+        ("law:1", Law(p99=0.01, swaps_after=60), ""),
+        ("law", Law(p99=0.01), ""),
+    ],
+)
+def test_without_counters_the_metadata_says_who_answered(
+    request_: SloRequest, reference: str, law: Law, said: str
+) -> None:
+    found = run(request_, law, reference=reference, max_queries=100)
+    about = [remark for remark in found.remarks if "version" in remark]
+    assert found.server is None
+    assert len(about) == bool(said) and said in "".join(about)
 
 
 @pytest.mark.alone
@@ -113,7 +132,7 @@ def test_refused_queries_count_as_over_every_bound(request_: SloRequest) -> None
     ],
 )
 def test_a_server_that_breaks_in_the_middle_fails_in_time(
-    request_: SloRequest, fault: dict[str, int], said: str
+    request_: SloRequest, fault: dict[str, Any], said: str
 ) -> None:
     began = time.monotonic()
     found = run(request_, Law(p99=0.02, **fault))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -93,3 +94,33 @@ def test_tied_weights_are_nudged_as_one() -> None:
     plain, nudged = module(ids), Nudges(module)((ids,), draw=1)
     assert not torch.equal(nudged, plain)
     torch.testing.assert_close(nudged, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_rounded_once_more_are_off_by_a_rounding_in_the_mean_square(dtype: torch.dtype) -> None:
+    module = nn.Linear(600, 600).requires_grad_(False).to(dtype)
+    own = module.weight.clone()
+    own[0, :3] = torch.tensor([0.0, -0.0, torch.finfo(dtype).max])
+    module.weight.copy_(own)
+    nudges = Nudges(module, rounded=True)
+    drawn = nudges._drawn(0)["weight"]
+    moved = drawn != own
+    assert drawn.dtype == dtype and drawn.isfinite().all()
+    assert drawn[own == 0].eq(0).all()
+    assert moved.float().mean() == pytest.approx(1 / 12, rel=0.05)
+    up, down = (torch.nextafter(own, torch.full_like(own, end)) for end in (torch.inf, -torch.inf))
+    assert (~moved | (drawn == up) | (drawn == down)).all()
+    assert ((drawn == up) & moved).sum() == pytest.approx(int(moved.sum()) / 2, rel=0.05)
+    assert torch.equal(drawn, nudges._drawn(0)["weight"]) and not torch.equal(drawn, nudges._drawn(1)["weight"])
+
+
+def test_weights_rounded_once_more_are_the_same_drawn_either_way() -> None:
+    module = nn.Linear(600, 900).requires_grad_(False).half()
+    rows = (torch.from_numpy(ROWS).half(),)
+    frugal, plain = Nudges(module, frugal_from=0, rounded=True), Nudges(module, rounded=True)
+    with torch.inference_mode():
+        found, wanted = frugal(rows, draw=0), plain(rows, draw=0)
+        assert torch.equal(found, wanted) and not torch.equal(found, module(*rows))
+    assert isinstance(frugal._weights["weight"], Lazy)
+    single = nn.Linear(4, 4).requires_grad_(False)
+    assert torch.equal(Nudges(single, rounded=True)._drawn(0)["weight"], single.weight)

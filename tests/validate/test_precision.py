@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from deploy.checkpoint.load import read_checkpoint
+from deploy.checkpoint.load import build_module, read_checkpoint
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.convert.export import export_program, load_program
 from deploy.convert.lower import Subject, lowered_converters
@@ -24,11 +24,11 @@ from deploy.evidence import ParityEvidence, Verdict
 from deploy.processes import Worker, prepare, run_alone
 from deploy.spec import wire_input
 from deploy.targets import LOCAL_CPU, find_target
-from deploy.validate.baseline import Baseline
+from deploy.validate.baseline import Baseline, make_baseline
 from deploy.validate.executables import EagerModel, ProgramModel
 from deploy.validate.parity import Answer, judge
 from deploy.validate.precision import METRIC_DB, SQNR_DB, Demand, decibels, half_baseline, prove_in, signal
-from deploy.validate.run import Plan, Proof, prove
+from deploy.validate.run import Plan, Proof, plain_calls, prove
 from deploy.validate.samples import Samples, load_samples
 from tests.fixtures import save_state_dict
 from tests.quantized import DigitMixer, DigitNet, Trained, loud, train
@@ -226,6 +226,36 @@ def test_weights_of_few_mantissa_bits_miss_bf16(digits: Learnt, bf16: Baseline, 
     found = judge_program(digits, bf16, rounded(bf16_program, digits.folder / "few.pt2", bits=4))
     assert found.judgement.verdict is Verdict.FAIL
     assert "eager's own in bf16" in found.judgement.reason
+
+
+def test_a_rounding_of_weights_that_eager_happens_to_hold_exactly_is_allowed_for(digits: Learnt) -> None:
+    """Of a file in bf16 eager's weights are exact in fp16; who folds a batch norm into them rounds them once."""
+    subject = in_bf16(digits)
+    with Worker("eager", log=subject.folder / "eager.log") as worker:
+        worker.make(EagerModel, subject.checkpoint, threads=1, precision="fp16")
+        half = half_baseline(subject.first.baseline, "fp16", worker)
+        alone = make_baseline(
+            half.question,
+            {family: list(rows.reference) for family, rows in subject.first.baseline.rows.items()},
+            plain_calls(worker, half.question),
+            mixed=[],
+        )
+    wider = {key: budget.l2_unit / alone.budgets[key].l2_unit for key, budget in half.budgets.items()}
+    # A rounding of weights is about as much as the one of activations that eager has.
+    assert all(1.0 <= by < 3.0 for by in wider.values()), wider
+    assert max(wider.values()) > 1.1
+    assert half.question.limits.l2_multiple == half.question.limits.max_multiple == 2.0
+
+
+def in_bf16(digits: Learnt) -> Learnt:
+    """The same network, its file in bf16."""
+    folder = digits.folder / "in-bf16"
+    folder.mkdir()
+    assert digits.trained is not None
+    half = build_module(digits.checkpoint).bfloat16().state_dict()
+    torch.save(half, folder / "half.pt")
+    request = replace(digits.trained.request, path=folder / "half.pt")
+    return learnt(read_checkpoint(request), folder / "work")
 
 
 def rounded(program: Program, path: Path, *, bits: int) -> Program:
