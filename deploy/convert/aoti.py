@@ -45,6 +45,7 @@ from deploy.convert.kept_program import weights_without_graph
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Device, Program
 from deploy.convert.reuse import Weights, weights_of, work_key
 from deploy.convert.tactics import Tactic, described
+from deploy.convert.threads import DYNAMIC_THREADS, loops_as_large_as_before
 from deploy.errors import DeployError, UnfinishedError
 from deploy.targets import Target
 
@@ -181,7 +182,7 @@ class _Build:
 def compiler_settings(device: Device) -> dict[str, Any]:
     """AOTInductor's settings for a device, and ours."""
     if device == "cpu":
-        return {**_SETTINGS, PREPACK: True}
+        return {**_SETTINGS, **DYNAMIC_THREADS, PREPACK: True}
     # Many kernels, each compiled by itself: there the pool is worth its start.
     return {**{name: value for name, value in _SETTINGS.items() if name != "compile_threads"}, **_GPU_SETTINGS}
 
@@ -245,7 +246,7 @@ def _run_compiler(
     options = known_settings(settings, config.get_config_copy())
     arguments, keywords = exported.example_inputs
     try:
-        with torch.set_grad_enabled(gradients), deep_recursion(module.graph):
+        with torch.set_grad_enabled(gradients), deep_recursion(module.graph), loops_as_large_as_before():
             files = aot_compile(module, arguments, keywords, options=options)
     except InductorError as error:
         raise UnfinishedError(
