@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from deploy import spec
 from deploy.convert import aoti, onnx
+from deploy.convert.aoti_prepack import PREPACK
 from deploy.convert.archive import MODEL_NAME
 from deploy.convert.compiler import AVX2_MARCH, compiler_run, require_compiler
 from deploy.convert.flex import plain_attention
@@ -169,7 +170,7 @@ def exported(module: nn.Module, rows: Tensor) -> ExportedProgram:
 def archived(program: ExportedProgram, folder: Path, *, threads: int) -> Path:
     """The program's archive, by the converter's own settings and passes; `threads` compile GPU kernels."""
     device: Device = "cuda" if program.example_inputs[0][0].is_cuda else "cpu"
-    settings = {**aoti.compiler_settings(device), "compile_threads": threads}
+    settings = {**aoti.compiler_settings(device), "compile_threads": threads, PREPACK: device == "cpu"}
     if device == "cuda":
         # No kernel runs on the CPU, and trying each of its instruction sets takes as long as all else.
         settings |= {"cpp.simdlen": 256, "cpp.vec_isa_ok": True}

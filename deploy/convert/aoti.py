@@ -139,9 +139,8 @@ class _Build:
     def settings(self) -> dict[str, Any]:
         chosen = {name: value == "1" for name, value in self.options.items()}
         # Frozen weights are packed by the compiler; those of int8 would be packed, and held, as float32.
-        if self.program.precision == "int8" or "freezing" in chosen:
-            chosen[PREPACK] = False
-        settings = compiler_settings(self.program.device) | chosen
+        packs = self.program.device == "cpu" and self.program.precision != "int8" and "freezing" not in chosen
+        settings = compiler_settings(self.program.device) | {PREPACK: packs} | chosen
         if not is_avx2(self.target.cpu_isa):
             return settings
         # cpuid is asked all the same; what is skipped is compiling a test program per instruction set.
@@ -180,9 +179,9 @@ class _Build:
 
 
 def compiler_settings(device: Device) -> dict[str, Any]:
-    """AOTInductor's settings for a device, and ours."""
+    """AOTInductor's settings for a device."""
     if device == "cpu":
-        return {**_SETTINGS, **DYNAMIC_THREADS, PREPACK: True}
+        return {**_SETTINGS, **DYNAMIC_THREADS}
     # Many kernels, each compiled by itself: there the pool is worth its start.
     return {**{name: value for name, value in _SETTINGS.items() if name != "compile_threads"}, **_GPU_SETTINGS}
 
