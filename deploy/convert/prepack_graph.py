@@ -20,6 +20,7 @@ _IMAGE = 4  # dimensions of a batch of images: rows, channels, height, width
 _MATRIX = 2
 _FEW = 262_144  # weights, 1 MB: as many as a core's own cache holds
 _ROWS = 1  # of the batch for which oneDNN is asked for a layout; other batches take the same one
+_LARGE = 450_000_000  # bytes of all weights: to compile, prove and serve them packed takes their memory once more
 # From here on a packed linear layer takes less time, by measurement (docs/performance.md): to set up a call of oneDNN
 # takes longer than MKL takes to read few weights. Weights, and multiplications for the smallest input.
 _MANY = 131_072
@@ -35,12 +36,15 @@ class Operators:
 
 
 def has_weights_to_pack(module: fx.GraphModule) -> bool:
-    """Whether an exported graph has a layer of floats that is worth packing, and no weights of small integers.
+    """Whether an exported graph has a layer of floats that is worth packing, and weights that may be packed.
 
-    Those are quantized: packed, they would be float32 in memory.
+    Those of small integers are quantized: packed, they would be float32 in memory. Many would not fit into the memory
+    that packaging is allowed.
     """
     import torch
 
+    if sum(tensor.nbytes for tensor in _tensors(module)) >= _LARGE:
+        return False
     if any(tensor.dtype in (torch.int8, torch.uint8) and tensor.dim() > 1 for tensor in _tensors(module)):
         return False
     return any(_is_worth_packing(module, node) for node in module.graph.nodes)

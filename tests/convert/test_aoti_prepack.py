@@ -141,9 +141,16 @@ LEFT_ALONE: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 }
 
 
-def packs(modules: Iterable[tuple[nn.Module, tuple[int, ...]]], without: str = "") -> list[bool]:
-    """Whether each module is compiled with packed weights, by a torch that does not know the setting `without`."""
+def packs(
+    modules: Iterable[tuple[nn.Module, tuple[int, ...]]], without: str = "", large: int = prepack_graph._LARGE
+) -> list[bool]:
+    """Whether each module is compiled with packed weights, by a torch that does not know the setting `without`.
+
+    `large` is how many bytes of weights are too many.
+    """
     from torch._inductor import config
+
+    prepack_graph._LARGE = large
 
     known, batch, found = set(config.get_config_copy()) - {without}, torch.export.Dim("batch", min=1, max=4), []
     for module, sizes in modules:
@@ -167,6 +174,14 @@ def test_nothing_is_packed_by_a_torch_that_does_not_know_how() -> None:
     setting = "aot_inductor.custom_ops_to_c_shims"
 
     assert run_alone("packs", packs, [*PACKABLE.values()], setting).value == [False] * len(PACKABLE)
+
+
+def test_more_weights_than_memory_is_allowed_for_are_not_packed() -> None:
+    layer = PACKABLE["many weights"]
+    size = sum(tensor.nbytes for tensor in layer[0].parameters())
+
+    assert run_alone("packs", packs, [layer], "", size + 1).value == [True]
+    assert run_alone("packs", packs, [layer], "", size).value == [False]
 
 
 def compiled_in_vain() -> tuple[bool, list[bool]]:
