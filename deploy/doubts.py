@@ -6,7 +6,7 @@ Owns which of them is in doubt, and what is said of it; what is then done is in 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from deploy.convert.aoti_prepack import PACKED
+from deploy.convert.aoti_prepack import is_packed
 from deploy.convert.model import Artifact
 from deploy.convert.run import Conversion
 from deploy.validate.run import Proof
@@ -39,7 +39,7 @@ def kept_work(conversion: Conversion, proof: Proof) -> Doubt | None:
 def packed_weights(conversion: Conversion, proof: Proof) -> Doubt | None:
     """Doubt of AOTInductor's packed weights, where its numbers alone are wrong: else it is the model or the samples."""
     failed = list(_failed(conversion, proof))
-    if [one.format for one in failed] != ["aoti"] or not PACKED.items() <= failed[0].details.items():
+    if [one.format for one in failed] != ["aoti"] or not is_packed(failed[0].details):
         return None
     says = "AOTInductor failed its proof with packed weights: all is compiled again, with weights as they are"
     return Doubt(name="unpacked", says=says, keys=(failed[0].kept,) if failed[0].kept else (), packed=False)

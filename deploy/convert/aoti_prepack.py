@@ -10,7 +10,7 @@ tactic does not say otherwise.
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from deploy.convert.prepack_graph import (
@@ -76,6 +76,11 @@ _FUNCTIONS = (
   return AOTI_TORCH_SUCCESS;
 }""",
 )
+
+
+def is_packed(details: Mapping[str, str]) -> bool:
+    """Whether an artifact's details say that its weights are packed."""
+    return PACKED.items() <= details.items()
 
 
 def prepack(module: fx.GraphModule, *, known: Collection[str]) -> dict[str, Any]:

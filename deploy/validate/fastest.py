@@ -19,7 +19,7 @@ from deploy import __version__
 from deploy.cache import Store
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.aoti import compile_aoti
-from deploy.convert.aoti_prepack import PACKED
+from deploy.convert.aoti_prepack import is_packed
 from deploy.convert.model import Artifact, Format
 from deploy.convert.onnx import export_onnx
 from deploy.convert.run import Conversion
@@ -246,7 +246,7 @@ def _tactics(conversion: Conversion, default: Artifact, plan: FastestPlan) -> tu
     if default.format == "aoti" and conversion.program.flex_attention:
         return ()
     listed = plan.alternatives(default.format, plan.effort)
-    return tuple(one for one in listed if one != UNPACKED or PACKED.items() <= default.details.items())
+    return tuple(one for one in listed if one != UNPACKED or is_packed(default.details))
 
 
 class _Facts(Record):
