@@ -17,8 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
-from deploy.convert.cuda import ONNXRUNTIME_ADVICE
 from deploy.convert.model import ARTIFACT_FILES, Device
+from deploy.convert.providers import ONNXRUNTIME_ADVICE
 from deploy.device import look
 from deploy.errors import ExitCode, MissingError, UsageError
 from deploy.evidence import Judgement, Verdict

@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploy.convert.building import aoti_obstacle
-from deploy.convert.cuda import ONNXRUNTIME_ADVICE, TOOLKIT_ADVICE, look_at_gpu
+from deploy.convert.cuda import TOOLKIT_ADVICE, look_at_gpu
 from deploy.convert.model import Format
+from deploy.convert.providers import ONNXRUNTIME_ADVICE
 from deploy.errors import DeployError, MissingError, UsageError
 from deploy.gpu import GpuStack, LocalGpu, capability
 from deploy.processes import Worker, prepare

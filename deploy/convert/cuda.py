@@ -1,11 +1,12 @@
-"""What torch and ONNX Runtime make of this machine's GPU, and how float32 is computed on it.
+"""What torch makes of this machine's GPU, and how float32 is computed on it.
 
-Owns the probe that comes before any work, the TF32 switches, and what an artifact's details say of the device. Called
-by device, the converters, validate and the served backend, in child processes: CUDA must not be begun before a fork.
+Owns the probe that comes before any work, the TF32 switches, and what an artifact's details say of the device; ONNX
+Runtime's side is in `providers`. Called by device, the converters, validate and the served backend, in child
+processes: CUDA must not be begun before a fork.
 
 fp32 means no TF32. On GPUs from Ampere on, cuDNN rounds the factors of float32 convolutions to TF32's 10 bits unless
 told not to, and cuBLAS those of products where it is told to: thousands of times float32's own error. Both are switched
-off in every process that compiles or runs a model here, and ONNX Runtime's `use_tf32` in every session.
+off in every process that compiles or runs a model here.
 """
 
 from __future__ import annotations
@@ -18,21 +19,18 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deploy.convert.model import Device
-from deploy.errors import MissingError, UnfinishedError
+from deploy.convert.providers import cuda_lacks
+from deploy.errors import MissingError
 from deploy.gpu import GpuStack, LocalGpu, gpu_listing, parse_gpus
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CUDA_PROVIDER = "CUDAExecutionProvider"
-CPU_PROVIDER = "CPUExecutionProvider"
 _DRIVER_FOLDERS = (Path("/usr/local/nvidia/lib64"), Path("/usr/lib/wsl/lib"))
 _PROBE = "#include <cuda.h>\n#include <cuda_runtime_api.h>\nint probe() { return cuInit(0); }\n"
-# What a session on the GPU is given; the published config says the same to Triton's backend.
-CUDA_OPTIONS = {"device_id": "0", "use_tf32": "0"}
 
 
 def exact_float32(device: Device) -> None:
@@ -74,35 +72,6 @@ def local_sm() -> int:
     return major * 10 + minor
 
 
-def providers(device: Device) -> list[Any]:
-    """ONNX Runtime's execution providers for a session on the device; what CUDA has no kernel for runs on the CPU."""
-    return [CPU_PROVIDER] if device == "cpu" else [(CUDA_PROVIDER, CUDA_OPTIONS), CPU_PROVIDER]
-
-
-def require_provider(session: Any, device: Device) -> None:
-    """Raises UnfinishedError if a session that was opened for the GPU has no CUDA provider: it would run on the CPU."""
-    if device == "cuda" and CUDA_PROVIDER not in session.get_providers():
-        raise UnfinishedError(
-            f"ONNX Runtime opened its session on {', '.join(session.get_providers())}: its CUDA provider did not load",
-            expected=CUDA_PROVIDER,
-            fix=ONNXRUNTIME_ADVICE,
-        )
-
-
-def load_cuda_libraries() -> None:
-    """Make torch's own CUDA libraries known to this process, so that ONNX Runtime's provider finds them."""
-    import onnxruntime
-    import torch
-
-    assert torch.version.cuda is not None, "only asked on a GPU"
-    if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
-
-
-ONNXRUNTIME_ADVICE = (
-    "pip uninstall --yes onnxruntime, then pip install onnxruntime-gpu, of the CUDA release that torch has; "
-    "or leave ONNX out: --formats aoti"
-)
 TOOLKIT_ADVICE = (
     "install the CUDA toolkit of the release that torch has, or name its folder in CUDA_HOME; or use --formats onnx"
 )
@@ -141,39 +110,11 @@ def look_at_gpu() -> GpuStack:
         ) from error
     facts = torch.cuda.get_device_properties(0)
     gpu = LocalGpu(name=facts.name, sm=local_sm(), driver=_driver(), memory=facts.total_memory, cuda=torch.version.cuda)
-    return GpuStack(gpu=gpu, aoti=_aoti_lacks(), onnx=_onnx_lacks())
+    return GpuStack(gpu=gpu, aoti=_aoti_lacks(), onnx=cuda_lacks())
 
 
 def _driver() -> str:
     return next((gpu.driver for gpu in parse_gpus(gpu_listing())), "unknown")
-
-
-def _onnx_lacks() -> str:
-    """Why ONNX Runtime cannot run on the GPU; empty if it can. A session is opened: only that loads the libraries."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        return f"onnxruntime cannot be imported: {error}"
-    if CUDA_PROVIDER not in onnxruntime.get_available_providers():
-        return f"onnxruntime {onnxruntime.__version__} has no {CUDA_PROVIDER}: it is the build for CPU"
-    load_cuda_libraries()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(_tiny_graph(), options, providers=providers("cuda"))
-    if CUDA_PROVIDER in session.get_providers():
-        return ""
-    built = getattr(onnxruntime, "cuda_version", "") or "another release"
-    return f"the {CUDA_PROVIDER} of onnxruntime {onnxruntime.__version__} (built for CUDA {built}) does not load here"
-
-
-def _tiny_graph() -> bytes:
-    from onnx import TensorProto, helper
-
-    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "tiny", sides[:1], sides[1:])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    serialized: bytes = model.SerializeToString()
-    return serialized
 
 
 def toolkit_environment(home: str, environment: Mapping[str, str]) -> dict[str, str]:

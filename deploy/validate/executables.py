@@ -14,9 +14,10 @@ import numpy as np
 
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.archive import load_archive
-from deploy.convert.cuda import exact_float32, load_cuda_libraries, providers, require_provider
+from deploy.convert.cuda import exact_float32
 from deploy.convert.model import Device, Precision, Program
 from deploy.convert.ort_session import session_options
+from deploy.convert.providers import load_cuda_libraries, providers, require_provider
 from deploy.errors import UnfinishedError
 from deploy.processes import own_peak_memory
 from deploy.spec import wire_input, wire_output

@@ -1,4 +1,4 @@
-"""What of the GPU's part can be decided without one: providers, settings of the compiler, and whose an archive is."""
+"""What of the GPU's part can be decided without one: settings of the compiler, and whose an archive is."""
 
 import subprocess
 from pathlib import Path
@@ -8,39 +8,10 @@ import pytest
 from deploy.convert.aoti import compiler_settings, known_settings
 from deploy.convert.archive import check_device, read_metadata
 from deploy.convert.compiler import require_compiler
-from deploy.convert.cuda import (
-    CUDA_PROVIDER,
-    device_details,
-    links_with_cuda,
-    providers,
-    require_provider,
-    toolkit_environment,
-)
-from deploy.errors import UnfinishedError, UsageError
+from deploy.convert.cuda import device_details, links_with_cuda, toolkit_environment
+from deploy.errors import UsageError
 
 GPU_ARCHIVE = {"AOTI_DEVICE_KEY": "cuda", "AOTI_COMPUTE_CAPABILITY": "90"}
-
-
-class Session:
-    """As much of a session as says on what it runs."""
-
-    def __init__(self, *names: str) -> None:
-        self.names = list(names)
-
-    def get_providers(self) -> list[str]:
-        return self.names
-
-
-def test_a_session_on_the_gpu_is_told_to_keep_float32() -> None:
-    assert providers("cpu") == ["CPUExecutionProvider"]
-    assert providers("cuda") == [(CUDA_PROVIDER, {"device_id": "0", "use_tf32": "0"}), "CPUExecutionProvider"]
-
-
-def test_a_session_that_fell_back_to_the_cpu_is_refused() -> None:
-    require_provider(Session("CPUExecutionProvider"), "cpu")
-    require_provider(Session(CUDA_PROVIDER, "CPUExecutionProvider"), "cuda")
-    with pytest.raises(UnfinishedError, match=r"opened its session on CPUExecutionProvider: its CUDA provider"):
-        require_provider(Session("CPUExecutionProvider"), "cuda")
 
 
 def test_details_say_nothing_of_a_cpu() -> None:

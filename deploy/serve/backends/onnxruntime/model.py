@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from deploy.convert.cuda import load_cuda_libraries, providers, require_provider
+from deploy.convert.providers import load_cuda_libraries, providers, require_provider
 from deploy.serve.backends.sessions import session_options
 from deploy.serve.backends.shared import BatchedModel, Settings
 
