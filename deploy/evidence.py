@@ -7,6 +7,7 @@ embeds their verdicts, `report` prints them. What was measured is in `latency_ev
 from enum import StrEnum
 from typing import Literal, Self
 
+from deploy.convert.model import Precision
 from deploy.records import Record
 
 
@@ -161,7 +162,7 @@ class ParityEvidence(Record):
     bitwise_repeatable: bool | None = None
     bitwise_batch_invariant: bool | None = None
     seed: int
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     metric: MetricEvidence | None = None
 
 

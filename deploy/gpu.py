@@ -46,11 +46,15 @@ class LocalGpu(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuStack:
-    """A GPU that torch computes on, and per format what is missing here to build and run it there; empty if nothing."""
+    """A GPU that torch computes on, and per format what is missing here to build and run it there; empty if nothing.
+
+    `tensorrt` is what ONNX Runtime's provider of that name lacks, without which its tactic is not tried.
+    """
 
     gpu: LocalGpu
     aoti: str = ""
     onnx: str = ""
+    tensorrt: str = "nobody looked for TensorRT"
 
 
 def capability(sm: int | None) -> str:

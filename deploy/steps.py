@@ -11,6 +11,7 @@ from typing import Any
 
 from deploy.cache import artifact_store
 from deploy.choose import Choice, Rules, choose
+from deploy.convert.job import converters_for
 from deploy.convert.model import Artifact, Format, Precision, Program
 from deploy.convert.run import Conversion, ConversionPlan, convert
 from deploy.device import obstacles
@@ -29,7 +30,7 @@ from deploy.request import Inputs, Outcome, PackageRequest
 from deploy.serve.engines import Engine
 from deploy.validate.carried import Memory, Subject, latency_key, measure_and_keep, recall
 from deploy.validate.contenders import Surroundings, inputs_by_batch, open_contenders
-from deploy.validate.fastest import FastestPlan, find_fastest
+from deploy.validate.fastest import FastestPlan, find_fastest, no_tactics
 from deploy.validate.latency import LatencyPlan
 from deploy.validate.machine import identity
 from deploy.validate.precision import prove_in
@@ -161,17 +162,23 @@ class Run:
     def quicken(self, conversion: Conversion, proof: Proof) -> tuple[Conversion, Proof]:
         """The first part of step 5: another tactic for each format that one makes faster, and its proof.
 
-        Tactics are for float32 on the CPU; a progress note says so where they were asked for elsewhere.
+        There are none for int8, and none is measured for another device; a progress note says so.
         """
-        if self.request.effort == "low":
+        effort, precision = self.request.effort, next(iter(proof.evidence.values())).precision
+        if effort == "low":
             return conversion, proof
-        if self.request.device != "cpu" or self.request.precision != "fp32":
-            self.progress.note(f"--effort {self.request.effort} is for fp32 on the CPU: no tactic is tried")
+        if obstacle := no_tactics(self.request.target, self.request.device, precision):
+            self.progress.note(f"--effort {effort} tries no tactic: {obstacle}")
             return conversion, proof
-        resources = self.request.resources
+        resources, gpu = self.request.resources, self.request.gpu
+        lowered = lowering(self.request, precision, self.inputs, folder=self.work.work)
         plan = FastestPlan(
-            effort=self.request.effort,
+            effort=effort,
             target=self.request.target,
+            device=self.request.device,
+            precision=precision,
+            tensorrt=gpu is not None and not gpu.tensorrt,
+            converters=converters_for(self.inputs.checkpoint, self.request.max_batch, lowered),
             threads=resources.threads,
             folder=self.work.work / "tactics",
             logs=self.work.work / "logs",

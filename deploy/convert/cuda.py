@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deploy.convert.model import Device
-from deploy.convert.providers import cuda_lacks
+from deploy.convert.providers import cuda_lacks, tensorrt_lacks
 from deploy.errors import MissingError
 from deploy.gpu import GpuStack, LocalGpu, gpu_listing, parse_gpus
 
@@ -110,7 +110,8 @@ def look_at_gpu() -> GpuStack:
         ) from error
     facts = torch.cuda.get_device_properties(0)
     gpu = LocalGpu(name=facts.name, sm=local_sm(), driver=_driver(), memory=facts.total_memory, cuda=torch.version.cuda)
-    return GpuStack(gpu=gpu, aoti=_aoti_lacks(), onnx=cuda_lacks())
+    onnx = cuda_lacks()
+    return GpuStack(gpu=gpu, aoti=_aoti_lacks(), onnx=onnx, tensorrt=onnx or tensorrt_lacks())
 
 
 def _driver() -> str:

@@ -21,6 +21,7 @@ from deploy.convert.onnx import export_onnx
 from deploy.convert.onnx_limits import require_kernels
 from deploy.convert.precision import HALVES, Lowering
 from deploy.convert.quantize import quantize_onnx
+from deploy.convert.tactics import Tactic
 from deploy.errors import UnfinishedError
 from deploy.targets import Target
 
@@ -40,25 +41,27 @@ def lowered_converters(subject: Subject) -> dict[Format, Callable[..., Artifact]
 
 
 def _to_aoti(
-    subject: Subject, program: Program, *, target: Target, folder: Path, store: Store | None = None
-) -> Artifact:
+    subject: Subject, program: Program, *, target: Target, folder: Path, store: Store | None = None,
+    tactic: Tactic | None = None,
+) -> Artifact:  # fmt: skip
     """The archive. Raises UnfinishedError if the precision cannot be had for this network."""
     kept = store if subject.lowering.precision in HALVES else None  # int8 weights depend on more than their shapes
     with tempfile.TemporaryDirectory(prefix="program-", dir=folder) as work:
         lowered, scheme = _program(subject, program, Path(work))
-        made = compile_aoti(lowered, target=target, folder=folder, store=kept)
+        made = compile_aoti(lowered, target=target, folder=folder, store=kept, tactic=tactic)
     return replace(made, details=made.details | scheme)
 
 
 def _to_onnx(
-    subject: Subject, program: Program, *, target: Target, folder: Path, store: Store | None = None
-) -> Artifact:
+    subject: Subject, program: Program, *, target: Target, folder: Path, store: Store | None = None,
+    tactic: Tactic | None = None,
+) -> Artifact:  # fmt: skip
     """The graph. Raises UnfinishedError if the precision cannot be had for this network, or not on this target."""
     if subject.lowering.precision == "int8":
         return quantize_onnx(program, subject.lowering, target=target, folder=folder, store=store)
     with tempfile.TemporaryDirectory(prefix="program-", dir=folder) as work:
         lowered, _ = _program(subject, program, Path(work))
-        made = export_onnx(lowered, target=target, folder=folder, store=store)
+        made = export_onnx(lowered, target=target, folder=folder, store=store, tactic=tactic)
     if program.device == "cpu":  # where it is proven, wherever it will run
         fix = "use --formats aoti, or another --precision"
         needed = require_kernels(made.path, subject.lowering.precision, fix=fix)

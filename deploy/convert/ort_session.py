@@ -1,7 +1,7 @@
 """The options of an ONNX Runtime session that Triton's config can say, by their names there.
 
-Owns those names and what they mean; needs nothing but ONNX Runtime, since a server's stub imports it. Called by
-validate, by the served backend and by whoever writes a config.
+Owns those names and what they mean; needs nothing but ONNX Runtime, since a server's stub imports it. What an execution
+provider is told is in `providers`. Called by validate, by the served backend and by whoever writes a config.
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,27 @@ from typing import Any
 LEVEL = "optimization.graph.level"
 # What Triton's backend reads in a config: the level of the graph's optimisation, and these parameters.
 SESSION_OPTIONS = (LEVEL, "intra_op_thread_count", "execution_mode", "enable_mem_arena", "enable_mem_pattern")
+# And what its execution accelerators take, each name with the accelerator's before it.
+CUDA, TENSORRT = "cuda.", "tensorrt."
 # That backend's own reading of the level: what is no level of these is the highest.
 _LEVELS = {-1: "ORT_ENABLE_BASIC", 0: "ORT_ENABLE_ALL", 1: "ORT_ENABLE_EXTENDED", 2: "ORT_DISABLE_ALL"}
 
 
 def options_in(details: Mapping[str, str]) -> dict[str, str]:
     """Of an artifact's details, those that its session is opened with."""
-    return {name: details[name] for name in SESSION_OPTIONS if name in details}
+    return {name: value for name, value in details.items() if is_session_option(name)}
+
+
+def is_session_option(name: str) -> bool:
+    """Whether a session is opened with it; other options of an artifact say how its file was made."""
+    return name in SESSION_OPTIONS or name.startswith((CUDA, TENSORRT))
+
+
+def told(options: Mapping[str, str], accelerator: str) -> dict[str, str]:
+    """What one accelerator, CUDA or TENSORRT, is told by these options, by its own names."""
+    return {
+        name.removeprefix(accelerator): value for name, value in sorted(options.items()) if name.startswith(accelerator)
+    }
 
 
 def session_options(options: Mapping[str, str], *, threads: int | None) -> Any:

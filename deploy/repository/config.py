@@ -12,7 +12,8 @@ import numpy as np
 
 from deploy.convert.building import not_loaded
 from deploy.convert.model import ARTIFACT_FILES, Format
-from deploy.convert.ort_session import LEVEL
+from deploy.convert.ort_session import CUDA, LEVEL, TENSORRT, told
+from deploy.convert.providers import EXACT
 from deploy.errors import UsageError
 from deploy.files import sha256_bytes
 from deploy.repository.histograms import set_latency_buckets
@@ -200,9 +201,15 @@ def _set_instances(config: Any, plan: ConfigPlan) -> None:
     else:
         group.kind = kinds.KIND_CPU
     if plan.target.device == "cuda" and plan.format == "onnx":
-        # ONNX Runtime rounds fp32 products to TF32 on these GPUs unless told not to; what was proven is fp32.
-        cuda = config.optimization.execution_accelerators.gpu_execution_accelerator.add(name="cuda")
-        cuda.parameters["use_tf32"] = "0"
+        _set_accelerators(config, plan)
+
+
+def _set_accelerators(config: Any, plan: ConfigPlan) -> None:
+    """TensorRT first where the options tell it anything, then CUDA, in fp32 as it was proven and not in TF32."""
+    listed = config.optimization.execution_accelerators.gpu_execution_accelerator
+    if tensorrt := told(plan.options, TENSORRT):
+        listed.add(name=TENSORRT.removesuffix("."), parameters=tensorrt)
+    listed.add(name=CUDA.removesuffix("."), parameters=EXACT | told(plan.options, CUDA))
 
 
 def _set_parameters(config: Any, plan: ConfigPlan) -> None:
@@ -215,7 +222,7 @@ def _set_parameters(config: Any, plan: ConfigPlan) -> None:
     for name, value in sorted(plan.options.items()):
         if name == LEVEL:
             config.optimization.graph.level = int(value)
-        else:
+        elif not name.startswith((CUDA, TENSORRT)):
             config.parameters[name].string_value = value
 
 

@@ -31,6 +31,7 @@ _PLATFORMS = {
     "tensorflow": ("", "tensorflow_graphdef", "tensorflow_savedmodel"),
 }
 _ACCELERATORS = {"cuda", "tensorrt", "openvino"}
+_TENSORRT_MODES = {"FP32", "FP16", "BF16", "INT8"}
 _WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 _ONNX_CHOICES = {
     "execution_mode": {"0", "1"},
@@ -144,6 +145,9 @@ def _check_optimization(config: Any) -> Iterator[Finding]:
     for entry in (*accelerators.gpu_execution_accelerator, *accelerators.cpu_execution_accelerator):
         if entry.name not in _ACCELERATORS:
             yield "optimization", f"there is no execution accelerator {entry.name!r}"
+        mode = entry.parameters.get("precision_mode", "FP32")
+        if entry.name == "tensorrt" and mode not in _TENSORRT_MODES:
+            yield "optimization", f"precision_mode is {mode!r}, none of {', '.join(sorted(_TENSORRT_MODES))}"
 
 
 def _check_files(config: Any, folder: Path) -> Iterator[Finding]:

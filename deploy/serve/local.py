@@ -77,9 +77,11 @@ def adapt(version: Version, config: Any, gpu: LocalGpu | None = None) -> Any:
     if adapted.platform == "torch_aoti":
         # Core 2.51 knows the word not yet, and takes the backend's name alone.
         adapted.platform = ""
+    accelerators = _accelerators(config)
     on_gpu = _move_to_cpu(adapted)
     if on_gpu and computes_on_gpu(adapted.backend, gpu or visible_gpu()):
-        adapted.parameters[DEVICE_PARAMETER].string_value = "cuda"
+        for name, value in accelerators.items() | {(DEVICE_PARAMETER, "cuda")}:
+            adapted.parameters[name].string_value = value
     # Core 2.51 has no such histogram, and refuses a config that names it.
     adapted.ClearField("model_metrics")
     if adapted.backend == vllm.BACKEND:
@@ -105,6 +107,15 @@ def _has_cuda_provider() -> bool:
     """Whether the installed ONNX Runtime brings the provider's library; it is not imported."""
     spec = find_spec(_ONNXRUNTIME)
     return spec is not None and spec.origin is not None and (Path(spec.origin).parent / _CUDA_LIBRARY).is_file()
+
+
+def _accelerators(config: Any) -> dict[str, str]:
+    """What the config tells its accelerators on a GPU, by the names of a session's options."""
+    return {
+        f"{entry.name}.{name}": value
+        for entry in config.optimization.execution_accelerators.gpu_execution_accelerator
+        for name, value in entry.parameters.items()
+    }
 
 
 def _move_to_cpu(config: Any) -> bool:

@@ -224,8 +224,8 @@ class OnnxModel(_Timed):
 
         started = time.perf_counter()
         opened = session_options(options, threads=threads)
-        self._session = onnxruntime.InferenceSession(str(path), opened, providers=providers(device))
-        require_provider(self._session, device)
+        self._session = onnxruntime.InferenceSession(str(path), opened, providers=providers(device, options))
+        require_provider(self._session, device, options)
         self._inputs = [wire_input(index) for index in range(len(self._session.get_inputs()))]
         self._outputs = [wire_output(index) for index in range(len(self._session.get_outputs()))]
         _check_names("inputs", self._inputs, self._session.get_inputs())

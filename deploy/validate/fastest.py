@@ -18,12 +18,20 @@ from pathlib import Path
 from deploy import __version__
 from deploy.cache import Store
 from deploy.checkpoint.model import Checkpoint
-from deploy.convert.aoti import compile_aoti
 from deploy.convert.aoti_prepack import is_packed
-from deploy.convert.model import Artifact, Format
-from deploy.convert.onnx import export_onnx
+from deploy.convert.job import CONVERTERS
+from deploy.convert.model import Artifact, Device, Format, Precision
 from deploy.convert.run import Conversion
-from deploy.convert.tactics import DEFAULT, UNPACKED, Effort, Tactic, alternatives, default_tactic, described
+from deploy.convert.tactics import (
+    DEFAULT,
+    UNPACKED,
+    Effort,
+    Tactic,
+    alternatives,
+    default_tactic,
+    described,
+    tensorrt,
+)
 from deploy.errors import DeployError
 from deploy.evidence import ParityEvidence
 from deploy.files import sha256_bytes, sha256_file
@@ -41,27 +49,29 @@ from deploy.validate.run import Plan, Proof, prove_artifact
 
 _ATTEMPTS = 3  # at a race on a machine that others use too: one that decides nothing wasted all the work before it
 _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
-# They take a tactic beside what every converter takes.
-_CONVERTERS: Mapping[Format, Callable[..., Artifact]] = {"aoti": compile_aoti, "onnx": export_onnx}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FastestPlan:
     """How hard to look, and where. `folder` is for what is made; `store` is where choices are kept, None for nowhere.
 
-    `alternatives` lists the tactics of a format beside the default one.
+    `alternatives` lists the tactics of a format beside the default one, `converters` make its artifacts in `precision`.
+    `tensorrt`: ONNX Runtime's provider of that name loads here.
     """
 
     effort: Effort
     target: Target
+    device: Device = "cpu"
+    precision: Precision = "fp32"
+    tensorrt: bool = False
     threads: int
     folder: Path
     logs: Path
     store: Store | None = None
     limits: Limits = field(default_factory=Limits)
     seconds_per_cell: float = 1.0
-    alternatives: Callable[[Format, Effort], tuple[Tactic, ...]] = alternatives
-    converters: Mapping[Format, Callable[..., Artifact]] = field(default_factory=lambda: _CONVERTERS)
+    alternatives: Callable[[Format, Effort, Device], tuple[Tactic, ...]] = alternatives
+    converters: Mapping[Format, Callable[..., Artifact]] = field(default_factory=lambda: CONVERTERS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,20 +83,27 @@ class Fastest:
     said: tuple[str, ...]
 
 
+def no_tactics(target: Target, device: Device, precision: Precision) -> str:
+    """Why nothing faster can be looked for in a run on this device; empty where it can."""
+    if precision == "int8":
+        return "there are none for int8"
+    return "" if target.device == device else f"the target runs on {target.device}, this run has {device}"
+
+
 def find_fastest(
     checkpoint: Checkpoint, conversion: Conversion, proof: Proof, plan: FastestPlan, progress: Progress
 ) -> Fastest:
     """The same conversion and proof, with a faster artifact for each format that has one.
 
-    A format whose default artifact did not pass, and a target on another device, are left as they are.
+    A format whose default artifact did not pass is left as it is.
     """
     artifacts, evidence, said = dict(conversion.artifacts), dict(proof.evidence), []
     for format_, artifact in conversion.artifacts.items():
-        if plan.effort == "low" or plan.target.device != "cpu" or not proof.evidence[format_].judgement.passed:
+        if plan.effort == "low" or not proof.evidence[format_].judgement.passed:
             continue
         search = _Search(
-            checkpoint=checkpoint, conversion=conversion, baseline=proof.baseline, plan=plan, default=artifact,
-            parity=proof.evidence[format_],
+            checkpoint=checkpoint, conversion=conversion, baseline=proof.baseline_of(format_), plan=plan,
+            default=artifact, parity=proof.evidence[format_],
         )  # fmt: skip
         with progress.stage(f"find the fastest {format_}"):
             found = search.run()
@@ -167,8 +184,10 @@ class _Search:
             target=self.plan.target,
             limits=self.plan.limits,
             search_seconds=0.0,
+            device=self.plan.device,
         )
         parity = prove_artifact(self.checkpoint, artifact, self.baseline, plan)
+        parity = parity.model_copy(update={"precision": self.parity.precision})
         if not parity.judgement.passed:
             self.said.append(f"tactic {tactic.name!r} is dropped, its numbers are wrong: {parity.judgement.reason}")
             self._forget(tactic, artifact)
@@ -194,24 +213,25 @@ class _Search:
                 convert, self.conversion.program, target=self.plan.target, folder=folder, store=self.plan.store,
                 tactic=tactic,
             )  # fmt: skip
-        return replace(done.value, seconds=done.seconds, peak_memory=done.peak_memory)
+        details = done.value.details | {"precision": self.plan.precision}
+        return replace(done.value, seconds=done.seconds, peak_memory=done.peak_memory, details=details)
 
     def _race(self, candidates: Sequence[_Candidate]) -> tuple[LatencyRatio, ...]:
         """Each candidate's ratio to the default one, and the default's to itself."""
         spec, threads = self.conversion.program.spec, self.plan.threads
         plan = LatencyPlan(
             max_batch=spec.max_batch, threads=threads, incumbent=DEFAULT, seconds_per_cell=self.plan.seconds_per_cell,
-            attempts=_ATTEMPTS,
+            attempts=_ATTEMPTS, device=self.plan.device, target_device=self.plan.target.device,
         )  # fmt: skip
         rows = list(self.baseline.question.pools[0].inputs)
         given = Surroundings(
             inputs=inputs_by_batch(rows, spec, plan.batches), threads=threads, logs=self.plan.logs,
-            limits=self.plan.limits,
+            limits=self.plan.limits, device=self.plan.device,
         )  # fmt: skip
         entrants = [
             artifact_entrant(
                 one.tactic.name, one.artifact.path, format=one.artifact.format, threads=threads,
-                details=one.artifact.details,
+                device=self.plan.device, details=one.artifact.details,
             )
             for one in candidates
         ]  # fmt: skip
@@ -245,7 +265,9 @@ def _tactics(conversion: Conversion, default: Artifact, plan: FastestPlan) -> tu
     # FlexAttention's own kernel lives in the child that exported the program: only plain attention is on disk.
     if default.format == "aoti" and conversion.program.flex_attention:
         return ()
-    listed = plan.alternatives(default.format, plan.effort)
+    listed = plan.alternatives(default.format, plan.effort, plan.device)
+    if default.format == "onnx" and plan.effort == "max" and plan.tensorrt:
+        listed += (tensorrt(conversion.program.spec, plan.precision),)
     return tuple(one for one in listed if one != UNPACKED or is_packed(default.details))
 
 

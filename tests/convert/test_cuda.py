@@ -9,6 +9,7 @@ from deploy.convert.aoti import compiler_settings, known_settings
 from deploy.convert.archive import check_device, read_metadata
 from deploy.convert.compiler import require_compiler
 from deploy.convert.cuda import device_details, links_with_cuda, toolkit_environment
+from deploy.convert.tactics import alternatives
 from deploy.errors import UsageError
 
 GPU_ARCHIVE = {"AOTI_DEVICE_KEY": "cuda", "AOTI_COMPUTE_CAPABILITY": "90"}
@@ -23,6 +24,14 @@ def test_a_gpus_kernels_are_for_that_gpu_alone_and_compiled_side_by_side() -> No
     assert on_gpu["aot_inductor.emit_multi_arch_kernel"] is False
     assert "compile_threads" not in on_gpu
     assert on_gpu.keys() - on_cpu.keys() == {"aot_inductor.emit_multi_arch_kernel"}
+
+
+def test_every_tactic_on_a_gpu_is_a_setting_that_the_compiler_has() -> None:
+    from torch._inductor import config
+
+    asked = {name for tactic in alternatives("aoti", "max", "cuda") for name in tactic.options}
+    assert asked and asked <= config.get_config_copy().keys()
+    assert all(one.options and not one.at_run_time for one in alternatives("aoti", "max", "cuda"))
 
 
 def test_a_setting_that_this_torch_does_not_know_is_left_out() -> None:

@@ -63,6 +63,20 @@ def test_the_options_of_a_session_stand_where_triton_reads_them() -> None:
     assert not built(Sample().plan()).HasField("optimization")
 
 
+def test_the_options_of_a_provider_stand_in_its_accelerator() -> None:
+    options = {"cuda.prefer_nhwc": "1", "tensorrt.precision_mode": "FP16", "enable_mem_arena": "0"}
+    plan = replace(Sample().plan(), target=find_target("26.08-cuda-sm90"), options=options)
+    config = built(plan)
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert [(entry.name, dict(entry.parameters)) for entry in accelerators] == [
+        ("tensorrt", {"precision_mode": "FP16"}),
+        ("cuda", {"use_tf32": "0", "prefer_nhwc": "1"}),
+    ]
+    assert set(config.parameters) == {"intra_op_thread_count", "inter_op_thread_count", "enable_mem_arena"}
+    wrong = build_config(replace(plan, options={"tensorrt.precision_mode": "TF32"}))
+    assert [finding.message for finding in lint(wrong)] == ["precision_mode is 'TF32', none of BF16, FP16, FP32, INT8"]
+
+
 def test_aoti_config_names_its_platform_and_file() -> None:
     config = built(Sample(format="aoti").plan())
     assert (config.backend, config.platform) == ("pytorch", "torch_aoti")

@@ -7,17 +7,18 @@ import onnx
 import pytest
 
 from deploy.cache import Store
-from deploy.convert.model import Artifact, Format, Program
+from deploy.convert.model import Artifact, Device, Format, Program
 from deploy.convert.onnx import export_onnx
 from deploy.convert.ort_session import LEVEL, options_in
 from deploy.convert.run import Conversion
 from deploy.convert.tactics import DEFAULT, Effort, Tactic, default_tactic, described
+from deploy.evidence import Judgement, Verdict
 from deploy.latency_evidence import LatencyRatio, control_of
 from deploy.progress import Silent
 from deploy.targets import LOCAL_CPU, Target, find_target
 from deploy.validate.behaviour import check_behaviour
 from deploy.validate.choices import CHOICE_FILE, Choice, pick
-from deploy.validate.fastest import FastestPlan, choice_key, find_fastest
+from deploy.validate.fastest import FastestPlan, choice_key, find_fastest, no_tactics
 from deploy.validate.run import Proof
 from tests.validate.models import seeded_tiny
 from tests.validate.rig import Rig, convert, image_rig
@@ -69,7 +70,7 @@ def artifact(rig: Rig) -> Artifact:
     return convert(rig.program, "onnx", rig.folder / "default")
 
 
-def listed(format_: Format, effort: Effort) -> tuple[Tactic, ...]:
+def listed(format_: Format, effort: Effort, device: Device) -> tuple[Tactic, ...]:
     return (
         Tactic(format=format_, name="no layout", options={LEVEL: "1"}),
         Tactic(format=format_, name=WRONG, options={"graph": WRONG}),
@@ -132,7 +133,7 @@ def test_a_choice_of_before_is_taken_once_it_is_proven(rig: Rig, artifact: Artif
     conversion, proof = given(rig, artifact)
     asked = plan(tmp_path)
     key = choice_key(rig.checkpoint, conversion, artifact, asked)
-    tactic = next((one for one in listed("onnx", "normal") if one.name == name), default_tactic("onnx"))
+    tactic = next((one for one in listed("onnx", "normal", "cpu") if one.name == name), default_tactic("onnx"))
     (tmp_path / "entry").mkdir()
     Choice(tactic=tactic, measured="0.50x").write(tmp_path / "entry" / CHOICE_FILE)
     assert asked.store is not None
@@ -167,9 +168,17 @@ def test_a_low_effort_and_a_default_that_failed_change_nothing(rig: Rig, artifac
     found = find_fastest(rig.checkpoint, conversion, proof, low, Silent())
     assert found.conversion.artifacts == conversion.artifacts and found.said == ()
 
-    gpu = replace(low, effort="max", target=low.target.model_copy(update={"device": "cuda"}))
-    found = find_fastest(rig.checkpoint, conversion, proof, gpu, Silent())
+    wrong = Judgement(verdict=Verdict.FAIL, reason="its numbers are wrong")
+    proof.evidence["onnx"] = proof.evidence["onnx"].model_copy(update={"judgement": wrong})
+    found = find_fastest(rig.checkpoint, conversion, proof, plan(tmp_path), Silent())
     assert found.conversion.artifacts == conversion.artifacts and found.said == ()
+
+
+def test_nothing_is_looked_for_away_from_the_target_or_in_int8() -> None:
+    here, gpu = find_target(LOCAL_CPU), find_target("26.08-cuda-sm90")
+    assert no_tactics(here, "cpu", "fp32") == no_tactics(here, "cpu", "bf16") == no_tactics(gpu, "cuda", "fp16") == ""
+    assert no_tactics(gpu, "cpu", "fp32") == "the target runs on cuda, this run has cpu"
+    assert no_tactics(here, "cpu", "int8") == "there are none for int8"
 
 
 def test_an_artifact_opened_otherwise_is_the_same_file(rig: Rig, artifact: Artifact) -> None:

@@ -18,15 +18,15 @@ class TritonPythonModel(BatchedModel):
     """One ONNX Runtime session."""
 
     def load(self, settings: Settings) -> None:
-        """Open the session with the config's threads, level and other parameters, on the device that was said."""
+        """Open the session with the config's threads, level, parameters and accelerators, on its device."""
         if settings.device == "cuda":
             load_cuda_libraries()
         options = session_options(
             threads=settings.threads, graph_level=settings.graph_level, parameters=settings.parameters
         )
-        chosen = providers(settings.device)
+        chosen = providers(settings.device, settings.parameters)
         self._session = onnxruntime.InferenceSession(str(settings.file), options, providers=chosen)
-        require_provider(self._session, settings.device)
+        require_provider(self._session, settings.device, settings.parameters)
 
     def view(self, tensor: Any) -> np.ndarray:
         """A numpy array on the request's memory."""
