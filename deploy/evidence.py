@@ -7,7 +7,6 @@ embeds their verdicts, `report` prints them. What was measured is in `latency_ev
 from enum import StrEnum
 from typing import Literal, Self
 
-from deploy.convert.model import Precision
 from deploy.records import Record
 
 
@@ -162,7 +161,7 @@ class ParityEvidence(Record):
     bitwise_repeatable: bool | None = None
     bitwise_batch_invariant: bool | None = None
     seed: int
-    precision: Precision = "fp32"
+    precision: str = "fp32"
     metric: MetricEvidence | None = None
 
 

@@ -13,6 +13,7 @@ from deploy.cache import artifact_store
 from deploy.choose import Choice, Rules, choose
 from deploy.convert.job import converters_for
 from deploy.convert.model import Artifact, Format, Precision, Program
+from deploy.convert.precision import Lowering
 from deploy.convert.run import Conversion, ConversionPlan, convert
 from deploy.device import obstacles
 from deploy.doubts import Doubt, kept_work, packed_weights
@@ -30,7 +31,7 @@ from deploy.request import Inputs, Outcome, PackageRequest
 from deploy.serve.engines import Engine
 from deploy.validate.carried import Memory, Subject, latency_key, measure_and_keep, recall
 from deploy.validate.contenders import Surroundings, inputs_by_batch, open_contenders
-from deploy.validate.fastest import FastestPlan, find_fastest, no_tactics
+from deploy.validate.fastest import FastestPlan, find_fastest
 from deploy.validate.latency import LatencyPlan
 from deploy.validate.machine import identity
 from deploy.validate.precision import prove_in
@@ -164,21 +165,17 @@ class Run:
 
         There are none for int8, and none is measured for another device; a progress note says so.
         """
-        effort, precision = self.request.effort, next(iter(proof.evidence.values())).precision
-        if effort == "low":
-            return conversion, proof
-        if obstacle := no_tactics(self.request.target, self.request.device, precision):
-            self.progress.note(f"--effort {effort} tries no tactic: {obstacle}")
+        if self.request.effort == "low":
             return conversion, proof
         resources, gpu = self.request.resources, self.request.gpu
-        lowered = lowering(self.request, precision, self.inputs, folder=self.work.work)
         plan = FastestPlan(
-            effort=effort,
+            effort=self.request.effort,
             target=self.request.target,
             device=self.request.device,
-            precision=precision,
             tensorrt=gpu is not None and not gpu.tensorrt,
-            converters=converters_for(self.inputs.checkpoint, self.request.max_batch, lowered),
+            converters=lambda precision: converters_for(
+                self.inputs.checkpoint, self.request.max_batch, Lowering(precision=precision)
+            ),
             threads=resources.threads,
             folder=self.work.work / "tactics",
             logs=self.work.work / "logs",

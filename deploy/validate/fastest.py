@@ -20,7 +20,7 @@ from deploy.cache import Store
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.aoti_prepack import is_packed
 from deploy.convert.job import CONVERTERS
-from deploy.convert.model import Artifact, Device, Format, Precision
+from deploy.convert.model import PRECISIONS, Artifact, Device, Format, Precision
 from deploy.convert.run import Conversion
 from deploy.convert.tactics import (
     DEFAULT,
@@ -55,14 +55,13 @@ _TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
 class FastestPlan:
     """How hard to look, and where. `folder` is for what is made; `store` is where choices are kept, None for nowhere.
 
-    `alternatives` lists the tactics of a format beside the default one, `converters` make its artifacts in `precision`.
-    `tensorrt`: ONNX Runtime's provider of that name loads here.
+    `alternatives` lists the tactics of a format beside the default one, `converters` gives what makes artifacts in a
+    precision. `tensorrt`: ONNX Runtime's provider of that name loads here.
     """
 
     effort: Effort
     target: Target
     device: Device = "cpu"
-    precision: Precision = "fp32"
     tensorrt: bool = False
     threads: int
     folder: Path
@@ -71,7 +70,7 @@ class FastestPlan:
     limits: Limits = field(default_factory=Limits)
     seconds_per_cell: float = 1.0
     alternatives: Callable[[Format, Effort, Device], tuple[Tactic, ...]] = alternatives
-    converters: Mapping[Format, Callable[..., Artifact]] = field(default_factory=lambda: CONVERTERS)
+    converters: Callable[[Precision], Mapping[Format, Callable[..., Artifact]]] = lambda _: CONVERTERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +89,11 @@ def no_tactics(target: Target, device: Device, precision: Precision) -> str:
     return "" if target.device == device else f"the target runs on {target.device}, this run has {device}"
 
 
+def _precision(artifact: Artifact) -> Precision:
+    """What the artifact computes in; with `--precision auto` each format may have another."""
+    return next(one for one in PRECISIONS if one == artifact.details["precision"])
+
+
 def find_fastest(
     checkpoint: Checkpoint, conversion: Conversion, proof: Proof, plan: FastestPlan, progress: Progress
 ) -> Fastest:
@@ -100,6 +104,9 @@ def find_fastest(
     artifacts, evidence, said = dict(conversion.artifacts), dict(proof.evidence), []
     for format_, artifact in conversion.artifacts.items():
         if plan.effort == "low" or not proof.evidence[format_].judgement.passed:
+            continue
+        if obstacle := no_tactics(plan.target, plan.device, _precision(artifact)):
+            said.append(f"{format_}: no tactic is tried: {obstacle}")
             continue
         search = _Search(
             checkpoint=checkpoint, conversion=conversion, baseline=proof.baseline_of(format_), plan=plan,
@@ -208,12 +215,12 @@ class _Search:
         folder = self.plan.folder / name
         folder.mkdir(parents=True)
         with Worker(f"conversion to {name}", log=self.plan.logs / f"{name}.log", limits=self.plan.limits) as worker:
-            convert = self.plan.converters[tactic.format]
+            convert = self.plan.converters(_precision(self.default))[tactic.format]
             done = worker.run(
                 convert, self.conversion.program, target=self.plan.target, folder=folder, store=self.plan.store,
                 tactic=tactic,
             )  # fmt: skip
-        details = done.value.details | {"precision": self.plan.precision}
+        details = done.value.details | {"precision": _precision(self.default)}
         return replace(done.value, seconds=done.seconds, peak_memory=done.peak_memory, details=details)
 
     def _race(self, candidates: Sequence[_Candidate]) -> tuple[LatencyRatio, ...]:
@@ -267,7 +274,7 @@ def _tactics(conversion: Conversion, default: Artifact, plan: FastestPlan) -> tu
         return ()
     listed = plan.alternatives(default.format, plan.effort, plan.device)
     if default.format == "onnx" and plan.effort == "max" and plan.tensorrt:
-        listed += (tensorrt(conversion.program.spec, plan.precision),)
+        listed += (tensorrt(conversion.program.spec, _precision(default)),)
     return tuple(one for one in listed if one != UNPACKED or is_packed(default.details))
 
 

@@ -1,5 +1,6 @@
 """Which tactic is taken, from stated ratios; and a search on a real artifact: proven, raced, remembered."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import onnx
 import pytest
 
 from deploy.cache import Store
-from deploy.convert.model import Artifact, Device, Format, Program
+from deploy.convert.model import Artifact, Device, Format, Precision, Program
 from deploy.convert.onnx import export_onnx
 from deploy.convert.ort_session import LEVEL, options_in
 from deploy.convert.run import Conversion
@@ -67,7 +68,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Rig:
 
 @pytest.fixture(scope="module")
 def artifact(rig: Rig) -> Artifact:
-    return convert(rig.program, "onnx", rig.folder / "default")
+    made = convert(rig.program, "onnx", rig.folder / "default")
+    return replace(made, details={**made.details, "precision": "fp32"})
 
 
 def listed(format_: Format, effort: Effort, device: Device) -> tuple[Tactic, ...]:
@@ -110,7 +112,7 @@ def plan(folder: Path) -> FastestPlan:
         store=Store(folder=folder / "store"),
         seconds_per_cell=0.05,
         alternatives=listed,
-        converters={"onnx": converter},
+        converters=lambda precision: {"onnx": converter},
     )
 
 
@@ -172,6 +174,25 @@ def test_a_low_effort_and_a_default_that_failed_change_nothing(rig: Rig, artifac
     proof.evidence["onnx"] = proof.evidence["onnx"].model_copy(update={"judgement": wrong})
     found = find_fastest(rig.checkpoint, conversion, proof, plan(tmp_path), Silent())
     assert found.conversion.artifacts == conversion.artifacts and found.said == ()
+
+
+def test_an_artifact_is_made_and_raced_in_its_own_precision(rig: Rig, artifact: Artifact, tmp_path: Path) -> None:
+    conversion, proof = given(rig, artifact)
+    asked: list[Precision] = []
+
+    def converters(precision: Precision) -> dict[Format, Callable[..., Artifact]]:
+        asked.append(precision)
+        return {"onnx": converter}
+
+    half = replace(artifact, details={**artifact.details, "precision": "fp16"})
+    halves = replace(conversion, artifacts={"onnx": half})
+    find_fastest(rig.checkpoint, halves, proof, replace(plan(tmp_path), converters=converters), Silent())
+    assert set(asked) == {"fp16"}
+
+    int8 = replace(conversion, artifacts={"onnx": replace(artifact, details={"precision": "int8"})})
+    found = find_fastest(rig.checkpoint, int8, proof, plan(tmp_path / "int8"), Silent())
+    assert found.conversion == int8
+    assert found.said == ("onnx: no tactic is tried: there are none for int8",)
 
 
 def test_nothing_is_looked_for_away_from_the_target_or_in_int8() -> None:
