@@ -47,7 +47,8 @@ def has_weights_to_pack(module: fx.GraphModule) -> bool:
         return False
     if any(tensor.dtype in (torch.int8, torch.uint8) and tensor.dim() > 1 for tensor in _tensors(module)):
         return False
-    return any(_is_worth_packing(module, node) for node in module.graph.nodes)
+    constants = _constants(module.graph)
+    return any(_is_worth_packing(module, node, constants) for node in module.graph.nodes)
 
 
 def _tensors(module: fx.GraphModule) -> Iterator[Tensor]:
@@ -55,18 +56,29 @@ def _tensors(module: fx.GraphModule) -> Iterator[Tensor]:
     yield from module.buffers()
 
 
-def _is_worth_packing(module: fx.GraphModule, node: fx.Node) -> bool:
+def _constants(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that are weights, or follow from weights alone."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "get_attr" or (node.all_input_nodes and found.issuperset(node.all_input_nodes)):
+            found.add(node)
+    return found
+
+
+def _is_worth_packing(module: fx.GraphModule, node: fx.Node, constants: set[fx.Node]) -> bool:
     import torch
 
     aten = torch.ops.aten
-    arguments: tuple[Any, ...] = node.args
-    if node.target is aten.conv2d.default:
-        return _is_image_of_many(arguments[0].meta["val"])
-    if node.target not in (aten.linear.default, aten.addmm.default, aten.mm.default):
+    if node.target not in (aten.conv2d.default, aten.linear.default, aten.addmm.default, aten.mm.default):
         return False
+    arguments: tuple[Any, ...] = node.args
     rows, weight = arguments[1:3] if node.target is aten.addmm.default else arguments[:2]
-    sizes = attrgetter(str(weight.target))(module).shape if weight.op == "get_attr" else weight.meta["val"].shape
-    return _pays(rows.meta["val"].shape[:-1], sizes)
+    if weight not in constants or "val" not in rows.meta or not _is_float32(node):
+        return False
+    if node.target is aten.conv2d.default:
+        return _is_image_of_many(rows.meta["val"])
+    held = attrgetter(str(weight.target))(module) if weight.op == "get_attr" else weight.meta.get("val")
+    return held is not None and _pays(rows.meta["val"].shape[:-1], held.shape)
 
 
 def _pays(rows: Sequence[Any], weight: Sequence[Any]) -> bool:
@@ -193,12 +205,11 @@ def pack_weights(graph: fx.Graph, operators: Operators) -> None:
     """Pack, in a graph of AOTInductor's, each weight that follows from constants alone."""
     import torch
 
-    aten = torch.ops.aten
-    constants: set[fx.Node] = set()
+    aten, constants = torch.ops.aten, _constants(graph)
     for node in list(graph.nodes):
-        if node.op == "get_attr" or (node.all_input_nodes and constants.issuperset(node.all_input_nodes)):
-            constants.add(node)
-        elif node.target is aten.convolution.default and node.args[1] in constants and _is_packable(node):
+        if node in constants:
+            continue
+        if node.target is aten.convolution.default and node.args[1] in constants and _is_packable(node):
             _replace(graph, node, *_convolution(graph, node, operators.convolution))
         elif node.target is aten.addmm.default and node.args[2] in constants and not node.kwargs:
             bias, rows, weight = node.args
@@ -210,8 +221,8 @@ def pack_weights(graph: fx.Graph, operators: Operators) -> None:
 def _is_float32(node: fx.Node) -> bool:
     import torch
 
-    value: Tensor = node.meta["val"]
-    return value.dtype == torch.float32 and value.device.type == "cpu"
+    value: Tensor | None = node.meta.get("val")
+    return value is not None and value.dtype == torch.float32 and value.device.type == "cpu"
 
 
 def _is_packable(convolution: fx.Node) -> bool:

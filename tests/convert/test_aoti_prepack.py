@@ -127,10 +127,41 @@ class Quantized(nn.Module):
         return nn.functional.linear(rows, self.weight.float())
 
 
+class Half(nn.Module):
+    """A layer that computes in half precision and answers in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(512, 512).to(torch.bfloat16)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.layer(rows.to(torch.bfloat16)).float()  # type: ignore[no-any-return]
+
+
+class Covariance(nn.Module):
+    """A large product of two activations, and not of a weight."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        wide = rows.repeat(512, 1)
+        return torch.mm(wide, wide.transpose(0, 1))
+
+
+class Normed(nn.Module):
+    """A layer whose weight is computed of its parameters alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(512, 512))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return nn.functional.linear(rows, nn.functional.normalize(self.weight, dim=1))
+
+
 PACKABLE: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "images": (Block("bare"), (4, 9, 9)),
     "many weights": (nn.Linear(512, 512), (512,)),
     "many rows": (nn.Linear(64, 64), (1000, 64)),
+    "computed of weights": (Normed(), (512,)),
 }
 LEFT_ALONE: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "nothing": (nn.ReLU(), (4, 9, 9)),
@@ -138,6 +169,8 @@ LEFT_ALONE: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "one pixel": (nn.Conv2d(4, 8, 3, padding=2), (4, 1, 1)),
     "few weights": (nn.Linear(64, 64), (64,)),
     "small integers": (Quantized(), (512,)),
+    "half precision": (Half(), (512,)),
+    "activations": (Covariance(), (512,)),
 }
 
 
