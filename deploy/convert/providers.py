@@ -59,19 +59,14 @@ def _tensorrt_options(asked: Mapping[str, str]) -> dict[str, str]:
 
 def require_provider(session: Any, device: Device, options: Mapping[str, str] = _NONE) -> None:
     """Raises UnfinishedError if a session that was opened for the GPU lacks a provider: it would run on another one."""
-    wanted = [name for name in (CUDA_PROVIDER, TENSORRT_PROVIDER) if name in map(_name, providers(device, options))]
-    for name in wanted:
+    *on_gpu, _cpu = providers(device, options)
+    for name, _ in on_gpu:
         if name not in session.get_providers():
             raise UnfinishedError(
                 f"ONNX Runtime opened its session on {', '.join(session.get_providers())}: its {name} did not load",
                 expected=name,
                 fix=ONNXRUNTIME_ADVICE,
             )
-
-
-def _name(provider: Any) -> str:
-    name: str = provider if isinstance(provider, str) else provider[0]
-    return name
 
 
 def load_cuda_libraries() -> None:
