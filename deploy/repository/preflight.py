@@ -28,14 +28,19 @@ from deploy.validate.machine import installed_versions
 # The images of Triton that the targets name, and the engine here, are for this platform.
 _PLATFORM, _MACHINES = "linux", ("x86_64", "AMD64")
 _AVX2_ISAS = ("AVX2", "INVALID_VEC_ISA", "")
+_THREADS = "INTRA_OP_THREAD_COUNT"
 _ORDINAL = re.compile(r"(INPUT|OUTPUT)__\d+")
+# In the compiler's C++: each thread writes its part of a sum to its own place, and how many places there are.
+_PLACE = re.compile(r"\b(\w+_arr)\[tid\] = ")
+_PLACES = re.compile(r"\b(\w+_arr)\[(\d+)\];")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """What was read of a version. `archive` is the AOTInductor archive's metadata, `header` the ONNX model's.
 
-    `torch` is the version that compiled an archive; `cpu_isa` what it was compiled for.
+    `torch` is the version that compiled an archive; `cpu_isa` what it was compiled for; `most_threads` how many threads
+    its code has room for, None where any number has.
     """
 
     format: Format
@@ -44,6 +49,7 @@ class Subject:
     cpu_isa: CpuIsa
     archive: dict[str, str]
     header: OnnxHeader | None
+    most_threads: int | None = None
 
 
 def read_subject(version: Version, manifest: Manifest) -> Subject:
@@ -56,6 +62,7 @@ def read_subject(version: Version, manifest: Manifest) -> Subject:
         cpu_isa=manifest.target.cpu_isa,
         archive=read_archive_metadata(path) if manifest.format == "aoti" else {},
         header=read_onnx_header(path) if manifest.format == "onnx" else None,
+        most_threads=read_most_threads(path) if manifest.format == "aoti" else None,
     )
 
 
@@ -81,6 +88,24 @@ def read_archive_metadata(path: Path) -> dict[str, str]:
             fix="restore the version from where it was published",
         )
     return {str(key): str(value) for key, value in found.items()}
+
+
+def read_most_threads(path: Path) -> int | None:
+    """With how many threads an archive's code for the CPU may run at most, by its sources; None where with any number.
+
+    Before `deploy.convert.threads` came, a sum that threads share had room for those of the compiling machine. Torch
+    2.13 starts as many as there are where it runs, and writes beyond that room; older releases start no more than fit.
+    """
+    with zipfile.ZipFile(path) as archive:
+        sources = [archive.read(name).decode() for name in archive.namelist() if name.endswith(".cpp")]
+    rooms = [
+        int(places)
+        for text in sources
+        if "omp parallel num_threads(" not in text and (shared := set(_PLACE.findall(text)))
+        for name, places in _PLACES.findall(text)
+        if name in shared
+    ]
+    return min(rooms, default=None)
 
 
 def preflight(subject: Subject, target: Target) -> list[str]:
@@ -128,6 +153,7 @@ def _archive_misfits(subject: Subject, target: Target) -> Iterator[str]:
         yield from _capability_misfits(facts.get("AOTI_COMPUTE_CAPABILITY", ""), target)
     else:
         yield from _cpu_misfits(subject, target)
+        yield from _thread_misfits(subject, target)
 
 
 def _torch_misfits(subject: Subject, target: Target) -> Iterator[str]:
@@ -156,6 +182,21 @@ def _cpu_misfits(subject: Subject, target: Target) -> Iterator[str]:
     if target.cpu_isa == "avx2" and (subject.cpu_isa != "avx2" or isa.upper() not in _AVX2_ISAS):
         what = isa if subject.cpu_isa == "avx2" else f"the building machine's own CPU ({isa or 'unnamed'})"
         yield f"its machine code is for {what}, and {target.name} is only sure to have AVX2"
+
+
+def _thread_misfits(subject: Subject, target: Target) -> Iterator[str]:
+    """Code that writes beyond its room on a target that starts more threads; some read no number from the config."""
+    if subject.most_threads is None:
+        return
+    heeded = target.triton is None or target.aoti.parameters
+    wanted = subject.config.parameters[_THREADS].string_value if _THREADS in subject.config.parameters else ""
+    threads = int(wanted) if heeded and wanted.isdecimal() and int(wanted) > 0 else None
+    if threads is None or threads > subject.most_threads:
+        started = f"starts {threads}, as its config says" if threads else "starts as many as its processor has cores"
+        yield (
+            f"its code was compiled by an earlier deployctl, crashes with more than {subject.most_threads} threads, "
+            f"and {target.name} {started}: package the checkpoint again"
+        )
 
 
 def config_misfits(config: Any, target: Target) -> Iterator[str]:

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from deploy.checkpoint.load import read_checkpoint
 from deploy.checkpoint.model import CheckpointRequest
+from deploy.convert import aoti
 from deploy.convert.aoti import compile_aoti
 from deploy.convert.export import export_program
 from deploy.convert.model import Artifact
 from deploy.processes import run_alone
+from deploy.repository.preflight import read_most_threads
 from deploy.validate.executables import AotiModel
 from tests.convert.helpers import target
 
@@ -40,6 +42,11 @@ def compiled_with_two_threads(folder: Path) -> Artifact:
     return compile_aoti(program, target=target(), folder=folder)
 
 
+def compiled_as_before(folder: Path) -> Artifact:
+    vars(aoti).update(DYNAMIC_THREADS={"cpp.dynamic_threads": False})
+    return compiled_with_two_threads(folder)
+
+
 def answers(archive: Path, row: np.ndarray, threads: int) -> list[np.ndarray]:
     model = AotiModel(archive, threads=threads)
     return model.run([row])
@@ -54,7 +61,12 @@ def test_an_archive_is_right_with_more_threads_than_it_was_compiled_with(tmp_pat
     for threads in (1, MANY):
         for answer, right in zip(run_alone("model", answers, made.path, row, threads).value, wanted, strict=True):
             np.testing.assert_allclose(answer, right, rtol=1e-4, atol=1e-5)
+    assert read_most_threads(made.path) is None
     assert loops_with_threads(made.path) == 2  # the sum and what it is for; not the loop over four elements
+
+
+def test_an_archive_of_before_says_how_many_threads_it_has_room_for(tmp_path: Path) -> None:
+    assert read_most_threads(run_alone("compile", compiled_as_before, tmp_path).value.path) == 2
 
 
 def loops_with_threads(archive: Path) -> int:

@@ -12,7 +12,7 @@ import pytest
 from deploy.errors import UsageError
 from deploy.repository.config import build_config
 from deploy.repository.onnx_header import OnnxHeader
-from deploy.repository.preflight import Subject, preflight, read_archive_metadata
+from deploy.repository.preflight import Subject, preflight, read_archive_metadata, read_most_threads
 from deploy.repository.protobuf import parse_config, schema
 from deploy.targets import Target, find_target
 from tests.repository.samples import Sample
@@ -162,6 +162,55 @@ def test_an_archive_tells_of_itself_without_being_loaded(tmp_path: Path) -> None
         archive.writestr("data/aotinductor/model/abc.wrapper_metadata.json", json.dumps(CPU_ARCHIVE))
         archive.writestr("data/aotinductor/model/abc.so", b"never loaded")
     assert read_archive_metadata(path) == CPU_ARCHIVE
+
+
+OLD_SUM = """
+    float tmp_acc0_arr[4];
+    #pragma omp parallel
+    {
+        int tid = omp_get_thread_num();
+        tmp_acc0_arr[tid] = tmp_acc0_local;
+    }
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "most"),
+    [
+        (OLD_SUM, 4),
+        (OLD_SUM + OLD_SUM.replace("[4]", "[2]"), 2),
+        # Torch 2.11 starts no more than fit; ours have as much room as there are threads.
+        (OLD_SUM.replace("parallel", "parallel num_threads(4)"), None),
+        (OLD_SUM.replace("[4]", "[max_threads]"), None),
+        # Room for the elements of a vector, which no thread shares.
+        ("float tmp_acc0_arr[8]; tmp_acc0_arr[x0_tail] = 1;", None),
+    ],
+)
+def test_how_many_threads_code_has_room_for_is_in_its_sources(tmp_path: Path, source: str, most: int | None) -> None:
+    path = tmp_path / "model.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data/aotinductor/model/model.kernel.cpp", source)
+    assert read_most_threads(path) == most
+
+
+def test_code_without_room_for_the_servers_threads_is_refused() -> None:
+    here = version("torch")
+    local = replace(aoti_subject("local-cpu", torch=here), most_threads=2)
+
+    def with_threads(threads: str) -> Subject:
+        return changed(local, lambda config: config.parameters["INTRA_OP_THREAD_COUNT"].MergeFrom(text(threads)))
+
+    def text(value: str) -> Any:
+        return schema().ModelParameter(string_value=value)
+
+    assert found(with_threads("2"), "local-cpu") == ""
+    reason = found(with_threads("16"), "local-cpu")
+    assert "crashes with more than 2 threads, and local-cpu starts 16, as its config says" in reason
+    assert "package the checkpoint again" in reason
+    # This release reads no number of threads.
+    released = replace(aoti_subject(), most_threads=64)
+    assert "26.08-cpu starts as many as its processor has cores" in found(released, "26.08-cpu")
+    assert found(replace(released, most_threads=None), "26.08-cpu") == ""
 
 
 @pytest.mark.parametrize("entry", [None, "data/other.json"])
