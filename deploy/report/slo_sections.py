@@ -74,7 +74,7 @@ def _slo(evidence: SloEvidence, title: str) -> Section:
         blocks.append(Alert(text="The server was restarted during the run."))
     if evidence.server is not None and evidence.server.replaced:
         versions = " was replaced by ".join(map(words.printable, evidence.server.replaced))
-        blocks.append(Alert(text=f"Version {versions} during the run: its figures are of both."))
+        blocks.append(Alert(text=f"Version {versions} during the run."))
     blocks.append(Notes(lines=tuple(sides)))
     if evidence.server is not None and evidence.server.batches:
         blocks.append(_batches(evidence.server.batches))

@@ -17,7 +17,10 @@ _MOST_ERRORS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What one run showed: the queries that count, how they were judged, and what else was noted."""
+    """What one run showed: the queries that count, how they were judged, and what else was noted.
+
+    `versions` are the numbers of answers by the version that they say they are by; empty where none says so.
+    """
 
     results: tuple[BoundResult, ...]
     seen: Observed
@@ -25,6 +28,7 @@ class Finding:
     sent: int
     looks: int
     errors: dict[str, int]
+    versions: dict[str, int]
     cpu_seconds: float
     gaps: np.ndarray
     cut_short: bool = False
@@ -49,6 +53,7 @@ class Finding:
             sent=run.sent,
             looks=looks,
             errors=dict(errors.most_common(_MOST_ERRORS)),
+            versions=run.versions(warm_up, warm_up + len(seen)),
             cpu_seconds=run.cpu_seconds,
             gaps=run.gaps(warm_up, warm_up + len(seen)),
         )

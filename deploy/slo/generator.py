@@ -19,7 +19,7 @@ from typing import Any
 from deploy.errors import MissingError
 from deploy.serve.client import Protocol
 from deploy.slo.stream import StreamQuestion, StreamWire
-from deploy.slo.wire import GrpcWire, HttpWire, Query, Wire
+from deploy.slo.wire import Done, Ended, GrpcWire, HttpWire, Query, Wire
 
 TRACE = "mlperf_log_trace.json"
 SENT = "sent.bin"
@@ -129,6 +129,7 @@ class _Issuer:
         self._wire = wire
         self._deadline = plan.deadline
         self._count = 0
+        self._first: str | None = None
         self._held: list[tuple[float, int]] = []
         self._held_changed = threading.Condition()
         self._sent: deque[bytes] = deque()
@@ -164,18 +165,27 @@ class _Issuer:
         self._news_file.close()
         self._wire.close()
 
-    def _ending(self, number: int, id_: int, sent: float) -> Any:
-        def done(problem: str | None) -> None:
-            if problem is None:
+    def _ending(self, number: int, id_: int, sent: float) -> Done:
+        def done(ended: Ended) -> None:
+            if ended.version and ended.version != self._first:
+                self._tell_version(number, ended.version)
+            if ended.problem is None:
                 self._complete(id_)
                 return
             with self._lock:
-                self._news.append({"failed": number, "why": problem})
+                self._news.append({"failed": number, "why": ended.problem, "by": ended.version})
             with self._held_changed:
                 heapq.heappush(self._held, (sent + self._deadline, id_))
                 self._held_changed.notify()
 
         return done
+
+    def _tell_version(self, number: int, version: str) -> None:
+        """Write at once, before the query is known to have ended, which version it was by; the first one only once."""
+        with self._lock:
+            if self._first is None:
+                self._first = version
+            self._news_file.write(json.dumps({"answered": number, "by": version}) + "\n")
 
     def _complete(self, id_: int) -> None:
         self._loadgen.QuerySamplesComplete([self._loadgen.QuerySampleResponse(id_, 0, 0)])
@@ -208,8 +218,7 @@ class _Issuer:
             self._flush()
 
     def _flush(self) -> None:
-        with self._lock:
-            news, self._news = self._news, []
         self._sent_file.write(b"".join(self._sent.popleft() for _ in range(len(self._sent))))
-        news.append({"cpu": time.process_time()})
-        self._news_file.write("".join(f"{json.dumps(one)}\n" for one in news))
+        with self._lock:
+            news, self._news = [*self._news, {"cpu": time.process_time()}], []
+            self._news_file.write("".join(f"{json.dumps(one)}\n" for one in news))

@@ -5,6 +5,7 @@ Owns the child and the files it writes; judges nothing. Called by run.
 
 import json
 import threading
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,8 @@ class LoadRun:
         self._sent: list[float] = []
         self._issued: list[float] = []
         self._failed: dict[int, str] = {}
+        self._by: dict[int, str] = {}
+        self._first_version = ""
         self._stalls: list[tuple[float, float]] = []
         self.cpu_seconds = 0.0
         self._thread = threading.Thread(target=self._generate, name="load", daemon=True)
@@ -127,8 +130,6 @@ class LoadRun:
 
     def read(self, *, to_the_end: bool = False) -> None:
         """Take in what the child has written since the last call."""
-        for line in self._lines(NEWS, to_the_end=to_the_end):
-            self._take_news(json.loads(line))
         new = self._new_bytes(SENT)
         whole = len(new) - len(new) % SENT_RECORD.size
         self._positions[SENT] -= len(new) - whole
@@ -137,6 +138,8 @@ class LoadRun:
             if line.startswith(_SAMPLE) and _BEGIN in line:
                 self._take_sample(json.loads(line.rstrip(b",")))
         # Last: of every query that is known to have ended the record is there by now.
+        for line in self._lines(NEWS, to_the_end=to_the_end):
+            self._take_news(json.loads(line))
         if self._plan.stream is not None:
             found = parse_streams(self._lines(STREAMS, to_the_end=to_the_end))
             self._streams.update((one.number, one) for one in found)
@@ -161,6 +164,14 @@ class LoadRun:
             stalls=stalls,
             **self._streamed(count, lag),
         )
+
+    def versions(self, first: int, last: int) -> dict[str, int]:
+        """How many answers each version gave to queries `first` up to, not including, `last`; empty if none says so."""
+        if not self._first_version:
+            return {}
+        numbers = range(first, min(last, self.known))
+        told = (self._by.get(number, "" if number in self._failed else self._first_version) for number in numbers)
+        return dict(Counter(version for version in told if version).most_common())
 
     def gaps(self, first: int, last: int) -> np.ndarray:
         """The time of each single token but the first, in seconds of queries `first` up to, not including, `last`."""
@@ -205,6 +216,11 @@ class LoadRun:
     def _take_news(self, news: dict[str, Any]) -> None:
         if "failed" in news:
             self._failed[news["failed"]] = news["why"]
+            if news["by"]:
+                self._by[news["failed"]] = news["by"]
+        elif "answered" in news:
+            self._first_version = self._first_version or news["by"]
+            self._by[news["answered"]] = news["by"]
         elif "stalled" in news:
             begin, end = news["stalled"]
             self._stalls.append((begin, end))

@@ -3,7 +3,7 @@
 Owns which rates are tried; each one's verdict is a load run's. Called by the command `slo --find-rate`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from deploy.evidence import Judgement, Verdict
@@ -29,6 +29,7 @@ def find_rate(request: SloRequest, *, progress: Progress = Silent(), check: Chec
     The search begins at `request.rate`, doubles or halves until it has passed and not passed, then bisects. Probes
     are short; undecided counts as not passed, so a claim is never better than what was proven. What passes is
     taken to pass at every lower rate too. Each run begins when the server has answered what the one before left behind.
+    Nothing is claimed where one run was answered by another version than the next.
     """
     check_intact(request)
     run = check or (lambda one: measure_slo(one, progress=progress, rested=True))
@@ -46,6 +47,8 @@ def find_rate(request: SloRequest, *, progress: Progress = Silent(), check: Chec
         if final.judgement.verdict is Verdict.PASS and final.invalid is None:
             break
         high, low, final = low, low / _RESOLUTION, None
+    if len(_versions(steps)) > 1:
+        high, final = None, None
     highest = final.rate if final else None
     return RateEvidence(
         model=request.reference.partition(":")[0],
@@ -91,11 +94,22 @@ def _step(found: SloEvidence) -> RateStep:
         queries=found.queries,
         p99=p99,
         invalid=found.invalid is not None,
+        answered=tuple(found.answered),
     )
+
+
+def _versions(steps: Sequence[RateStep]) -> list[str]:
+    """The versions that answered, in the order in which they came; empty where no answer says its version."""
+    return list(dict.fromkeys(version for step in steps for version in step.answered))
 
 
 def _judgement(request: SloRequest, highest: float | None, high: float | None, steps: list[RateStep]) -> Judgement:
     wanted = ", ".join(bound.wanted for bound in request.bounds)
+    if len(versions := _versions(steps)) > 1:
+        reason = (
+            f"versions {' and '.join(versions)} answered by turns: no rate is found of several; name one, as NAME:N"
+        )
+        return Judgement(verdict=Verdict.UNDECIDED, reason=reason)
     if highest is None:
         verdict = Verdict.FAIL if any(step.verdict is Verdict.FAIL for step in steps) else Verdict.UNDECIDED
         reason = f"no rate that was tried was shown to keep {wanted}: at {steps[-1].rate:.4g}/s {steps[-1].reason}"

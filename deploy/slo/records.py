@@ -136,7 +136,8 @@ class SloEvidence(Record):
     """One load run and its verdict. `invalid` says why the run proves nothing, None where it does.
 
     `distribution` holds the latency at 0, 1, ... 100 % of the queries. `errors` counts failed queries by what was
-    said. `version_digest` is None where no repository was at hand.
+    said, `answered` the answers of each version, where they say by which they are. `version_digest` is None where no
+    repository was at hand.
     """
 
     schema_version: Literal[1] = 1
@@ -163,6 +164,7 @@ class SloEvidence(Record):
     distribution: tuple[float, ...]
     timeline: tuple[Moment, ...]
     errors: dict[str, int]
+    answered: dict[str, int] = Field(default_factory=dict)
     client: ClientSide
     server: ServerSide | None
     method: str
@@ -179,7 +181,7 @@ class SloEvidence(Record):
 
 
 class RateStep(Record):
-    """One rate that was tried; by an `invalid` run nothing is said of the server."""
+    """One rate that was tried, and the versions that answered; by an `invalid` run nothing is said of the server."""
 
     rate: float
     verdict: Verdict
@@ -187,6 +189,7 @@ class RateStep(Record):
     queries: int
     p99: float | None
     invalid: bool = False
+    answered: tuple[str, ...] = ()
 
 
 class RateEvidence(Record):
@@ -206,7 +209,8 @@ class RateEvidence(Record):
 
     @property
     def exit_code(self) -> ExitCode:
-        """0 where some rate passed, 4 where every run was invalid, else 1."""
-        if all(step.invalid for step in self.steps):
+        """0 where some rate passed, 4 where every run was invalid or they were of several versions, else 1."""
+        several = len({version for step in self.steps for version in step.answered}) > 1
+        if several or all(step.invalid for step in self.steps):
             return ExitCode.UNFINISHED
         return ExitCode.OK if self.judgement.verdict is Verdict.PASS else ExitCode.NO

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploy.slo.generator import LoadPlan, open_wire
+from deploy.slo.wire import Ended
 
 LONGEST_SECONDS = 60.0
 # An answer that is no quicker than this share of the one before it did not wait for others: it takes that long.
@@ -36,17 +37,17 @@ def wait_for_rest(plan: LoadPlan, *, longest: float = LONGEST_SECONDS) -> float:
 def _ask(plan: LoadPlan, folder: Path) -> float | None:
     """The seconds that one query takes; None where it gets no answer."""
     told: list[str | None] = []
-    ended = threading.Event()
+    over = threading.Event()
 
-    def done(problem: str | None) -> None:
-        told.append(problem)
-        ended.set()
+    def done(ended: Ended) -> None:
+        told.append(ended.problem)
+        over.set()
 
     wire = open_wire(plan, folder)
     try:
         began = time.monotonic()
         wire.send(0, done)
-        ended.wait(plan.deadline + 1.0)
+        over.wait(plan.deadline + 1.0)
         return time.monotonic() - began if told == [None] else None
     finally:
         wire.close()

@@ -12,7 +12,6 @@ Owns the order of a run and when it is looked at; the rule is in `decision`, the
 
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,8 +118,9 @@ def drive(request: SloRequest, query: Query) -> Finding:
                 taken += 1
                 seen = run.observed().between(request.warm_up, request.warm_up + count)
                 results = judge_all(request, looks, seen)
-                if count == request.total or _enough(request, results, seen):
-                    return Finding.of(run, request.warm_up, results=results, seen=seen, looks=taken)
+                found = Finding.of(run, request.warm_up, results=results, seen=seen, looks=taken)
+                if count == request.total or _enough(request, found):
+                    return found
                 count = next(waiting)
             if ended:
                 seen = run.observed().between(request.warm_up, run.known)
@@ -156,9 +156,12 @@ def _count(bound: Bound, scheduled: np.ndarray, over: np.ndarray) -> Counted:
     return Counted(n=len(over), over=int(over.sum()), design_effect=design_effect(scheduled, over))
 
 
-def _enough(request: SloRequest, results: Sequence[BoundResult], seen: Observed) -> bool:
-    """Whether the run may end before its queries are used up."""
-    verdicts, span = {result.judgement.verdict for result in results}, float(seen.scheduled[-1] - seen.scheduled[0])
+def _enough(request: SloRequest, found: Finding) -> bool:
+    """Whether the run may end before its queries are used up: what two versions answered proves nothing."""
+    if len(found.versions) > 1:
+        return True
+    verdicts = {result.judgement.verdict for result in found.results}
+    span = float(found.seen.scheduled[-1] - found.seen.scheduled[0])
     if Verdict.FAIL in verdicts:
         return span >= min(_EARLIEST_FAIL_SECONDS, request.min_seconds)
     return verdicts == {Verdict.PASS} and span >= request.min_seconds

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.slo.wire import LONGEST_WORDS, Done, judged
+from deploy.slo.wire import LONGEST_WORDS, Done, Ended, judged
 
 STREAMS = "streams.jsonl"
 _DATA = b"data:"
@@ -40,11 +40,12 @@ class _Arrivals:
     times: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     error: str | None = None
+    version: str = ""
 
     def read(self, line: bytes, now: float) -> None:
         """Take in one line of the stream; one that says nothing that can be read is an error of it."""
         if self.error is None:
-            self.error = judged(lambda: self._take(line, now))
+            self.error = judged(lambda: Ended(self._take(line, now))).problem
 
     def _take(self, line: bytes, now: float) -> str | None:
         """The error that the line tells, None if it tells none."""
@@ -53,6 +54,7 @@ class _Arrivals:
         event = json.loads(line[len(_DATA) :])
         if "error" in event:
             return str(event["error"])[:LONGEST_WORDS]
+        self.version = str(event.get("model_version", self.version))
         if count := _count(event):
             self.times.append(now)
             self.tokens.append(count)
@@ -122,20 +124,20 @@ class StreamWire:
             async with self._session.post(self._url, data=self._bodies[index], headers=headers) as response:
                 if response.status != 200:
                     said = (await response.read())[:LONGEST_WORDS].decode(errors="replace")
-                    done(f"HTTP {response.status}: {said}")
+                    done(Ended(f"HTTP {response.status}: {said}"))
                     return
                 async for line in response.content:
                     arrivals.read(line, time.monotonic())
         except TimeoutError:
-            done("DEADLINE_EXCEEDED: no end within the deadline")
+            done(Ended("DEADLINE_EXCEEDED: no end within the deadline"))
             return
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            done(f"{type(error).__name__}: {error}"[:LONGEST_WORDS])
+            done(Ended(f"{type(error).__name__}: {error}"[:LONGEST_WORDS]))
             return
         problem = arrivals.problem(self._wanted)
         if problem is None:
             self._file.write(json.dumps(arrivals.record(number, sent)) + "\n")
-        done(problem)
+        done(Ended(problem, arrivals.version))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

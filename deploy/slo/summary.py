@@ -60,7 +60,7 @@ def summarise(finding: Finding, request: SloRequest, facts: SubjectFacts) -> Slo
         seconds_taken=facts.seconds,
         started=facts.started,
         judgement=overall(finding.results),
-        invalid=invalid(finding, request, client),
+        invalid=invalid(finding, request, client) or _mixed(finding, facts),
         bounds=finding.results,
         queries=len(seen),
         warm_up_queries=finding.warm_up,
@@ -71,6 +71,7 @@ def summarise(finding: Finding, request: SloRequest, facts: SubjectFacts) -> Slo
         distribution=tuple(float(value) for value in np.percentile(milliseconds, range(101))) if len(seen) else (),
         timeline=_timeline(seen),
         errors=finding.errors,
+        answered=finding.versions,
         client=client,
         server=facts.server,
         method=_METHOD,
@@ -159,7 +160,7 @@ def _remarks(finding: Finding, request: SloRequest, facts: SubjectFacts) -> list
         found.append("the server offers no counters, or was gone at the end: where the time went is not known")
     elif facts.server.restarted:
         found.append("the server or the model was loaded anew during the run: its counters began at zero")
-    if versions := _versions(facts):
+    if versions := _versions(finding, facts):
         found.append(versions)
     if finding.errors:
         why, count = next(iter(finding.errors.items()))
@@ -167,15 +168,36 @@ def _remarks(finding: Finding, request: SloRequest, facts: SubjectFacts) -> list
     return found
 
 
-def _versions(facts: SubjectFacts) -> str:
-    """What is to be said of the versions that answered; empty where it was one, or the requests named it."""
-    old, new = facts.answering
-    if facts.server is not None:
-        old, new = facts.server.replaced or ("", "")
-    elif facts.subject.number is not None:
+def _mixed(finding: Finding, facts: SubjectFacts) -> str | None:
+    """Why a verdict would be of more than one version; None where one answered, or the requests named it."""
+    way_out = "no verdict is made of two versions: name one, as NAME:N, or ask again"
+    if len(finding.versions) > 1:
+        counts = " and ".join(f"version {version} answered {count}" for version, count in finding.versions.items())
+        return f"{counts} of the queries; {way_out}"
+    old, new = _before_and_after(facts)
+    if finding.versions or not (old and new) or old == new:
+        return None
+    return f"version {new} took the place of version {old} during the run; {way_out}"
+
+
+def _versions(finding: Finding, facts: SubjectFacts) -> str:
+    """What is to be said of the versions that answered beside the verdict; empty where nothing is."""
+    if facts.subject.number is not None or len(finding.versions) > 1:
         return ""
-    elif not (old and new):
-        return "the server does not say which version answers: one that took another's place would not be seen"
-    return (
-        f"version {new} took the place of version {old} during the run: its figures are of both" if old != new else ""
-    )
+    old, new = _before_and_after(facts)
+    if not finding.versions:
+        unknown = facts.server is None and not (old and new)
+        said = "the server does not say which version answers: one that took another's place would not be seen"
+        return said if unknown else ""
+    (version,) = finding.versions
+    changed = f", although version {new} took the place of version {old} meanwhile" if old != new else ""
+    return f"version {version} gave the answers that count{changed}"
+
+
+def _before_and_after(facts: SubjectFacts) -> tuple[str, str]:
+    """The versions that answered requests without a number, by what the server says of itself; empty if it does not."""
+    if facts.subject.number is not None:
+        return "", ""
+    if facts.server is not None:
+        return facts.server.replaced or ("", "")
+    return facts.answering

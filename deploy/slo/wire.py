@@ -15,8 +15,18 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-# What became of a query: None for a good answer, else what was wrong with it in a few words.
-Done = Callable[[str | None], None]
+
+class Ended(NamedTuple):
+    """What became of a query: None for a good answer, else what was wrong with it in a few words.
+
+    `version` is the one that an answer says it is by; empty where none says so.
+    """
+
+    problem: str | None
+    version: str = ""
+
+
+Done = Callable[[Ended], None]
 
 _SIZES = {"BOOL": 1, "UINT8": 1, "INT8": 1, "UINT16": 2, "INT16": 2, "FP16": 2, "BF16": 2, "UINT32": 4, "INT32": 4}
 _SIZES |= {"FP32": 4, "UINT64": 8, "INT64": 8, "FP64": 8}
@@ -89,25 +99,25 @@ class GrpcWire:
         """Send without waiting; `done` is called from a thread of gRPC's."""
         self._turn = (self._turn + 1) % _CHANNELS
         future = self._calls[self._turn].future(self._bodies[index], timeout=self._deadline)
-        future.add_done_callback(lambda ended: done(self._problem(ended)))
+        future.add_done_callback(lambda ended: done(self._told(ended)))
 
     def close(self) -> None:
         """Close the channels; what is under way fails."""
         for channel in self._channels:
             channel.close()
 
-    def _problem(self, ended: Any) -> str | None:
+    def _told(self, ended: Any) -> Ended:
         error = "cancelled" if ended.cancelled() else ended.exception()
         if error is None:
-            return judged(lambda: self._misfit(ended.result()))
+            return judged(lambda: self._judge(ended.result()))
         code = getattr(error, "code", None)
         words = str(getattr(error, "details", lambda: error)() or "")
-        return f"{code().name}: {words}"[:LONGEST_WORDS] if code else str(error)[:LONGEST_WORDS]
+        return Ended((f"{code().name}: {words}" if code else str(error))[:LONGEST_WORDS])
 
-    def _misfit(self, body: bytes) -> str | None:
+    def _judge(self, body: bytes) -> Ended:
         answer = self._parse(body)
         if other := _other_version(self._version, answer.model_version):
-            return other
+            return Ended(other)
         raw = [len(data) for data in answer.raw_output_contents]
         # Without raw bytes each value is an element of the one list that its dtype has.
         held = raw or [
@@ -116,7 +126,7 @@ class GrpcWire:
         ]
         outputs = zip(answer.outputs, held, strict=True)
         found = [_Found(one.name, one.datatype, tuple(one.shape), size) for one, size in outputs]
-        return _misfit(found, self._outputs)
+        return Ended(_misfit(found, self._outputs), answer.model_version)
 
 
 class HttpWire:
@@ -170,31 +180,32 @@ class HttpWire:
                 length = response.headers.get("Inference-Header-Content-Length")
                 status = response.status
         except TimeoutError:
-            done("DEADLINE_EXCEEDED: no answer within the deadline")
+            done(Ended("DEADLINE_EXCEEDED: no answer within the deadline"))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            done(f"{type(error).__name__}: {error}"[:LONGEST_WORDS])
+            done(Ended(f"{type(error).__name__}: {error}"[:LONGEST_WORDS]))
         else:
-            done(judged(lambda: self._problem(status, answer, length)))
+            done(judged(lambda: self._judge(status, answer, length)))
 
-    def _problem(self, status: int, answer: bytes, length: str | None) -> str | None:
+    def _judge(self, status: int, answer: bytes, length: str | None) -> Ended:
         if status != 200:
-            return f"HTTP {status}: {answer[:LONGEST_WORDS].decode(errors='replace')}"
+            return Ended(f"HTTP {status}: {answer[:LONGEST_WORDS].decode(errors='replace')}")
         header = int(length) if length else len(answer)
         head = json.loads(answer[:header])
-        if other := _other_version(self._version, str(head.get("model_version", ""))):
-            return other
+        version = str(head.get("model_version", ""))
+        if other := _other_version(self._version, version):
+            return Ended(other)
         outputs = head.get("outputs", [])
         raw = [one.get("parameters", {}).get("binary_data_size") for one in outputs]
         if (said := sum(size or 0 for size in raw)) != len(answer) - header:
-            return f"wrong answer: {len(answer) - header} bytes of tensors, and {said} are announced"
+            return Ended(f"wrong answer: {len(answer) - header} bytes of tensors, and {said} are announced", version)
         found = [
             _Found(one["name"], one["datatype"], tuple(one["shape"]), _listed_bytes(one) if size is None else size)
             for one, size in zip(outputs, raw, strict=True)
         ]
-        return _misfit(found, self._outputs)
+        return Ended(_misfit(found, self._outputs), version)
 
 
-def judged(check: Callable[[], str | None]) -> str | None:
+def judged(check: Callable[[], Ended]) -> Ended:
     """What `check` says of an answer; one that it cannot read at all is wrong, whatever that raises.
 
     A query whose end is never told would keep the whole run from its end.
@@ -202,7 +213,7 @@ def judged(check: Callable[[], str | None]) -> str | None:
     try:
         return check()
     except Exception as error:  # noqa: BLE001 - what a server may send knows no limits
-        return f"wrong answer: {type(error).__name__}: {error}"[:LONGEST_WORDS]
+        return Ended(f"wrong answer: {type(error).__name__}: {error}"[:LONGEST_WORDS])
 
 
 def unreachable(address: str, seconds: float) -> str | None:

@@ -4,6 +4,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -65,6 +66,7 @@ def test_an_archive_is_right_with_more_threads_than_it_was_compiled_with(tmp_pat
     assert loops_with_threads(made.path) == 2  # the sum and what it is for; not the loop over four elements
 
 
+@pytest.mark.slow
 def test_an_archive_of_before_says_how_many_threads_it_has_room_for(tmp_path: Path) -> None:
     assert read_most_threads(run_alone("compile", compiled_as_before, tmp_path).value.path) == 2
 

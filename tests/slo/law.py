@@ -34,7 +34,8 @@ class Law:
     answers nothing, from `wrong_after` on its answers have another shape, from `unloads_after` on it knows no model.
     `rubbish_after` answers with bytes that are no message, `hollow_after` with shapes that nothing fills. After
     `stops_after` requests the process stops itself once (SIGSTOP), till somebody lets it go on. `versions` are what its
-    metadata lists, and from `swaps_after` on "2" alone.
+    metadata lists, the first of them what its answers say they are by, unless it is `silent`; from `swaps_after` to
+    `back_after` requests it is "2" alone.
     """
 
     p99: float
@@ -51,6 +52,8 @@ class Law:
     hollow_after: int | None = None
     stops_after: int | None = None
     swaps_after: int | None = None
+    back_after: int | None = None
+    silent: bool = False
     versions: tuple[str, ...] = ("1",)
 
     @property
@@ -112,12 +115,15 @@ class _Service:
         self._asked = 0
         self._began: float | None = None
         self._answer = self._make_answer(3)
+        self._other = self._make_answer(3, "2")
         self._wrong = self._make_answer(2)
         self._hollow = self._make_answer(3)
         del self._hollow.raw_output_contents[:]
 
-    def _make_answer(self, width: int) -> Any:
-        answer = self._pb.ModelInferResponse(model_name="law", model_version="1")
+    def _make_answer(self, width: int, version: str | None = None) -> Any:
+        own = self._law.versions[0] if self._law.versions else ""
+        said = "" if self._law.silent else version or own
+        answer = self._pb.ModelInferResponse(model_name="law", model_version=said)
         answer.outputs.add(name="OUTPUT__0", datatype="FP32", shape=[1, width])
         answer.raw_output_contents.append(b"\0" * 4 * width)
         return answer
@@ -144,13 +150,18 @@ class _Service:
             phase = (loop.time() - self._began) % law.period
             if phase > law.period - law.stall:
                 until += law.period - phase
+        answer = self._other if self._swapped else self._answer
         await asyncio.sleep(until - loop.time())
         others = {law.wrong_after: self._wrong, law.hollow_after: self._hollow, law.rubbish_after: b"\xff" * 40}
-        return next((one for after, one in others.items() if after is not None and self._asked > after), self._answer)
+        return next((one for after, one in others.items() if after is not None and self._asked > after), answer)
+
+    @property
+    def _swapped(self) -> bool:
+        first, last = self._law.swaps_after, self._law.back_after
+        return first is not None and self._asked > first and (last is None or self._asked <= last)
 
     async def metadata(self, request: Any, context: Any) -> Any:
-        swapped = self._law.swaps_after is not None and self._asked > self._law.swaps_after
-        versions = ["2"] if swapped else list(self._law.versions)
+        versions = ["2"] if self._swapped else list(self._law.versions)
         answer = self._pb.ModelMetadataResponse(name="law", versions=versions, platform="law")
         answer.inputs.add(name="INPUT__0", datatype="FP32", shape=[-1, 4])
         answer.outputs.add(name="OUTPUT__0", datatype="FP32", shape=[-1, 3])

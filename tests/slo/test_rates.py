@@ -64,6 +64,15 @@ def test_a_client_that_never_keeps_up_says_nothing_of_the_server() -> None:
     assert found.exit_code == ExitCode.UNFINISHED
 
 
+def test_no_rate_is_claimed_of_runs_that_several_versions_answered() -> None:
+    check, _ = capacity(300.0)
+    versions = iter(["1"] * 4 + ["2"] * 20)
+    found = find_rate(REQUEST, check=lambda one: check(one).model_copy(update={"answered": {next(versions): 9}}))
+    assert (found.judgement.verdict, found.highest, found.final) == (Verdict.UNDECIDED, None, None)
+    assert "versions 1 and 2 answered by turns" in found.judgement.reason
+    assert found.exit_code == ExitCode.UNFINISHED
+
+
 def test_one_run_that_counts_is_enough_for_an_answer() -> None:
     check, _ = capacity(0.01, client=60.0)
     found = find_rate(REQUEST, check=check)

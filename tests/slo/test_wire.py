@@ -12,7 +12,7 @@ import pytest
 
 from deploy.errors import UnfinishedError
 from deploy.slo.counters import ServerTalk, compare
-from deploy.slo.wire import GrpcWire, HttpWire, Query, Wire, WireOutput, unreachable
+from deploy.slo.wire import Ended, GrpcWire, HttpWire, Query, Wire, WireOutput, unreachable
 from tests.slo.law import Law, served
 
 OUTPUT = WireOutput(name="OUTPUT__0", datatype="FP32", shape=(1, 3))
@@ -23,19 +23,24 @@ def query(version: str = "") -> Query:
     return Query(model="law", version=version, inputs=rows, outputs=(OUTPUT,))
 
 
-def outcome(wire: Wire) -> str | None:
+def end(wire: Wire) -> Ended:
     """What became of one query. Its end is told, or the test ends."""
-    told: list[str | None] = []
-    ended = threading.Event()
+    told: list[Ended] = []
+    over = threading.Event()
 
-    def done(problem: str | None) -> None:
-        told.append(problem)
-        ended.set()
+    def done(ended: Ended) -> None:
+        told.append(ended)
+        over.set()
 
     wire.send(0, done)
-    assert ended.wait(10), "the query has no end"
+    assert over.wait(10), "the query has no end"
     wire.close()
     return told[0]
+
+
+def outcome(wire: Wire) -> str | None:
+    """What was wrong with the answer to one query, None if nothing was."""
+    return end(wire).problem
 
 
 @contextmanager
@@ -112,6 +117,17 @@ def test_an_answer_over_http_is_read_to_its_bytes(answer: Any, words: str | None
     with answering(json.dumps(answer).encode()) as address:
         found = outcome(HttpWire(address, query("1"), deadline=5))
     assert found == words if words is None else words in (found or "")
+
+
+def test_an_answer_says_by_which_version_it_is() -> None:
+    with served(Law(p99=0.01, versions=("7",))) as (url, _):
+        assert end(GrpcWire(url, query(), deadline=5)) == Ended(None, "7")
+    with served(Law(p99=0.01, silent=True)) as (url, _):
+        assert end(GrpcWire(url, query(), deadline=5)) == Ended(None)
+    with answering(json.dumps(said()).encode()) as address:
+        assert end(HttpWire(address, query(), deadline=5)) == Ended(None, "1")
+    with answering(json.dumps({"model_version": "7", "outputs": []}).encode()) as address:
+        assert end(HttpWire(address, query(), deadline=5)) == Ended("wrong answer: no output OUTPUT__0", "7")
 
 
 @pytest.mark.parametrize("length", ["0", "-1", "many", "999"])
