@@ -72,10 +72,10 @@ def command(ctx: click.Context, /, *, as_json: bool, find_rate: bool, **given: A
     """
     from deploy.report.stages import Stages
     from deploy.slo.rates import find_rate as find
-    from deploy.slo.run import check_slo
+    from deploy.slo.run import check_slo, pinned
 
     files = {"junit": given.pop("junit"), "markdown": given.pop("markdown")}
-    request = _request(**given)
+    request = pinned(_request(**given))
     for line in () if find_rate else request.cannot_pass():
         click.echo(f"warning: {line}", err=True)
     _check_outputs(request, files)

@@ -10,7 +10,7 @@ from deploy.evidence import Judgement, Verdict
 from deploy.progress import Progress, Silent
 from deploy.slo.records import RateEvidence, RateStep, SloEvidence
 from deploy.slo.request import SloRequest
-from deploy.slo.run import check_intact, measure_slo
+from deploy.slo.run import check_intact, measure_slo, pinned
 
 Check = Callable[[SloRequest], SloEvidence]
 
@@ -31,6 +31,7 @@ def find_rate(request: SloRequest, *, progress: Progress = Silent(), check: Chec
     taken to pass at every lower rate too. Each run begins when the server has answered what the one before left behind.
     Nothing is claimed where one run was answered by another version than the next.
     """
+    request = pinned(request)
     check_intact(request)
     run = check or (lambda one: measure_slo(one, progress=progress, rested=True))
     steps: list[RateStep] = []

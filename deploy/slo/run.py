@@ -48,8 +48,18 @@ def check_slo(request: SloRequest, *, progress: Progress = Silent()) -> SloEvide
     Raises UsageError if the version in the repository has changed or what is asked does not fit the server,
     UnfinishedError if there is none.
     """
+    request = pinned(request)
     check_intact(request)
     return measure_slo(request, progress=progress)
+
+
+def pinned(request: SloRequest) -> SloRequest:
+    """The same of the version that is the promoted one now, where a repository is at hand and no number was said.
+
+    One that is promoted during the run neither takes part in it nor is credited with it. Raises UsageError if there is
+    no such version.
+    """
+    return replace(request, reference=str(find_subject(request.reference, request.repository)))
 
 
 def check_intact(request: SloRequest) -> None:

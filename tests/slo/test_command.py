@@ -16,6 +16,7 @@ import pytest
 from deploy.errors import UsageError
 from deploy.repository.attest import attestations
 from deploy.repository.layout import Version
+from deploy.repository.promotion import promote
 from deploy.serve.engines import Engine
 from deploy.serve.ports import WantedPorts
 from deploy.serve.server import ServerOptions, TritonServer
@@ -153,6 +154,23 @@ def test_a_server_that_restarts_in_the_middle_is_a_verdict(setting: Setting, eng
         record = finish(process, expected=1)
     assert record["judgement"]["verdict"] == "fail"
     assert record["errors"]
+
+
+@pytest.mark.engine
+@pytest.mark.alone
+def test_a_promotion_during_the_run_takes_no_part_in_it(setting: Setting) -> None:
+    repository = setting.version.repository
+    other = publish(repository, Linear(seed=1).onnx(), Sample())
+    already = attestations(setting.version)
+    process = start(setting, setting.server.grpc_address, "--max-queries", "900")
+    time.sleep(4)
+    promote(repository, other.name, other.number)
+    try:
+        assert finish(process, expected=0)["version"] == setting.version.number
+    finally:
+        promote(repository, other.name, setting.version.number)
+    assert len(attestations(setting.version)) == len(already) + 1
+    assert attestations(other) == ()
 
 
 @pytest.mark.engine
