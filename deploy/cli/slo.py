@@ -4,6 +4,7 @@ Owns the options and the files they ask for. The work is `deploy.slo`'s.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import click
 from deploy.cli.options import config_option
 from deploy.cli.published import tell_kept
 from deploy.cli.types import Amount
+from deploy.errors import DeployError, UnfinishedError, UsageError
 
 if TYPE_CHECKING:
     from deploy.slo.records import RateEvidence, SloEvidence
@@ -79,8 +81,13 @@ def command(ctx: click.Context, /, *, as_json: bool, find_rate: bool, **given: A
     for line in () if find_rate else request.cannot_pass():
         click.echo(f"warning: {line}", err=True)
     _check_outputs(request, files)
-    with Stages(quiet=as_json) as stages:
-        result = find(request, progress=stages) if find_rate else check_slo(request, progress=stages)
+    try:
+        with Stages(quiet=as_json) as stages:
+            result = find(request, progress=stages) if find_rate else check_slo(request, progress=stages)
+    except (DeployError, KeyboardInterrupt) as error:
+        # Else those of an earlier run would be taken for this one's.
+        _write_unfinished(request, files, error if isinstance(error, DeployError) else UnfinishedError("interrupted"))
+        raise
     # First of all: what took a minute of load is not lost with a disk that is full by now.
     _print(result, result.exit_code, as_json=as_json)
     _write_files(result, files)
@@ -90,7 +97,6 @@ def command(ctx: click.Context, /, *, as_json: bool, find_rate: bool, **given: A
 
 def _request(*, reference: str, **given: Any) -> "SloRequest":
     """The request that the options make. Raises UsageError if something essential was said nowhere."""
-    from deploy.errors import UsageError
     from deploy.slo.request import SloRequest, parse_url
     from deploy.slo.settings import SloSettings
 
@@ -116,7 +122,6 @@ def _request(*, reference: str, **given: Any) -> "SloRequest":
 
 def _stream(settings: "SloSettings") -> "StreamQuestion | None":
     """What a language model is asked, None without --llm. Raises UsageError for an option that needs it."""
-    from deploy.errors import UsageError
     from deploy.slo.prompts import read_prompts
     from deploy.slo.stream import StreamQuestion
 
@@ -183,7 +188,6 @@ def _print(evidence: "SloEvidence | RateEvidence", code: int, *, as_json: bool) 
 
 def _write_files(evidence: "SloEvidence | RateEvidence", files: dict[str, Path | None]) -> None:
     """Write what was asked for: of a search the run that confirms it, or else that no rate passed."""
-    from deploy.files import disk_errors_explained, write_atomically
     from deploy.report.junit import junit_xml
     from deploy.report.markdown import slo_markdown
     from deploy.slo.records import SloEvidence
@@ -192,5 +196,23 @@ def _write_files(evidence: "SloEvidence | RateEvidence", files: dict[str, Path |
     makers = {"junit": junit_xml, "markdown": slo_markdown}
     for kind, path in files.items():
         if path is not None:
-            with disk_errors_explained(f"writing {path}"):
-                write_atomically(path, makers[kind](shown).encode())
+            _write(path, makers[kind](shown))
+
+
+def _write_unfinished(request: "SloRequest", files: dict[str, Path | None], error: DeployError) -> None:
+    """Write into the files that were asked for why there is no result; what ended the run is the error to be told."""
+    from deploy.report.junit import unfinished_xml
+    from deploy.report.markdown import unfinished_markdown
+
+    makers = {"junit": unfinished_xml, "markdown": unfinished_markdown}
+    for kind, path in files.items():
+        if path is not None:
+            with suppress(DeployError):
+                _write(path, makers[kind](request.reference, error))
+
+
+def _write(path: Path, text: str) -> None:
+    from deploy.files import disk_errors_explained, write_atomically
+
+    with disk_errors_explained(f"writing {path}"):
+        write_atomically(path, text.encode())

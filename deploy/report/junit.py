@@ -5,6 +5,7 @@ Owns the mapping of verdicts to test cases. Called by the command `slo`.
 
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from deploy.errors import DeployError, ExitCode
 from deploy.evidence import Judgement
 from deploy.report import words
 from deploy.slo.records import RateEvidence, SloEvidence
@@ -16,7 +17,17 @@ def junit_xml(evidence: SloEvidence | RateEvidence) -> str:
     A fail is a failure, undecided is a failure of the type `undecided`, and a run that proves nothing is an error in
     every case: none of its promises was seen to be kept.
     """
-    suite = _search(evidence) if isinstance(evidence, RateEvidence) else _run(evidence)
+    return _document(_search(evidence) if isinstance(evidence, RateEvidence) else _run(evidence))
+
+
+def unfinished_xml(reference: str, error: DeployError) -> str:
+    """The suite of a run that came to no record: one case, which is an error."""
+    suite = Element("testsuite", name=f"slo {words.printable(reference)}")
+    _outcome(_named(suite, "the run", reference.partition(":")[0]), "error", error.exit_code.name.lower(), str(error))
+    return _document(suite)
+
+
+def _document(suite: Element) -> str:
     for attribute, tag in (("tests", "testcase"), ("failures", "failure"), ("errors", "error")):
         suite.set(attribute, str(sum(1 for _ in suite.iter(tag))))
     root = Element("testsuites")
@@ -40,7 +51,9 @@ def _run(evidence: SloEvidence) -> Element:
 def _search(evidence: RateEvidence) -> Element:
     suite = Element("testsuite", name=f"slo {words.subject(evidence.model, evidence.version)}")
     case = _named(suite, "the highest rate", evidence.model)
-    if not evidence.judgement.passed:
+    if evidence.exit_code is ExitCode.UNFINISHED:
+        _outcome(case, "error", "invalid", evidence.judgement.reason)
+    elif not evidence.judgement.passed:
         _outcome(case, "failure", evidence.judgement.verdict.value, evidence.judgement.reason)
     lines = [words.rate_line(evidence), *(" ".join(row) for row in words.rate_rows(evidence))]
     SubElement(suite, "system-out").text = "\n".join(lines)

@@ -6,6 +6,7 @@ Owns the layout and the escaping; the words are in `words`. Called by the comman
 import re
 from collections.abc import Sequence
 
+from deploy.errors import DeployError
 from deploy.report import words
 from deploy.slo.records import RateEvidence, SloEvidence
 
@@ -45,6 +46,12 @@ def slo_markdown(evidence: SloEvidence | RateEvidence) -> str:
         parts += ["### Failed queries", table(("queries", "what was said"), _errors(evidence))]
     parts.append(bullets([f"remark: {remark}" for remark in evidence.remarks[:_REMARKS_SHOWN]]))
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def unfinished_markdown(reference: str, error: DeployError) -> str:
+    """That a run came to no record, and why."""
+    head = f"## {SYMBOLS[words.INVALID]} NOT MEASURED: {escaped(words.printable(reference))}"
+    return "\n\n".join([head, *(escaped(words.printable(line)) for line in str(error).splitlines())]) + "\n"
 
 
 def _search_markdown(evidence: RateEvidence) -> str:

@@ -190,7 +190,8 @@ def _versions(finding: Finding, facts: SubjectFacts) -> str:
         said = "the server does not say which version answers: one that took another's place would not be seen"
         return said if unknown else ""
     (version,) = finding.versions
-    changed = f", although version {new} took the place of version {old} meanwhile" if old != new else ""
+    swapped = old and new and old != new
+    changed = f", although version {new} took the place of version {old} meanwhile" if swapped else ""
     return f"version {version} gave the answers that count{changed}"
 
 

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from deploy.errors import UnfinishedError
+
 
 class Ended(NamedTuple):
     """What became of a query: None for a good answer, else what was wrong with it in a few words.
@@ -92,8 +94,16 @@ class GrpcWire:
             channel.unary_unary("/inference.GRPCInferenceService/ModelInfer", None, None) for channel in self._channels
         ]
         self._turn = 0
-        for channel in self._channels:
-            grpc.channel_ready_future(channel).result(timeout=_CONNECT_SECONDS)
+        try:
+            for channel in self._channels:
+                grpc.channel_ready_future(channel).result(timeout=_CONNECT_SECONDS)
+        except grpc.FutureTimeoutError as error:
+            self.close()
+            raise UnfinishedError(
+                f"the server at {address} took no connection within {_CONNECT_SECONDS:g} s, before any query was sent",
+                expected="a server that is ready",
+                fix="look whether it still runs, and at its log",
+            ) from error
 
     def send(self, index: int, done: Done) -> None:
         """Send without waiting; `done` is called from a thread of gRPC's."""

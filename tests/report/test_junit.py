@@ -4,8 +4,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from deploy.errors import UnfinishedError
 from deploy.evidence import Verdict
-from deploy.report.junit import junit_xml
+from deploy.report.junit import junit_xml, unfinished_xml
 from deploy.slo.records import RateEvidence, RateStep, SloEvidence
 from tests.report.samples import FAILED, HOSTILE, slo
 
@@ -42,6 +43,25 @@ def test_an_invalid_run_is_an_error_in_every_case() -> None:
     evidence = slo(invalid="the server went away")
     assert set(outcomes(evidence).values()) == {("error", "invalid")}
     assert (suite(evidence).attrib["errors"], suite(evidence).attrib["failures"]) == ("3", "0")
+
+
+def test_a_run_without_a_record_is_an_error() -> None:
+    text = unfinished_xml("pets:2", UnfinishedError(HOSTILE, fix="start it"))
+    found = ElementTree.fromstring(text).find("testsuite")
+    assert found is not None
+    assert {name: found.attrib[name] for name in ("name", "tests", "failures", "errors")} == {
+        "name": "slo pets:2", "tests": "1", "failures": "0", "errors": "1",
+    }  # fmt: skip
+
+
+def test_a_search_in_which_every_run_was_invalid_is_an_error() -> None:
+    step = RateStep(rate=50.0, verdict=Verdict.UNDECIDED, reason="late", queries=900, p99=None, invalid=True)
+    found = RateEvidence(
+        model="pets", version=None, judgement=FAILED, highest=None, next_rate=50.0, steps=(step,), final=None
+    )
+    document = ElementTree.fromstring(junit_xml(found)).find("testsuite")
+    assert document is not None
+    assert (document.attrib["failures"], document.attrib["errors"]) == ("0", "1")
 
 
 def test_a_failure_that_no_promise_explains_is_the_runs_own() -> None:

@@ -233,6 +233,18 @@ def test_wrong_use_is_one_clear_error(arguments: tuple[str, ...], said: str) -> 
     assert "Traceback" not in found.stderr
 
 
+def test_a_run_that_comes_to_nothing_leaves_no_earlier_result(tmp_path: Path) -> None:
+    junit, markdown, samples = tmp_path / "slo.xml", tmp_path / "slo.md", tmp_path / "samples.npz"
+    for file in (junit, markdown):
+        file.write_text("PASS of an earlier run")
+    np.savez(samples, allow_pickle=False, image=images(1))
+    where = ("--url", "127.0.0.1:1", "--samples", str(samples), "--junit", str(junit), "--markdown", str(markdown))
+    found = slo("pets", *where, "--rate", "10", "--p90-ms", "15")
+    assert found.returncode == 4, found.stderr
+    assert ElementTree.parse(junit).getroot()[0].get("errors") == "1"
+    assert "nobody listens at" in markdown.read_text()
+
+
 def test_an_option_that_click_refuses_is_said_to_machines_too() -> None:
     found = slo("pets", "--rate", "many", "--json")
     assert found.returncode == 2

@@ -173,6 +173,8 @@ def test_a_server_that_breaks_in_the_middle_fails_in_time(
     found = run(request_, Law(p99=0.02, **fault))
     assert found.judgement.verdict is Verdict.FAIL
     assert any(said in why for why in found.errors), found.errors
+    assert found.answered.keys() == {"1"}
+    assert "version 1 gave the answers that count" in found.remarks
     assert time.monotonic() - began < request_.seconds + request_.warm_up_seconds + request_.patience + 20
 
 

@@ -1,6 +1,7 @@
 """Single queries on the wire: an answer that is none is a failed query, whatever a server puts in its place."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from deploy.errors import UnfinishedError
+from deploy.slo import wire
 from deploy.slo.counters import ServerTalk, compare
 from deploy.slo.wire import Ended, GrpcWire, HttpWire, Query, Wire, WireOutput, unreachable
 from tests.slo.law import Law, served
@@ -23,7 +25,7 @@ def query(version: str = "") -> Query:
     return Query(model="law", version=version, inputs=rows, outputs=(OUTPUT,))
 
 
-def end(wire: Wire) -> Ended:
+def end(way: Wire) -> Ended:
     """What became of one query. Its end is told, or the test ends."""
     told: list[Ended] = []
     over = threading.Event()
@@ -32,15 +34,15 @@ def end(wire: Wire) -> Ended:
         told.append(ended)
         over.set()
 
-    wire.send(0, done)
+    way.send(0, done)
     assert over.wait(10), "the query has no end"
-    wire.close()
+    way.close()
     return told[0]
 
 
-def outcome(wire: Wire) -> str | None:
+def outcome(way: Wire) -> str | None:
     """What was wrong with the answer to one query, None if nothing was."""
-    return end(wire).problem
+    return end(way).problem
 
 
 @contextmanager
@@ -88,6 +90,15 @@ def test_an_answer_over_grpc_is_read_to_its_bytes(law: Law, words: str | None) -
     with served(law) as (url, _):
         found = outcome(GrpcWire(url, query(), deadline=5))
     assert found == words if words is None else words in (found or "")
+
+
+def test_a_server_that_takes_no_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_CONNECT_SECONDS", 0.3)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        pytest.raises(UnfinishedError, match=r"took no connection within 0\.3 s, before any query was sent"),
+    ):
+        GrpcWire(f"127.0.0.1:{mute.getsockname()[1]}", query(), deadline=5)
 
 
 def test_an_answer_by_another_version_is_none() -> None:
