@@ -11,6 +11,7 @@ import click
 from deploy.cli.published import published_facts, published_line
 from deploy.evidence import Judgement
 from deploy.request import PackagePlan, PackageRequest, PackageResult
+from deploy.tune.left import left_of_tuning
 
 
 def show_result(result: PackageResult, *, as_json: bool) -> None:
@@ -36,6 +37,8 @@ def show_result(result: PackageResult, *, as_json: bool) -> None:
         click.echo(published_line(published))
         for change in published.contract_changes:
             click.echo(f"clients will notice: {change}")
+        if left := left_of_tuning(published.version):
+            click.echo(f"not tuned: {left}")
     if not outcome.published:
         click.echo("published: nothing")
 
@@ -67,7 +70,9 @@ def _result_as_dict(result: PackageResult) -> dict[str, Any]:
         "verdict": outcome.judgement.plain(),
         "exit_code": int(result.exit_code),
         "published": [
-            published_facts(one) | {"contract_changes": list(one.contract_changes)} for one in outcome.published
+            published_facts(one)
+            | {"contract_changes": list(one.contract_changes), "not_tuned": left_of_tuning(one.version)}
+            for one in outcome.published
         ],
         "lost": outcome.lost,
         "checkpoint": result.checkpoint.plain(),

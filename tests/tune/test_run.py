@@ -20,7 +20,8 @@ from deploy.slo.records import Bound
 from deploy.slo.tune_records import Setting, TuneEvidence, TuneTrial
 from deploy.tune.bed import BedPlan
 from deploy.tune.knobs import own_setting
-from deploy.tune.publish import Successor, publish_tuned
+from deploy.tune.left import left_of_tuning
+from deploy.tune.publish import TUNING_FILE, Successor, publish_tuned
 from deploy.tune.request import TuneRequest, TuneResult
 from deploy.tune.run import SearchInterrupted, tune
 from tests.repository.samples import CLASSES, Sample, leftovers, state
@@ -72,6 +73,20 @@ def test_the_winner_becomes_the_next_version(version: Version) -> None:
     after = state(version.model_folder)
     assert {name: after[name] for name in before} == before, "the old version and the promotion are as they were"
     assert leftovers(version.repository) == []
+
+
+def test_the_next_package_is_told_what_it_does_not_have_of_a_tuning(version: Version) -> None:
+    assert left_of_tuning(version) == ""
+    found = done(version, FakeBed())
+    assert found.published is not None
+    tuned = found.published.version
+    assert left_of_tuning(tuned) == ""
+    packaged = put_version(version.repository)
+    said = left_of_tuning(packaged)
+    assert f"pets:2 was tuned for p99 <= 16 ms to {found.evidence.chosen}; pets:3 has {OWN}" in said
+    assert "pets:3 --p99-ms 16` finds what suits it" in said
+    (tuned.evidence / TUNING_FILE).write_text("{")
+    assert left_of_tuning(packaged) == ""
 
 
 def test_the_artifact_is_linked_and_the_evidence_is_a_copy(version: Version) -> None:
