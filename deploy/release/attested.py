@@ -9,7 +9,7 @@ it too.
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from deploy.evidence import Judgement
+from deploy.evidence import Judgement, Verdict
 from deploy.files import sha256_file
 from deploy.latency_evidence import BenchEvidence
 from deploy.release.demand import Candidate, Demand
@@ -95,14 +95,23 @@ def _beside_the_point(policy: PromotionPolicy, candidate: Candidate, one: Learnt
     """Why an attestation says nothing about the demand; empty if it does, a damaged one included."""
     record = one.record
     if isinstance(record, SloEvidence):
-        return _weaker_promise(policy, record, one.file)
+        return "" if _failed(one) else _weaker_promise(policy, record, one.file)
     if isinstance(record, DiffEvidence | BenchEvidence):
         if record.compared_digest != candidate.promoted_digest:
             against = record.compared or "no other version"
             present = f"{candidate.version.name}:{candidate.promoted}"
             return f"{one.file} is against {against}, and {present} is promoted"
-        return _weaker_limits(policy, record, one.file)
+        return "" if _failed(one) else _weaker_limits(policy, record, one.file)
     return ""
+
+
+def _failed(one: Learnt) -> bool:
+    """Whether it failed what it was held to: who misses the easier limit misses the one that is demanded."""
+    record = one.record
+    held = not isinstance(record, SloEvidence) or record.invalid is None
+    if isinstance(record, BenchEvidence):
+        held = record.max_slowdown is not None
+    return held and one.judgement is not None and one.judgement.verdict is Verdict.FAIL
 
 
 def _weaker_promise(policy: PromotionPolicy, record: SloEvidence, file: str) -> str:
@@ -111,6 +120,11 @@ def _weaker_promise(policy: PromotionPolicy, record: SloEvidence, file: str) -> 
         return f"{file} promises no p99 of at most {policy.max_p99_ms:g} ms"
     if policy.min_rate is not None and record.rate < policy.min_rate:
         return f"{file} is at {record.rate:g} queries/s, and {policy.min_rate:g} are demanded"
+    if record.confidence < policy.min_confidence:
+        return f"{file} is sure to {record.confidence:.4g}, and {policy.min_confidence:.4g} is demanded"
+    seconds = (record.queries - 1) / record.client.offered_rate
+    if policy.min_seconds is not None and seconds < policy.min_seconds:
+        return f"{file} rests on {seconds:.1f} s of load, and {policy.min_seconds:g} are demanded"
     return ""
 
 

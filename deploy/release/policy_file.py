@@ -22,6 +22,7 @@ TABLE = "promote"
 _ABOUT: dict[str, tuple[Required, ...]] = {
     "max_p99_ms": ("slo",),
     "min_rate": ("slo",),
+    "min_seconds": ("slo",),
     "max_flips": ("diff",),
     "max_flipped_rows": ("diff",),
     "max_accuracy_drop": ("diff",),
@@ -53,6 +54,8 @@ class PromotionPolicy(Record):
     targets: tuple[str, ...] = Field(default=(), description="Built for one of these; any if empty.")
     max_p99_ms: float | None = Field(default=None, gt=0, description="The SLO promised a p99 of at most so much.")
     min_rate: float | None = Field(default=None, gt=0, description="The SLO was kept at this rate or a higher one.")
+    min_seconds: float | None = Field(default=None, gt=0, description="The SLO rests on so many seconds of load.")
+    min_confidence: float = Field(default=0.99, gt=0.5, lt=1, description="The SLO's verdict is at least so sure.")
     max_flips: float | None = Field(default=None, gt=0, le=1, description="The diff allowed no larger share of flips.")
     max_flipped_rows: int | None = Field(default=None, ge=0, description="The diff allowed no more flipped rows.")
     max_accuracy_drop: float | None = Field(default=None, ge=0, le=1, description="The diff allowed no larger drop.")

@@ -47,7 +47,9 @@ def second(repository: Path) -> Version:
     return find_version(repository, "pets:2")
 
 
-def slo(version: Version, *, rate: float = 200.0, p99: float = 15.0, judgement: Judgement = PASS) -> SloEvidence:
+def slo(
+    version: Version, *, rate: float = 200.0, p99: float = 15.0, judgement: Judgement = PASS, confidence: float = 0.99
+) -> SloEvidence:
     bound = Bound(kind="latency", q=0.99, limit=p99)
     result = BoundResult(bound=bound, judgement=judgement, n=1000, over=0, allowed=0.01, low=0.0, high=0.005)
     client = ClientSide(
@@ -57,7 +59,7 @@ def slo(version: Version, *, rate: float = 200.0, p99: float = 15.0, judgement: 
     return SloEvidence(
         model="pets", version=version.number, version_digest=version_digest(version.folder), url="localhost:8001",
         rate=rate, seed=0, samples="its own", seconds_asked=30, seconds_taken=30, started="now", judgement=judgement,
-        bounds=(result,), queries=1000, warm_up_queries=0, looks=1, confidence=0.99, deadline=1, quantiles=(),
+        bounds=(result,), queries=1000, warm_up_queries=0, looks=1, confidence=confidence, deadline=1, quantiles=(),
         distribution=(), timeline=(), errors={}, client=client, server=None, method="stated", load_generator="stated",
     )  # fmt: skip
 
@@ -167,6 +169,8 @@ def test_a_later_no_outweighs_an_earlier_yes(second: Version, kind: str, judgeme
     [
         ("slo", lambda version: slo(version, rate=50), {"min_rate": 200}, "is at 50 queries/s, and 200 are demanded"),
         ("slo", lambda version: slo(version, p99=30), {"max_p99_ms": 15}, "promises no p99 of at most 15 ms"),
+        ("slo", lambda version: slo(version, confidence=0.6), {}, "is sure to 0.6, and 0.99 is demanded"),
+        ("slo", slo, {"min_seconds": 30}, "rests on 5.0 s of load, and 30 are demanded"),
         ("slo", invalid, {}, "proves nothing: it lagged"),
         ("diff", lambda version: difference(version, gates={}), {}, "was held to no limit"),
         ("diff", loose, {"max_flips": 0.02}, "--max-flips 0.02"),
@@ -174,7 +178,10 @@ def test_a_later_no_outweighs_an_earlier_yes(second: Version, kind: str, judgeme
         ("bench", lambda version: bench(version, slowdown=None), {}, "was held to no limit"),
         ("bench", lambda version: bench(version, slowdown=3), {"max_slowdown": 1.1}, "--max-slowdown 1.1"),
     ],
-    ids=["rate", "bound", "invalid", "no gate", "loose gate", "other version", "no limit", "loose limit"],
+    ids=[
+        "rate", "bound", "confidence", "seconds", "invalid", "no gate", "loose gate", "other version", "no limit",
+        "loose limit",
+    ],
 )  # fmt: skip
 def test_an_attestation_that_says_less_is_not_enough(
     second: Version,
@@ -185,6 +192,30 @@ def test_an_attestation_that_says_less_is_not_enough(
 ) -> None:
     attest(second, kind, made(second))
     assert words in unmet(demanded(second, require=(kind,), **policy))[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "made", "policy"),
+    [
+        ("slo", lambda version, **said: slo(version, rate=50, **said), {"min_rate": 200}),
+        ("slo", lambda version, **said: slo(version, p99=30, **said), {"max_p99_ms": 15}),
+        ("diff", lambda version, **said: difference(version, gates={"max_flips": 0.5}, **said), {"max_flips": 0.02}),
+        ("bench", lambda version, **said: bench(version, slowdown=3, **said), {"max_slowdown": 1.2}),
+    ],
+    ids=["rate", "bound", "gate", "limit"],
+)
+def test_who_misses_an_easier_limit_misses_the_demanded_one(
+    second: Version, kind: str, made: Callable[..., Any], policy: dict[str, Any]
+) -> None:
+    attest(second, kind, MAKERS[kind](second))
+    assert unmet(demanded(second, require=(kind,), **policy)) == {}
+    attest(second, kind, made(second, judgement=FAIL))
+    assert FAIL.reason in unmet(demanded(second, require=(kind,), **policy))[kind]
+
+
+def test_less_certainty_is_enough_where_the_environment_says_so(second: Version) -> None:
+    attest(second, "slo", slo(second, confidence=0.9))
+    assert unmet(demanded(second, require=("slo",), min_confidence=0.9)) == {}
 
 
 def test_attestations_and_evidence_grow_too_old_and_none_is_from_the_future(second: Version) -> None:
