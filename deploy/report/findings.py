@@ -168,7 +168,7 @@ def _made_for(record: Known) -> str | None:
     if isinstance(record, BenchEvidence | DiffEvidence):
         return record.digest
     if isinstance(record, RateEvidence):
-        return record.final.version_digest if record.final else None
+        return record.version_digest or (record.final.version_digest if record.final else None)
     return record.version_digest
 
 

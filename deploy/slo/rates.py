@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from deploy.evidence import Judgement, Verdict
 from deploy.progress import Progress, Silent
+from deploy.repository.manifest import version_digest
+from deploy.slo.question import find_subject
 from deploy.slo.records import RateEvidence, RateStep, SloEvidence
 from deploy.slo.request import SloRequest
 from deploy.slo.run import check_intact, measure_slo, pinned
@@ -33,6 +35,7 @@ def find_rate(request: SloRequest, *, progress: Progress = Silent(), check: Chec
     """
     request = pinned(request)
     check_intact(request)
+    subject = find_subject(request.reference, request.repository)
     run = check or (lambda one: measure_slo(one, progress=progress, rested=True))
     steps: list[RateStep] = []
     probe = replace(request, min_seconds=min(_PROBE_SECONDS, request.min_seconds))
@@ -52,8 +55,9 @@ def find_rate(request: SloRequest, *, progress: Progress = Silent(), check: Chec
         high, final = None, None
     highest = final.rate if final else None
     return RateEvidence(
-        model=request.reference.partition(":")[0],
-        version=final.version if final else None,
+        model=subject.name,
+        version=subject.number,
+        version_digest=version_digest(subject.version.folder) if subject.version else None,
         judgement=_judgement(request, highest, high, steps),
         highest=highest,
         next_rate=high,

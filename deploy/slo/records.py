@@ -204,6 +204,7 @@ class RateEvidence(Record):
     judgement: Judgement
     highest: float | None
     next_rate: float | None
+    version_digest: str | None = None
     steps: tuple[RateStep, ...]
     final: SloEvidence | None
 

@@ -198,6 +198,8 @@ def test_unknown_damaged_and_foreign_attestations_are_listed_and_named(version: 
     path.with_name("drift-20261123T101503Z.json").write_bytes(b"\xff\xfe")
     foreign = slo().model_copy(update={"version_digest": "f" * 64})
     path.with_name("slo-20261123T101504Z.json").write_text(foreign.to_json())
+    search = rate().model_copy(update={"version_digest": "f" * 64, "final": None, "highest": None})
+    path.with_name("rate-20261123T101505Z.json").write_text(search.to_json())
     findings = read_findings(version)
     page = Page(render_html(findings)).words
     assert word_of(findings) == "FAIL"
@@ -206,6 +208,7 @@ def test_unknown_damaged_and_foreign_attestations_are_listed_and_named(version: 
     assert "bench 2026-11-23 10:15:02 UTC ! DAMAGED bench-20261123T101502Z.json is not a valid BenchEvidence" in page
     assert "drift 2026-11-23 10:15:03 UTC ! DAMAGED" in page
     assert "slo-20261123T101504Z.json belongs to another version" in page
+    assert "rate-20261123T101505Z.json belongs to another version" in page
     assert str(version.repository) not in page
 
 

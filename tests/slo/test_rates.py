@@ -53,6 +53,7 @@ def test_no_rate_at_all_is_a_fail_soon() -> None:
     check, asked = capacity(0.01)
     found = find_rate(REQUEST, check=check)
     assert (found.judgement.verdict, found.highest, found.final) == (Verdict.FAIL, None, None)
+    assert (found.model, found.version) == ("pets", 3)
     assert [request.rate for request in asked] == [100, 50, 25, 12.5], "at 6/s a minute is too short for any pass"
 
 
