@@ -257,7 +257,7 @@ def _import(name: str) -> str:
         importlib.import_module(name)
         distribution = _DISTRIBUTIONS.get(name, name)
         return installed_versions([distribution]).get(distribution) or importlib.metadata.version(distribution)
-    except (ImportError, OSError, RuntimeError) as error:
+    except Exception as error:  # noqa: BLE001 - a package for another numpy or protobuf raises ValueError or TypeError
         return f"error: {type(error).__name__}: {error}"
 
 

@@ -60,6 +60,16 @@ def test_each_package_that_cannot_be_imported_is_missing() -> None:
         assert {one: state for one, state in broken.items() if state != "ok"} == {name: "missing"}
 
 
+@pytest.mark.parametrize("error", ["ValueError('numpy.dtype size changed')", "TypeError('Descriptors cannot be created')"])
+def test_a_package_that_ends_its_import_with_any_error_is_missing_alone(
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Binaries for another numpy or protobuf say so with errors of these kinds."""
+    (tmp_path / "broken_package.py").write_text(f"raise {error}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert doctor._import("broken_package").startswith(f"error: {error.partition('(')[0]}: ")
+
+
 def test_without_torch_torchvision_is_not_tried_and_missing() -> None:
     found = {name: version for name, version in ALL.items() if name != "torchvision"}
     assert states({**found, "torch": "error: OSError: libgomp"})["torchvision"] == "missing"
