@@ -36,6 +36,8 @@ _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
 _REAP_SECONDS = 30.0
 _TAIL_LINES = 25
+# As torch's allocators for CPU and GPU, the C++ library and ONNX Runtime say it.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc", "Failed to allocate memory")
 
 
 def prepare(*modules: str) -> None:
@@ -67,6 +69,10 @@ class ChildFailed(UnfinishedError):  # noqa: N818 - named for what happened
     def __init__(self, found: str, *, expected: str = "", fix: str = "", tail: str = "") -> None:
         super().__init__(found, expected=expected, fix=fix)
         self.tail = tail
+
+
+class OutOfMemory(ChildFailed):
+    """What a child was asked for found no room, of the machine or of its GPU; the child itself lives on."""
 
 
 class Worker:
@@ -174,6 +180,10 @@ class Worker:
         if kind == "error":
             summary, trace = value
             raise ChildFailed(f"{self.name} failed: {summary}", tail=trace)
+        if kind == "no-memory":
+            summary, trace = value
+            fix = "free memory for it, or lower --max-batch or --jobs"
+            raise OutOfMemory(f"{self.name} ran out of memory: {summary}", fix=fix, tail=trace)
         return Finished(value=value, seconds=time.monotonic() - started, peak_memory=self._peak)
 
     def _failure(self, *, timed_out: bool) -> ChildFailed:
@@ -287,4 +297,11 @@ def _told(error: Exception) -> tuple[str, object]:
     if isinstance(error, DeployError):
         return "deploy-error", error
     summary = " ".join("".join(traceback.format_exception_only(error)).split())
-    return "error", (summary, "".join(traceback.format_exception(error)))
+    kind = "no-memory" if _is_out_of_memory(error) else "error"
+    return kind, (summary, "".join(traceback.format_exception(error)))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether it is Python's, torch's or a runtime's way to say that no memory was left; none of these is imported."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(words in str(error) for words in _NO_MEMORY)

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from deploy.errors import UnfinishedError
-from deploy.processes import Worker
+from deploy.processes import OutOfMemory, Worker, _told
 
 COMMAND = """
 import sys, time
@@ -42,6 +42,34 @@ def test_a_killed_command_leaves_no_child_not_even_a_stopped_one(tmp_path: Path)
 
     assert len(children) == 2
     assert not alive
+
+
+def allocate(amount: int) -> int:
+    return len(bytearray(amount))
+
+
+def test_a_child_that_finds_no_memory_says_so_and_lives_on(tmp_path: Path) -> None:
+    with Worker("child", log=tmp_path / "log") as worker:
+        with pytest.raises(OutOfMemory, match="child ran out of memory: MemoryError"):
+            worker.run(allocate, 1 << 62)
+        assert worker.run(allocate, 3).value == 3
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes",
+        "CUDA error: out of memory",
+        "std::bad_alloc",
+        "Failed to allocate memory for requested buffer of size 8",
+    ],
+)
+def test_the_ways_in_which_libraries_say_that_memory_is_out_are_known(said: str) -> None:
+    assert _told(RuntimeError(said))[0] == "no-memory"
+
+
+def test_other_errors_are_no_lack_of_memory() -> None:
+    assert _told(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))[0] == "error"
 
 
 def fill_up() -> None:

@@ -22,7 +22,7 @@ from deploy.convert.model import Artifact, Device, Format, Program
 from deploy.convert.ort_session import options_in
 from deploy.errors import DeployError
 from deploy.evidence import BehaviourEvidence, FaultPlace, Judgement, ParityEvidence, ParityFailure, Verdict
-from deploy.processes import ChildFailed, Limits, Worker
+from deploy.processes import ChildFailed, Limits, OutOfMemory, Worker
 from deploy.spec import Spec
 from deploy.targets import Target
 from deploy.validate.baseline import Arrays, Baseline, Question, declared_baseline, make_baseline
@@ -123,14 +123,14 @@ def ask(samples: Samples | None, plan: Plan) -> Question:
 def _reference(checkpoint: Checkpoint, question: Question, plan: Plan) -> tuple[dict[str, Arrays], list[str], str]:
     """The float64 rows by family, the families in which a row depends on its batch, and why there are none.
 
-    Raises ChildFailed if the child was ended: a limit that is too low must not make the check a weaker one.
+    Raises ChildFailed if the child was ended or found no memory: too little of it must not make the check a weaker one.
     """
     with _worker("reference", plan) as worker:
         try:
             worker.make(EagerModel, checkpoint, dtype="float64", threads=plan.threads, device=plan.device)
             rows = {pool.family: _pool_rows(worker, question.spec, pool) for pool in question.pools}
         except ChildFailed as error:
-            if not worker.alive:
+            if not worker.alive or isinstance(error, OutOfMemory):
                 raise
             return {}, [], error.found
         first = question.pools[0]

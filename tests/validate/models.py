@@ -69,6 +69,20 @@ class SingleOnly(nn.Module):
         return out
 
 
+class NoRoom(nn.Module):
+    """There is room for it in float32 and none in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float64:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        out: Tensor = self.head(x)
+        return out
+
+
 class Indices(nn.Module):
     """Scores and the class they decide for: a floating-point and an integer output."""
 
@@ -95,6 +109,10 @@ def batch_mean() -> nn.Module:
 
 def single_only() -> nn.Module:
     return SingleOnly()
+
+
+def no_room() -> nn.Module:
+    return NoRoom()
 
 
 def indices() -> nn.Module:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from deploy.convert.model import Artifact
+from deploy.errors import UnfinishedError
 from deploy.processes import ChildFailed, Limits
 from deploy.validate.baseline import Baseline
 from deploy.validate.run import measure_baseline, prove
@@ -97,6 +98,12 @@ def test_a_model_that_cannot_run_in_float64_gets_a_declared_tolerance(tmp_path: 
     assert baseline.reference.startswith("declared tolerance (float64 cannot run: ")
     assert "double" in baseline.reference or "dtype" in baseline.reference
     assert baseline.failures == ()
+
+
+def test_a_reference_that_finds_no_memory_is_no_reason_for_a_weaker_check(tmp_path: Path) -> None:
+    with pytest.raises(UnfinishedError, match=r"reference ran out of memory: (.|\n)*Tried to allocate 2\.00 GiB") as caught:
+        vector_baseline(models.NoRoom(), "no_room", tmp_path, (4,))
+    assert "--max-batch" in caught.value.fix
 
 
 @pytest.mark.parametrize(
