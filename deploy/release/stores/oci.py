@@ -107,14 +107,15 @@ class OciStore:
         each(absent, lambda part: _upload(registry, bundle, part), doing="sent", progress=progress)
         document = self._send_version(registry, bundle)
         attested = self._send_attested(registry, bundle, document)
-        present = self.promoted(name)
-        if promote or present is None:
+        # Whatever has that tag keeps it unless asked, be it of another tool and no version of ours.
+        moved = promote or PROMOTED_TAG not in registry.tags()
+        if moved:
             registry.put_manifest(PROMOTED_TAG, document)
         return Sent(
             files=len(absent) + len(attested),
             size=size + sum(part.size for part in attested),
             present=len(bundle.parts) - len(absent),
-            promoted=promote or present in (None, number),
+            promoted=moved or self.promoted(name) == number,
         )
 
     def _require_free(self, bundle: Bundle) -> bool:

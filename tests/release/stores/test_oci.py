@@ -48,6 +48,20 @@ def test_a_version_goes_there_and_back(tmp_path: Path, place: str) -> None:
     assert require_intact(find_version(tmp_path / "to", "pets")).version == 1
 
 
+def test_a_tag_of_another_tool_where_ours_would_be_stays_unless_asked(tmp_path: Path, place: str) -> None:
+    registry = open_registry(parse_location(place), "pets")
+    kind = "application/vnd.oci.image.index.v1+json"
+    index = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": []}).encode()
+    registry._ask("PUT", "manifests/promoted", fine=(201,), data=index, headers={"Content-Type": kind})
+    put(tmp_path / "from")
+    assert not publish(tmp_path / "from", place).sent.promoted
+    assert OciStore(location=parse_location(place)).promoted("pets") is None
+    kept = registry._ask("GET", "manifests/promoted", fine=(200,), headers={"Accept": kind})
+    assert kept.content == index
+    assert publish(tmp_path / "from", place, promote=True).sent.promoted
+    assert OciStore(location=parse_location(place)).promoted("pets") == 1
+
+
 def test_plain_oras_reads_what_was_published(tmp_path: Path, place: str) -> None:
     put(tmp_path / "from")
     publish(tmp_path / "from", place)
