@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from deploy.convert.model import ARTIFACT_FILES, Device
-from deploy.errors import DeployError
+from deploy.errors import UsageError
 from deploy.processes import Limits, Worker
 from deploy.repository.layout import Version
 from deploy.repository.manifest import Manifest
@@ -79,15 +79,17 @@ class Asked:
 def gather_rows(sides: Sequence[Side], samples: Path | None) -> tuple[Asked, ...]:
     """The given samples first, then what lies in the evidence of each version; a row counts where it comes first.
 
-    Rows that one of the versions does not take, by its bounds, are left out. Raises UsageError for a samples file that
-    does not fit.
+    Rows in the evidence that the other version does not take, by its bounds, are left out. Raises UsageError for a
+    samples file that does not fit both: a verdict is not to be had from other rows than those that were asked for.
     """
-    found = [*(_given(samples, sides[0].manifest.spec) if samples else ())]
-    for side in sides:
-        found += _stored(side)
+    given = [*(_given(samples, sides[0].manifest.spec) if samples else ())]
+    for asked in given:
+        _require_taken(asked, sides)
+    stored = (
+        asked for side in sides for asked in _stored(side) if all(_takes(one.manifest.spec, asked) for one in sides)
+    )
     seen: set[str] = set()
-    fitting = (asked for asked in found if all(_takes(side.manifest.spec, asked) for side in sides))
-    return tuple(replace(asked, counted=_first_seen(asked, seen)) for asked in fitting)
+    return tuple(replace(asked, counted=_first_seen(asked, seen)) for asked in (*given, *stored))
 
 
 def answers(side: Side, asked: Sequence[Asked], *, run: Run) -> list[Arrays]:
@@ -145,13 +147,30 @@ def _stored(side: Side) -> Iterator[Asked]:
         )
 
 
+def _require_taken(asked: Asked, sides: Sequence[Side]) -> None:
+    for side in sides:
+        try:
+            _check_rows(side.manifest.spec, asked)
+        except UsageError as error:
+            raise UsageError(
+                f"{asked.name} does not fit {side.version}: {error.found}",
+                expected=error.expected,
+                fix="give rows that both versions take, or leave --samples out",
+            ) from error
+
+
 def _takes(spec: Spec, asked: Asked) -> bool:
-    least = spec.batch.minimum if spec.batch else 1
     try:
-        spec.check_inputs([np.resize(array, (least, *array.shape[1:])) for array in asked.inputs])
-    except DeployError:
+        _check_rows(spec, asked)
+    except UsageError:
         return False
     return True
+
+
+def _check_rows(spec: Spec, asked: Asked) -> None:
+    """Raises UsageError if the rows do not fit in number, dtype or shape, in the smallest batch."""
+    least = spec.batch.minimum if spec.batch else 1
+    spec.check_inputs([np.resize(array, (least, *array.shape[1:])) for array in asked.inputs])
 
 
 def _first_seen(asked: Asked, seen: set[str]) -> np.ndarray:

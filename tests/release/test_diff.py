@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from deploy.cli.diff import command
 from deploy.errors import ExitCode, MissingError, UnfinishedError, UsageError
 from deploy.evidence import Judgement, Verdict
+from deploy.release.asked import Side, gather_rows
 from deploy.release.diff import DiffRequest, DiffResult, Race, diff
 from deploy.release.gates import Limits, judge_gates, overall
 from deploy.repository.attest import attestations
@@ -21,6 +22,7 @@ from deploy.repository.find import find_version
 from deploy.repository.layout import Version
 from deploy.repository.manifest import Manifest
 from deploy.slo.decision import interval
+from deploy.spec import BATCH, Dim
 from deploy.targets import find_target
 from deploy.validate.difference_records import DiffEvidence
 from tests.release.versions import put_linear, save_samples
@@ -153,6 +155,25 @@ def test_a_class_that_only_moved_is_no_flip(folder: Path) -> None:
     assert evidence.answers.flipped_rows == 0
     assert evidence.answers.outputs[0].max_error > 1
     assert "label 0" in [change.what for change in evidence.changes if change.part == "contract"]
+
+
+def test_samples_that_one_version_does_not_take_are_no_reason_to_judge_by_others(folder: Path) -> None:
+    """Of one contract, with narrower bounds: the rows in the evidence alone would have decided."""
+    old, new = (
+        Side(version=version, manifest=Manifest.read(version.manifest))
+        for version in (find_version(folder / "models", f"pets:{number}") for number in (1, 2))
+    )
+    image = new.manifest.spec.inputs[0]
+    narrow = new.manifest.spec.model_copy(
+        update={
+            "inputs": (image.model_copy(update={"shape": (BATCH, 3, "height", 4)}),),
+            "dims": (*new.manifest.spec.dims, Dim(name="height", minimum=1, maximum=3)),
+        }
+    )
+    newer = replace(new, manifest=new.manifest.model_copy(update={"spec": narrow}))
+    with pytest.raises(UsageError, match=r"samples\.npz does not fit pets:2: .*\[1, 3, 4, 4\](.|\n)*height in 1\.\.3"):
+        gather_rows((old, newer), folder / "samples.npz")
+    assert gather_rows((old, new), folder / "samples.npz")[0].name == "samples.npz"
 
 
 def test_without_real_rows_the_seeded_ones_are_judged_and_that_is_said(tmp_path: Path) -> None:
