@@ -59,18 +59,29 @@ def has_chat_template(path: Path) -> bool:
         return False
     try:
         from jinja2 import Environment, TemplateSyntaxError
+        from jinja2.ext import Extension, loopcontrols
+        from jinja2.nodes import Node
+        from jinja2.parser import Parser
     except ImportError as error:  # pragma: no cover - jinja2 is a dependency
         raise MissingError("jinja2 is missing", fix="pip install jinja2") from error
+
+    class Generation(Extension):
+        """Transformers' own block, which marks what to train on."""
+
+        tags = frozenset({"generation"})  # type: ignore[assignment]
+
+        def parse(self, parser: Parser) -> list[Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
     try:
-        Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=True).parse(text)
+        Environment(extensions=[loopcontrols, Generation], autoescape=True).parse(text)
     except TemplateSyntaxError as error:
-        # `generation` is transformers' own tag, which marks what to train on.
-        if "generation" not in str(error.message):
-            raise UsageError(
-                f"the chat template of {path} cannot be parsed: line {error.lineno}: {error.message}",
-                expected="a Jinja template",
-                fix="correct it, and try it with tokenizer.apply_chat_template",
-            ) from error
+        raise UsageError(
+            f"the chat template of {path} cannot be parsed: line {error.lineno}: {error.message}",
+            expected="a Jinja template",
+            fix="correct it, and try it with tokenizer.apply_chat_template",
+        ) from error
     return True
 
 

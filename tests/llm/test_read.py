@@ -141,6 +141,24 @@ def test_a_broken_chat_template_is_refused_and_a_missing_one_is_said(tmp_path: P
         read_llm(path)
 
 
+@pytest.mark.parametrize(
+    ("template", "line"),
+    [
+        ("{% if messages add_generation_prompt %}a{% endif %}", 1),
+        ("{% generation %}\n{% if %}\n{% endif %}{% endgeneration %}", 2),
+        ("{% generation %}{{ messages }}", 1),
+    ],
+    ids=["the prompt's name in the message", "inside the block", "a block without an end"],
+)
+def test_the_block_that_marks_what_to_train_on_excuses_no_mistake(tmp_path: Path, template: str, line: int) -> None:
+    path = TINY.write(tmp_path / "llama", chat=False)
+    (path / "chat_template.jinja").write_text("{% generation %}{{ messages[0] }}{% endgeneration %}")
+    assert read_llm(path).chat_template
+    (path / "chat_template.jinja").write_text(template)
+    with pytest.raises(UsageError, match=f"cannot be parsed: line {line}"):
+        read_llm(path)
+
+
 def test_a_chat_template_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     path = TINY.write(tmp_path / "llama", chat=False)
     (path / "chat_template.jinja").write_bytes(b"{{ '\xff' }}")
