@@ -60,7 +60,9 @@ def test_each_package_that_cannot_be_imported_is_missing() -> None:
         assert {one: state for one, state in broken.items() if state != "ok"} == {name: "missing"}
 
 
-@pytest.mark.parametrize("error", ["ValueError('numpy.dtype size changed')", "TypeError('Descriptors cannot be created')"])
+@pytest.mark.parametrize(
+    "error", ["ValueError('numpy.dtype size changed')", "TypeError('Descriptors cannot be created')"]
+)
 def test_a_package_that_ends_its_import_with_any_error_is_missing_alone(
     error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -243,7 +243,7 @@ def _find_place(
     try:
         with _worker(f"search in {artifact.format}", replace(plan, limits=limits)) as worker:
             return worker.run(locate, checkpoint, suspect).value
-    except ChildFailed as error:
+    except DeployError as error:  # whatever keeps the search from its end, the verdict was there before it
         return FaultPlace(
             kind="unknown", name="", message=f"the search for the cause failed: {error.found}", reproduced=False
         )

@@ -10,7 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from deploy.checkpoint.model import Checkpoint
 from deploy.convert.model import Artifact
+from deploy.errors import UnfinishedError
+from deploy.validate.locate import Suspect
 from deploy.validate.prefixes import find_wrong_operator
 from deploy.validate.trace import find_departure, module_steps, module_values
 from tests.validate.models import TinyNet, seeded_tiny
@@ -138,3 +141,19 @@ def test_a_search_that_fails_leaves_the_verdict(rig: Rig, tmp_path: Path) -> Non
     assert evidence.place is not None
     assert (evidence.place.kind, evidence.place.reproduced) == ("unknown", False)
     assert "the search for the cause failed" in evidence.place.message
+
+
+def meet_a_full_disk(checkpoint: Checkpoint, suspect: Suspect) -> None:
+    raise UnfinishedError("the disk is full")
+
+
+def test_a_search_that_meets_a_full_disk_leaves_the_verdict_too(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == "ReLU for ReLU6")
+    artifact = mutant.make(rig, convert(rig.program, "onnx", tmp_path / "clean"), tmp_path / "mutant")
+    monkeypatch.setattr("deploy.validate.run.locate", meet_a_full_disk)
+    evidence = rig.judge(artifact)
+    assert not evidence.judgement.passed
+    assert evidence.place is not None
+    assert evidence.place.message == "the search for the cause failed: the disk is full"
