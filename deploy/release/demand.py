@@ -12,7 +12,7 @@ from deploy.evidence import Judgement
 from deploy.release.signatures import Signatures
 from deploy.repository.find import read_manifest
 from deploy.repository.history import Relied
-from deploy.repository.layout import Version, promoted_version
+from deploy.repository.layout import CONFIG_FILE, Version, promoted_version
 from deploy.repository.manifest import MANIFEST_FILE, Manifest, version_digest
 
 SignatureCheck = Callable[[Version], Signatures]
@@ -77,6 +77,15 @@ class Candidate:
             promoted_digest=before.digest if before else None,
             now=self.now,
         )
+
+    def unknown_before(self) -> str:
+        """Why nobody can say what a comparison would be with, though a config tells servers; empty where one can."""
+        config = f"{self.version.name}/{CONFIG_FILE}"
+        if self.promoted_digest is not None or not (self.version.model_folder / CONFIG_FILE).exists():
+            return ""
+        if self.promoted is None:
+            return f"{config} names no version, or Triton could not parse it, so what was promoted is not known"
+        return f"{config} names version {self.promoted}, which has no manifest, so nothing is compared with it"
 
     def command(self, name: str, *arguments: str) -> str:
         """A command line on this version, its repository first."""

@@ -53,6 +53,11 @@ def _demands(policy: PromotionPolicy, candidate: Candidate) -> Iterator[Demand]:
     for kind in policy.require:
         if kind == "signature":
             yield _signature(candidate)
+        elif kind != "slo" and (unknown := candidate.unknown_before()):
+            # Nothing to compare with is met where nothing was ever promoted, and nowhere else.
+            way = candidate.command("promote", f"{candidate.version.name}:N")
+            command = f"{way}, of the version that is to be compared with, without --environment"
+            yield Demand(name=kind, judgement=Judgement.no(unknown), command=command)
         else:
             yield attested(policy, candidate if kind == "slo" else candidate.compared(), kind)
 

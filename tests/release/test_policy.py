@@ -299,6 +299,20 @@ def test_the_promoted_version_needs_no_comparison_with_itself(repository: Path) 
     assert unmet(demanded(first, require=("diff", "bench"))) == {}
 
 
+def test_a_config_that_does_not_say_what_is_promoted_excuses_no_comparison(second: Version) -> None:
+    config = second.model_folder / "config.pbtxt"
+    text = config.read_text()
+    config.write_text(text + "instance_group [")
+    found = demanded(second, require=("diff", "bench"))
+    assert {name: "not known" in reason for name, reason in unmet(found).items()} == {"diff": True, "bench": True}
+    assert found["diff"].command.startswith(f"deployctl promote {second.repository} pets:N, ")
+    config.write_text(text)
+    (second.model_folder / "1" / "manifest.json").unlink()
+    assert "version 1, which has no manifest" in unmet(demanded(second, require=("diff",)))["diff"]
+    config.unlink()
+    assert unmet(demanded(second, require=("diff",))) == {}
+
+
 def test_a_comparison_that_no_language_model_has_is_named_as_such(second: Version) -> None:
     edit_manifest(second, format="vllm")
     found = demanded(second, require=("diff", "bench"))
