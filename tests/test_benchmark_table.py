@@ -249,7 +249,6 @@ def test_what_is_written_by_hand_owes_us_nothing() -> None:
     assert [path.name for path in scripts if re.search(r"^\s*(from|import) deploy", path.read_text(), re.M)] == []
 
 
-@pytest.mark.skipif(not (RESULTS / TABLE_FILE).exists(), reason="no table was measured yet")
 def test_the_page_in_docs_is_that_of_the_measured_table() -> None:
     assert (ROOT / "docs" / PAGE_FILE).read_text() == page(Table.read(RESULTS / TABLE_FILE))
 

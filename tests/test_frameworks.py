@@ -124,6 +124,7 @@ def test_a_program_with_dynamic_sizes_is_served_in_both_formats(engine: Engine, 
     asked = ask(tmp_path / "net.pt2", factory=None, input_shapes=())
     result = run(replace(asked, samples=None), formats=("aoti", "onnx"), by_name=False, all_formats=True)
     assert result.exit_code is ExitCode.OK, result.outcome.judgement.reason
+    assert len(result.outcome.published) == 2
     for published in result.outcome.published:
         manifest = verify_files(published.version.folder)
         assert manifest.verdicts.served is not None

@@ -37,5 +37,6 @@ def test_a_bare_state_dict_is_identified_proven_and_served(name: str, tmp_path: 
     assert result.checkpoint.how == "inferred"
     assert result.outcome.judgement.verdict is Verdict.PASS, result.outcome.judgement.reason
     assert {published.version.name for published in result.outcome.published} == {f"{name}_aoti", f"{name}_onnx"}
+    assert len(result.outcome.served) == 2
     assert all(served.judgement.passed and served.executions < served.inferences for served in result.outcome.served)
     assert result.behaviour.status == "unconfirmed"

@@ -50,6 +50,7 @@ def test_each_tactic_is_made_and_proven_there_and_the_choice_is_served(
     said = "\n".join(notes.said)
     print(said)
     known = {DEFAULT, "tensorrt", *(one.name for name in FORMATS for one in alternatives(name, "max", "cuda"))}
+    assert result.outcome.published
     for made in result.outcome.published:
         manifest = read_manifest(made.version)
         assert manifest.artifact["tactic"] in known

@@ -114,7 +114,11 @@ def test_equal_versions_give_equal_bytes_under_source_date_epoch(
 
 
 def test_nothing_of_this_machine_s_folders_is_in_it(version: Version) -> None:
-    assert str(version.repository) not in make_bom(version, Manifest.read(version.manifest)).decode()
+    """The manifest holds the command as it was given, and so the paths of who packaged."""
+    command = ("deployctl", "package", f"{version.repository}/best.pt", "--repository", str(version.repository))
+    manifest = Manifest.read(version.manifest).model_copy(update={"command": command})
+    assert str(version.repository) in manifest.to_json()
+    assert str(version.repository) not in make_bom(version, manifest).decode()
 
 
 def test_an_ensemble_names_the_versions_that_it_runs(version: Version) -> None:

@@ -53,7 +53,9 @@ def test_a_certificate_below_another(repository: Path, tmp_path: Path) -> None:
 def test_the_certificate_between_is_no_root(repository: Path, tmp_path: Path) -> None:
     middle = make_intermediate(tmp_path, "middle", make_root(tmp_path, "root"))
     sign_with(repository, make_leaf(tmp_path, "leaf", middle), middle.path)
-    assert not judged(repository, middle.path).passed
+    found = judged(repository, middle.path)
+    assert not found.passed
+    assert found.reason.endswith("unable to get issuer certificate")
 
 
 def test_another_root_of_the_same_name(repository: Path, tmp_path: Path) -> None:
@@ -62,12 +64,15 @@ def test_another_root_of_the_same_name(repository: Path, tmp_path: Path) -> None
     sign_with(repository, make_leaf(tmp_path, "leaf", make_root(tmp_path / "other", "root")))
     found = judged(repository, root.path)
     assert not found.passed
+    assert found.reason.endswith("unable to get local issuer certificate")
 
 
 def test_a_signer_who_brings_a_root_along_is_not_trusted_for_it(repository: Path, tmp_path: Path) -> None:
     own = make_root(tmp_path, "own")
     sign_with(repository, make_leaf(tmp_path, "leaf", own), own.path)
-    assert not judged(repository, make_root(tmp_path, "root").path).passed
+    found = judged(repository, make_root(tmp_path, "root").path)
+    assert not found.passed
+    assert found.reason.endswith("self-signed certificate in certificate chain")
 
 
 @pytest.mark.parametrize("identity", [SUBJECT, "release pipeline", URI, EMAIL])

@@ -127,6 +127,7 @@ def test_an_encrypted_key_and_its_password_which_nobody_sees(repository: Path, t
     assert "NO_SUCH_VARIABLE is not set" in unset.found
     texts = [signed.output, *(path.read_text() for path in repository.rglob("signature-*/*"))]
     texts += [path.read_text() for path in repository.rglob("signature-*.json")]
+    assert len(texts) > 2
     assert not [text for text in texts if PASSWORD in text or "KEY_PASSWORD" in text]
     assert PASSWORD not in repr(SigningKey(key=key, password=PASSWORD))
     assert check_signature_of(repository, tmp_path / "locked.pub")

@@ -313,6 +313,7 @@ def test_any_bit_of_the_signed_list_and_of_its_signature(signed: SignedModel, pa
 def test_another_key_does_not_count(signed: SignedModel, keys: Path) -> None:
     found = check_signature(signed.version(), Trust(public_key=keys / "other.pub"))
     assert not found.passed
+    assert "does not match the provided public key" in found.reason
 
 
 def test_no_signature_is_no_pass(signed: SignedModel) -> None:

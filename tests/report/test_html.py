@@ -95,6 +95,7 @@ def test_nothing_is_asked_of_a_network_and_nothing_runs(attested: Version) -> No
     text = render_html(read_findings(attested))
     page = Page(text)
     assert {"script", "iframe", "object", "img", "form"}.isdisjoint(page.tags)
+    assert page.references
     assert all(reference.startswith(("#", "data:,")) for reference in page.references)
     assert not re.search(r"url\((?!#)|@import", text.decode())
     assert b"default-src 'none'" in text

@@ -1,5 +1,8 @@
 """The config says what Triton needs for both formats, and refuses what it could not serve."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +16,7 @@ from deploy.repository.lint import lint
 from deploy.repository.protobuf import TRITON_TYPES, parse_config
 from deploy.spec import BATCH, DTYPES, Dim, Spec, TensorSpec
 from deploy.targets import AotiSupport, find_target
+from tests.markdown import ROOT
 from tests.repository.samples import Sample, classifier
 
 
@@ -220,5 +224,22 @@ def test_renumbering_changes_the_policy_and_the_labels_only() -> None:
     assert renumbered(build_config(plan), 7) == build_config(replace(plan, version=7))
 
 
-def test_the_text_is_the_same_each_time() -> None:
-    assert build_config(Sample().plan()) == build_config(Sample().plan())
+def test_the_text_is_the_same_in_every_process() -> None:
+    """A digest stands on it, and the parameters are a map, whose order could follow from the hash of its keys."""
+    program = (
+        "from tests.repository.samples import Sample\n"
+        "from deploy.repository.config import build_config\n"
+        "print(build_config(Sample(format='aoti').plan()), end='')"
+    )
+    wanted = build_config(Sample(format="aoti").plan())
+    assert wanted.count("parameters {") > 1
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == wanted

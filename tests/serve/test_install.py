@@ -84,5 +84,6 @@ def test_two_installs_at_once_end_with_one_engine(cache: Path, wheel: Path) -> N
     both = [subprocess.Popen([sys.executable, "-c", ANOTHER, str(wheel)]) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     marker = json.loads((engine_folder() / MARKER).read_text())
+    assert marker["files"]
     assert all((engine_folder() / name).stat().st_size == size for name, size in marker["files"].items())
     assert sorted(path.name for path in engine_folder().parent.iterdir()) == [".lock", engine_folder().name]

@@ -45,7 +45,7 @@ def test_rows_in_which_eager_overflows_are_left_out(tmp_path: Path) -> None:
         return [out]
 
     save_baseline(baseline(reference=exact, eager=overflowing), tmp_path)
-    assert "large" not in load_baseline(tmp_path, spec()).rows
+    assert set(load_baseline(tmp_path, spec()).rows) == {"normal", "image", "constant"}
 
 
 @pytest.mark.parametrize("name", [ARRAYS, RECORD])
