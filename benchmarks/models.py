@@ -112,6 +112,8 @@ def table(rows: list[dict[str, Any]], environment: Environment, date: str) -> st
         "",
         f"Made by `python -m benchmarks.models` on {date}: {environment.cpu}, {environment.cores} cores, torch "
         f"{environment.torch}, ONNX Runtime {environment.onnxruntime}, Python {environment.python}.",
+        "Speed has changed since where the [changelog](../CHANGELOG.md) says so: [benchmarks.md](benchmarks.md) has",
+        "fewer models, measured more often.",
         "",
         "| model | format | parity | max | L2 | rows | ratio to eager | A/A control | served | rows | convert s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -46,3 +46,16 @@ def relative_links(page: Path) -> list[str]:
     """The targets of links to other files of the project, without their anchors."""
     targets = [target.split("#")[0] for target in _LINK.findall(page.read_text())]
     return [target for target in targets if target and "://" not in target]
+
+
+def linked_headings(page: Path) -> list[tuple[str, str]]:
+    """The links to a heading, each as its page, empty for the same, and its anchor."""
+    parts = [target.partition("#") for target in _LINK.findall(page.read_text()) if "://" not in target]
+    return [(place, anchor) for place, mark, anchor in parts if mark]
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls each heading of a page."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    words = (_LINK.sub("]", heading).strip().lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", one).replace(" ", "-") for one in words}

@@ -21,7 +21,7 @@ from deploy.cli.main import COMMANDS, cli
 from deploy.errors import ExitCode
 from deploy.report.targets_tables import HEADINGS, release_rows
 from tests.fixtures import save_state_dict, seeded_module
-from tests.markdown import PAGES, ROOT, coded, commands, relative_links, table
+from tests.markdown import PAGES, ROOT, anchors, coded, commands, linked_headings, relative_links, table
 
 README = ROOT / "README.md"
 DOCUMENTED = sorted({line for page in PAGES for line in commands(page)})
@@ -139,6 +139,19 @@ def test_the_page_on_targets_holds_the_table_of_the_data() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in relative_links(page) if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_the_headings_that_they_name(page: Path) -> None:
+    named = [(page.parent / place if place else page, heading) for place, heading in linked_headings(page)]
+    assert [heading for place, heading in named if heading not in anchors(place)] == []
+
+
+def test_a_heading_that_is_not_there_is_seen() -> None:
+    monitoring = ROOT / "docs" / "monitoring.md"
+    assert ("", "tritonqueuesaturated") in linked_headings(monitoring)
+    assert ("operating.md", "incident-checklists") in linked_headings(monitoring)
+    assert "tritonqueuesaturated" in anchors(monitoring) - anchors(ROOT / "docs" / "operating.md")
 
 
 def test_the_demo_runs_each_step_and_stops_its_server(tmp_path: Path) -> None:

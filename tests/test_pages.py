@@ -1,14 +1,17 @@
 """What docs/ says of numbers, options and pages is so; commands and links are test_docs's."""
 
+import json
 import re
 from typing import get_args
 
 import click
 
+from benchmarks import models
 from deploy.cli.config import find_command
 from deploy.cli.main import COMMANDS
 from deploy.errors import ExitCode
 from deploy.monitoring.rules import AlertName
+from deploy.repository.manifest import Environment
 from deploy.validate.baseline import LIMITS
 from tests.markdown import ROOT, coded, prose, relative_links, table
 
@@ -22,7 +25,12 @@ def options(command: click.Command) -> set[str]:
 
 
 EVERY = set().union(*(options(find_command(name)) for name in COMMANDS)) | {"--debug", "--help"}
-TRITONSERVER = {"--repository-poll-secs"}
+TRITONSERVER = {"--repository-poll-secs", "--exit-timeout-secs", "--metrics-config"}
+# Of what people come from, and of the scripts in benchmarks/.
+FOREIGN = {
+    "migration.md": {"--serialized-file", "--model-file", "--extra-files", "--version"},
+    "benchmarks.md": {"--batches", "--seconds"},
+}
 
 
 def test_the_index_lists_every_page() -> None:
@@ -31,13 +39,22 @@ def test_the_index_lists_every_page() -> None:
 
 
 def test_options_that_the_pages_name_exist() -> None:
-    for name in ("getting-started.md", "concepts.md", "operating.md", "configuration.md", "slo.md", "promotion.md"):
-        named = {found for words in coded(prose(DOCS / name)) for found in re.findall(r"--[a-z][a-z0-9-]*", words)}
-        assert named - EVERY - TRITONSERVER - {"--no-"} == set(), name
+    seen = set()
+    for page in (DOCS.parent / "README.md", *DOCS.glob("*.md")):
+        named = {found for words in coded(prose(page)) for found in re.findall(r"--[a-z][a-z0-9-]*", words)}
+        assert named - EVERY - TRITONSERVER - FOREIGN.get(page.name, set()) - {"--no-"} == set(), page.name
+        seen |= named
+    assert len(seen & EVERY) > 50
     for heading in ("From TorchServe", "From Model Navigator"):
         for row in table(DOCS / "migration.md", heading):
             named = {found for words in coded(row[1]) for found in re.findall(r"--[a-z][a-z0-9-]*", words)}
             assert named - EVERY == set(), row
+
+
+def test_the_page_of_the_models_is_that_of_their_record() -> None:
+    record = json.loads(models.RESULTS.read_text())
+    page = models.table(record["rows"], Environment.model_validate(record["environment"]), record["date"])
+    assert models.TABLE.read_text() == page
 
 
 def test_the_exit_codes_of_the_concepts_are_those_of_the_code() -> None:
