@@ -3,14 +3,13 @@
 Owns the options and the words on the terminal. The work is `deploy.bench`'s.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.cli.published import tell_kept
+from deploy.cli.published import record_json, tell_kept
 from deploy.cli.types import Amount
 from deploy.errors import UsageError
 
@@ -89,9 +88,7 @@ def _request(given: dict[str, Any]) -> "BenchRequest":
 def _show(result: "BenchResult", *, as_json: bool) -> None:
     evidence = result.evidence
     if as_json:
-        kept = str(result.attestation) if result.attestation else None
-        facts = {**evidence.plain(), "attestation": kept, "exit_code": int(result.exit_code)}
-        click.echo(json.dumps(facts, indent=2))
+        click.echo(record_json(evidence, result.attestation, result.exit_code))
         return
     from deploy.report.terminal import latency_table, show, verdict_lines
 

@@ -3,7 +3,6 @@
 Owns the options and the files they ask for. The work is `deploy.release.diff`'s.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli.options import config_option
-from deploy.cli.published import tell_kept
+from deploy.cli.published import record_json, tell_kept
 from deploy.cli.types import Amount
 from deploy.errors import UsageError
 
@@ -108,9 +107,7 @@ def _write(result: "DiffResult", path: Path) -> None:
 def _show(result: "DiffResult", *, as_json: bool) -> None:
     evidence = result.evidence
     if as_json:
-        kept = str(result.attestation) if result.attestation else None
-        facts = {**evidence.plain(), "attestation": kept, "exit_code": int(evidence.exit_code)}
-        click.echo(json.dumps(facts, indent=2))
+        click.echo(record_json(evidence, result.attestation, evidence.exit_code))
         return
     from deploy.report.diff_terminal import diff_table
     from deploy.report.terminal import show

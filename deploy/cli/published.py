@@ -3,12 +3,15 @@
 Owns words only. Called by what `package` prints for each of its ways, and by the commands that attest.
 """
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from deploy.errors import ExitCode
+    from deploy.records import Record
     from deploy.repository.publish import PublishedVersion
 
 
@@ -27,6 +30,12 @@ def published_facts(published: "PublishedVersion") -> dict[str, Any]:
         "digest": published.digest,
         "promoted": published.promoted,
     }
+
+
+def record_json(record: "Record", attestation: Path | None, exit_code: "ExitCode") -> str:
+    """A result as JSON has it, with where it is kept, null where it is not, and how the command ends."""
+    kept = str(attestation) if attestation else None
+    return json.dumps({**record.plain(), "attestation": kept, "exit_code": int(exit_code)}, indent=2)
 
 
 def tell_kept(attestation: Path | None) -> None:

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 
 from deploy.cache import cache_folder
-from deploy.errors import DeployError, UsageError
-from deploy.release.stores.publish import Published, PublishRequest, run_publish
-from deploy.release.stores.pull import PullRequest, run_pull
-from deploy.repository.find import find_version
-from deploy.repository.integrity import require_intact
+from deploy.errors import DeployError
 from tests.markdown import ROOT
-from tests.release.stores.packages import files_below, put_attested
-from tests.release.stores.servers import flip_byte, free_port, object_store, started
-from tests.repository.samples import Sample, put
+from tests.release.stores.promises import (
+    assert_goes_there_and_back,
+    assert_promotion_waits_and_no_number_is_taken_twice,
+    assert_what_changed_there_is_not_taken,
+    publish,
+)
+from tests.release.stores.servers import free_port, object_store, started
+from tests.repository.samples import put
 
 _PINNED = json.loads((ROOT / "requirements/azurite/package.json").read_text())["dependencies"]["azurite"]
 AZURITE = cache_folder(f"azurite-{_PINNED}") / "node_modules/azurite/dist/src/blob/main.js"
@@ -51,43 +52,16 @@ def container(port: int, monkeypatch: pytest.MonkeyPatch) -> str:
     return url
 
 
-def publish(repository: Path, url: str, reference: str, **options: bool) -> Published:
-    return run_publish(PublishRequest(repository=repository, reference=reference, destination=url, **options))
-
-
 def test_a_version_goes_there_and_back_with_what_is_attested(tmp_path: Path, container: str) -> None:
-    put_attested(tmp_path / "from")
-    published = publish(tmp_path / "from", container, "pets")
-    assert (published.new, published.sent.promoted) == (True, True)
-    again = publish(tmp_path / "from", container, "pets")
-    assert (again.new, again.sent.files) == (False, 0)
-    pulled = run_pull(PullRequest(source=container, reference="pets", repository=tmp_path / "to"))
-    assert (pulled.new, pulled.digest) == (True, published.digest)
-    assert files_below(tmp_path / "to") == files_below(tmp_path / "from")
-    assert require_intact(find_version(tmp_path / "to", "pets")).version == 1
+    assert_goes_there_and_back(tmp_path, container)
 
 
 def test_promotion_waits_and_a_number_is_never_taken_twice(tmp_path: Path, container: str) -> None:
-    for weights in (b"one", b"two"):
-        put(tmp_path / "from", Sample(weights=weights))
-    publish(tmp_path / "from", container, "pets:1")
-    assert not publish(tmp_path / "from", container, "pets:2").sent.promoted
-    assert object_store(container).promoted("pets") == 1
-    assert publish(tmp_path / "from", container, "pets:2", promote=True).sent.promoted
-    assert object_store(container).promoted("pets") == 2
-    put(tmp_path / "other", Sample(weights=b"another"))
-    with pytest.raises(UsageError, match="has another pets:1"):
-        publish(tmp_path / "other", container, "pets:1")
-    assert publish(tmp_path / "other", container, "pets:1", renumber=True).number == 3
+    assert_promotion_waits_and_no_number_is_taken_twice(tmp_path, container)
 
 
 def test_what_changed_there_is_not_taken(tmp_path: Path, container: str) -> None:
-    put(tmp_path / "from")
-    publish(tmp_path / "from", container, "pets")
-    flip_byte(object_store(container), f"{container.removeprefix('az://')}/pets/1/model.onnx")
-    with pytest.raises(UsageError, match=r"1/model\.onnx in az://.* is not what was published"):
-        run_pull(PullRequest(source=container, reference="pets", repository=tmp_path / "to"))
-    assert not (tmp_path / "to/pets").exists()
+    assert_what_changed_there_is_not_taken(tmp_path, container)
 
 
 def test_a_key_that_is_refused_is_not_repeated(

@@ -14,7 +14,7 @@ from deploy.release.stores.oci import CLAIM_TYPE, OciStore, _document, _send_con
 from deploy.release.stores.registry import Registry, open_registry
 from tests.release.stores.children import die, run_together
 from tests.release.stores.packages import put_big
-from tests.release.stores.test_oci import publish, pull
+from tests.release.stores.promises import publish, pull
 from tests.repository.samples import Sample, put
 
 SMALL, LARGE = "1" * 64, "a" * 64

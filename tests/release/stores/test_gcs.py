@@ -10,14 +10,17 @@ import pytest
 
 from deploy.cache import cache_folder
 from deploy.errors import UsageError
-from deploy.release.stores.pull import PullRequest, run_pull
-from deploy.repository.find import find_version
-from deploy.repository.integrity import require_intact
 from tests.markdown import ROOT
 from tests.release.stores.children import die, run_together
-from tests.release.stores.packages import files_below, put_attested, put_big
-from tests.release.stores.servers import flip_byte, free_port, object_store, started
-from tests.release.stores.test_objects import publish, pull
+from tests.release.stores.packages import files_below, put_big
+from tests.release.stores.promises import (
+    assert_goes_there_and_back,
+    assert_promotion_waits_and_no_number_is_taken_twice,
+    assert_what_changed_there_is_not_taken,
+    publish,
+    pull,
+)
+from tests.release.stores.servers import free_port, object_store, started
 from tests.repository.samples import Sample, put
 
 _PINNED = re.search(r"==([0-9.]+)", (ROOT / "requirements/gcs/requirements.txt").read_text())
@@ -52,29 +55,11 @@ def bucket(port: int, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_version_goes_there_and_back_with_what_is_attested(tmp_path: Path, bucket: str) -> None:
-    put_attested(tmp_path / "from")
-    published = publish(tmp_path / "from", bucket, "pets")
-    assert (published.new, published.sent.promoted) == (True, True)
-    again = publish(tmp_path / "from", bucket, "pets")
-    assert (again.new, again.sent.files) == (False, 0)
-    pulled = pull(bucket, tmp_path / "to", "pets")
-    assert (pulled.new, pulled.digest) == (True, published.digest)
-    assert files_below(tmp_path / "to") == files_below(tmp_path / "from")
-    assert require_intact(find_version(tmp_path / "to", "pets")).version == 1
+    assert_goes_there_and_back(tmp_path, bucket)
 
 
 def test_promotion_waits_and_a_number_is_never_taken_twice(tmp_path: Path, bucket: str) -> None:
-    for weights in (b"one", b"two"):
-        put(tmp_path / "from", Sample(weights=weights))
-    publish(tmp_path / "from", bucket, "pets:1")
-    assert not publish(tmp_path / "from", bucket, "pets:2").sent.promoted
-    assert object_store(bucket).promoted("pets") == 1
-    assert publish(tmp_path / "from", bucket, "pets:2", promote=True).sent.promoted
-    assert object_store(bucket).promoted("pets") == 2
-    put(tmp_path / "other", Sample(weights=b"another"))
-    with pytest.raises(UsageError, match="has another pets:1"):
-        publish(tmp_path / "other", bucket, "pets:1")
-    assert publish(tmp_path / "other", bucket, "pets:1", renumber=True).number == 3
+    assert_promotion_waits_and_no_number_is_taken_twice(tmp_path, bucket)
 
 
 def test_what_a_killed_publisher_sent_is_not_sent_again(tmp_path: Path, bucket: str) -> None:
@@ -102,12 +87,7 @@ def test_publishers_side_by_side_never_share_a_number(tmp_path: Path, bucket: st
 
 
 def test_what_changed_there_is_not_taken(tmp_path: Path, bucket: str) -> None:
-    put(tmp_path / "from")
-    publish(tmp_path / "from", bucket, "pets")
-    flip_byte(object_store(bucket), f"{bucket.removeprefix('gs://')}/pets/1/model.onnx")
-    with pytest.raises(UsageError, match=r"1/model\.onnx in gs://.* is not what was published"):
-        run_pull(PullRequest(source=bucket, reference="pets", repository=tmp_path / "to"))
-    assert not (tmp_path / "to/pets").exists()
+    assert_what_changed_there_is_not_taken(tmp_path, bucket)
 
 
 def test_the_client_of_google_talks_to_nobody(tmp_path: Path, bucket: str) -> None:

@@ -11,8 +11,8 @@ from deploy.files import sha256_file
 from deploy.release.stores.clients import PART_SIZE
 from deploy.release.stores.multipart import send_in_parts
 from tests.release.stores.packages import files_below, put_big
+from tests.release.stores.promises import publish, pull
 from tests.release.stores.servers import S3Server, object_store
-from tests.release.stores.test_objects import publish, pull
 
 OBJECT = "pets/1/model.onnx"
 

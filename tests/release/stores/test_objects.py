@@ -14,23 +14,15 @@ from deploy.progress import Silent
 from deploy.release.stores.folders import local_bundle
 from deploy.release.stores.locations import parse_location
 from deploy.release.stores.objects import ObjectStore
-from deploy.release.stores.publish import Published, PublishRequest, run_publish
-from deploy.release.stores.pull import Pulled, PullRequest, run_pull
+from deploy.release.stores.pull import PullRequest, run_pull
 from deploy.repository.find import find_version
 from deploy.repository.integrity import require_intact
 from deploy.repository.manifest import Manifest, verify_files
 from tests.release.stores.children import die, run_together
 from tests.release.stores.packages import files_below, put_attested, put_big
+from tests.release.stores.promises import publish, pull
 from tests.release.stores.servers import S3Server, flip_byte, object_store
 from tests.repository.samples import Sample, put
-
-
-def publish(repository: Path, url: str, reference: str = "pets:1", **options: bool) -> Published:
-    return run_publish(PublishRequest(repository=repository, reference=reference, destination=url, **options))
-
-
-def pull(url: str, repository: Path, reference: str = "pets:1") -> Pulled:
-    return run_pull(PullRequest(source=url, reference=reference, repository=repository))
 
 
 def objects(url: str) -> set[str]:

@@ -15,27 +15,19 @@ import pytest
 from deploy.errors import UsageError
 from deploy.release.stores.locations import parse_location
 from deploy.release.stores.oci import ARTIFACT_TYPE, OciStore
-from deploy.release.stores.publish import Published, PublishRequest, run_publish
-from deploy.release.stores.pull import Pulled, PullRequest, run_pull
+from deploy.release.stores.publish import PublishRequest, run_publish
 from deploy.release.stores.registry import open_registry
 from deploy.repository.find import find_version
 from deploy.repository.integrity import require_intact
 from deploy.repository.manifest import Manifest, verify_files, version_digest
 from tests.release.stores.children import die
 from tests.release.stores.packages import BIG, files_below, put_attested, put_big
+from tests.release.stores.promises import publish, pull
 from tests.release.stores.servers import RegistryServer, registry_server
 from tests.repository.samples import Sample, put
 
 # The user `deployer` with the password `hunter2`, as `htpasswd -B` writes it.
 USERS = "deployer:$2b$04$ug8OWcbUgQe1jCCdDQE1iOBrSXSwbOsVqZ9zr4xUJTwG.DOqpUkry\n"
-
-
-def publish(repository: Path, place: str, reference: str = "pets:1", **options: bool) -> Published:
-    return run_publish(PublishRequest(repository=repository, reference=reference, destination=place, **options))
-
-
-def pull(place: str, repository: Path, reference: str = "pets:1") -> Pulled:
-    return run_pull(PullRequest(source=place, reference=reference, repository=repository))
 
 
 def test_a_version_goes_there_and_back(tmp_path: Path, place: str) -> None:
