@@ -230,14 +230,24 @@ def run_alone(name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kw
 
 
 def tree_memory(pid: int) -> int:
-    """The proportional set size, in bytes, of a process and all its descendants; 0 once it is gone."""
+    """The proportional set size, in bytes, of a process and all its descendants; 0 once it is gone.
+
+    Where the kernel keeps that to itself, the resident set, which counts what they share once for each.
+    """
     total = 0
-    with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+    with suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
         for process in (root, *root.children(recursive=True)):
-            with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-                total += process.memory_full_info().pss
+            with suppress(psutil.NoSuchProcess):
+                total += _memory(process)
     return total
+
+
+def _memory(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.AccessDenied:
+        return int(process.memory_info().rss)
 
 
 @contextmanager

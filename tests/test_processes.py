@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from deploy.errors import UnfinishedError
-from deploy.processes import OutOfMemory, Worker, _told
+from deploy.processes import OutOfMemory, Worker, _told, tree_memory
 
 COMMAND = """
 import sys, time
@@ -42,6 +42,16 @@ def test_a_killed_command_leaves_no_child_not_even_a_stopped_one(tmp_path: Path)
 
     assert len(children) == 2
     assert not alive
+
+
+def test_memory_that_the_kernel_keeps_to_itself_is_still_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = tree_memory(os.getpid())
+
+    def denied(process: psutil.Process) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "memory_full_info", denied)
+    assert tree_memory(os.getpid()) >= 0.9 * exact > 10_000_000
 
 
 def allocate(amount: int) -> int:
