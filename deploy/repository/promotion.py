@@ -147,7 +147,7 @@ def _apply(version: Version, change: _Change) -> Promoted:
         kept = keep_edited(version.model_folder) if edited else None
         if kept:
             change.on_step("edited-config-kept")
-        if previous != version.number:
+        if previous != version.number and not (previous is None and _is_restored(version, change, digest)):
             _record(version, change, digest)
         _write_config(version.model_folder, config)
         change.on_step("promoted")
@@ -166,6 +166,15 @@ def _apply(version: Version, change: _Change) -> Promoted:
         kept=kept,
         steps=brought,
     )
+
+
+def _is_restored(version: Version, change: _Change, digest: str) -> bool:
+    """Whether a promotion gives back the config of the version promoted last: undoing that would change nothing.
+
+    Asked where the config no longer says which that is.
+    """
+    last = settled_history(version.model_folder).stack()[-1:]
+    return change.action == "promote" and [(one.version, one.digest) for one in last] == [(version.number, digest)]
 
 
 def _record(version: Version, change: _Change, digest: str) -> None:

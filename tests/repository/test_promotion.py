@@ -52,6 +52,19 @@ def test_a_rolled_back_version_can_be_promoted_again(repository: Path) -> None:
     assert rollback(repository, "pets").version.number == 1
 
 
+def test_a_rollback_after_a_broken_config_was_restored_goes_back_further(repository: Path) -> None:
+    """Restoring is no promotion: undoing it would leave the same version served, and say that it was rolled back."""
+    promote(repository, "pets", 2)
+    config = repository / "pets/config.pbtxt"
+    config.write_text(config.read_text() + "instance_group [")
+    assert promote(repository, "pets", 2).previous is None
+    assert config.read_text() == (repository / "pets/2/config.pbtxt").read_text()
+    assert rollback(repository, "pets").version.number == 1
+    config.write_text("instance_group [")
+    promote(repository, "pets", 3)
+    assert rollback(repository, "pets").version.number == 1
+
+
 def test_promoting_what_is_promoted_restores_its_config(repository: Path) -> None:
     config = repository / "pets/config.pbtxt"
     original = config.read_text()
