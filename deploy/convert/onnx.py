@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # above 25 leaves the graph as it is.
 _BEST_TESTED_OPSET = 20
 _INLINE_LIMIT = 1_900_000_000  # bytes of weights; a protobuf message ends at 2 GiB
-_OPERATOR = re.compile(r"aten\.(\w+)")
+_OPERATOR = re.compile(r"(?:aten|prims)\.(\w+)")
 _REWRITES: dict[str, Callable[[ir.Model], int]] = {"rewritten": rewrite, "attention": rewrite_with_attention}
 
 
@@ -146,7 +146,8 @@ def _line_of(reason: str, exported: ExportedProgram) -> str:
     named = _OPERATOR.search(reason)
     for node in exported.graph.nodes if named else ():
         packet = getattr(node.target, "overloadpacket", None)
-        if packet is not None and named and str(packet) == f"aten.{named[1]}":
+        # A decomposition into torch's own primitives drops the beginning of a name such as special_bessel_j0.
+        if packet is not None and named and f"_{packet.__name__}".endswith(f"_{named[1]}"):
             return traced_line(node.meta.get("stack_trace") or "")
     return ""
 

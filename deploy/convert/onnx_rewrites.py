@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from deploy.convert.onnx_numbers import arithmetic
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -83,28 +85,10 @@ def keep_sums_apart(model: ir.Model) -> int:
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """How to write what the exporter does at more cost, attention, or not at all, `1.0 - mask`."""
+    """How to write what the exporter does at more cost, attention, or wrong, arithmetic with numbers."""
     import torch
 
-    return {
-        torch.ops.aten.scaled_dot_product_attention.default: _attention,
-        torch.ops.aten.rsub.Scalar: _from_number,
-    }
-
-
-# The signature is the operator's own.
-def _from_number(self: Any, other: float, alpha: float = 1) -> Any:
-    """A number less a tensor, `1.0 - mask`: of integers the exporter makes a subtraction that torch does not have."""
-    import onnx_ir as ir
-    from onnxscript import opset18
-
-    op: Any = opset18
-    tensor = self
-    if not tensor.dtype.is_floating_point() and isinstance(other + alpha, float):
-        tensor = op.Cast(tensor, to=ir.DataType.FLOAT)
-    dtype = ir.DataType.FLOAT if tensor is not self else self.dtype
-    subtracted = tensor if alpha == 1 else op.Mul(tensor, ir.tensor(alpha, dtype=dtype))
-    return op.Sub(ir.tensor(other, dtype=dtype), subtracted)
+    return {torch.ops.aten.scaled_dot_product_attention.default: _attention, **arithmetic()}
 
 
 # The signature is the operator's own: the exporter reads it.
