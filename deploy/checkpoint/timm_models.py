@@ -19,6 +19,7 @@ from deploy.checkpoint.timm_entries import TIMM, TimmEntry, digest_names, digest
 from deploy.checkpoint.timm_forms import check_fused, check_fused_like, headless_note, nearly_headless, pooling_note
 from deploy.checkpoint.timm_likely import Clues, likeliest_first
 from deploy.checkpoint.timm_refusals import FACTORY, INSTALL, SHOWN, ambiguous, misfit, nearest, unknown, with_fix
+from deploy.checkpoint.timm_sizes import as_pair, asked_size, guessed_note, named_alike, of_a_size, sides_of
 from deploy.checkpoint.timm_training import TimmSaid, timm_preprocessing, what_timm_said
 from deploy.checkpoint.timm_zoo import index_is_ready, load_index
 from deploy.checkpoint.training import TrainingFacts
@@ -120,7 +121,7 @@ def timm_look_alikes(request: CheckpointRequest, understood: Understood) -> tupl
     """
     if request.arch is not None or not index_is_ready():
         return ()
-    built = {match.entry.name: _pair(match.options.get("img_size")) for match in _matches(_shapes(understood.tensors))}
+    built = {match.entry.name: as_pair(match.options.get("img_size")) for match in _matches(_shapes(understood.tensors))}
     if not built:
         return ()
     names, _ = likeliest_first(built, Clues.of(request, None, classes=understood.num_classes))
@@ -158,6 +159,8 @@ def _match(
         TimmMatch(entry=entry, options=_options(entry, shapes))
         for entry in nearly_headless(load_index().values(), shapes, _without_classes)
     ]
+    size = said.size or as_pair(facts.size)
+    matches = matches or _of_a_size(request, shapes, size)
     if not matches:
         check_fused(shapes, None, None, classes=None)
         check_fused_like(shapes, [name for name, _ in nearest(shapes)], _usual)
@@ -166,8 +169,7 @@ def _match(
         matches = [match for match in matches if _fits(match, shapes)] or matches
     if len(matches) == 1:
         return matches[0], ()
-    built = {match.entry.name: _pair(match.options.get("img_size")) for match in matches}
-    size = said.size or _pair(facts.size)
+    built = {match.entry.name: as_pair(match.options.get("img_size")) for match in matches}
     raise ambiguous(*likeliest_first(built, Clues.of(request, size, classes=matches[0].options["num_classes"])))
 
 
@@ -181,6 +183,21 @@ def _fits(match: TimmMatch, shapes: Shapes) -> bool:
     except Exception:  # noqa: BLE001 - timm's builders raise what an argument leads them to
         return True
     return not compare(shapes, _shapes(module.state_dict()))
+
+
+def _of_a_size(request: CheckpointRequest, shapes: Shapes, told: tuple[int, int] | None) -> list[TimmMatch]:
+    """Those whose tensors follow from the images' size, which was asked for or is `told` by the file.
+
+    Raises UsageError where the tensors are those of another size.
+    """
+
+    def built(entry: TimmEntry, size: tuple[int, int] | None) -> Shapes | None:
+        module = _usual(entry.name, **_options(entry, shapes), **({"img_size": list(size)} if size else {}))
+        return None if module is None else _shapes(module.state_dict())
+
+    alike = named_alike(load_index().values(), shapes)
+    found = of_a_size(alike, shapes, sides_of(request.input_shapes) or told, built)
+    return [TimmMatch(entry=entry, options=_options(entry, shapes)) for entry in found]
 
 
 def _without_classes(name: str) -> Shapes | None:
@@ -281,16 +298,16 @@ def _sized(
     if said.options.keys() & _TOKENS:
         options["img_size"] = said.options.get("img_size")  # the rows of an embedding are counted otherwise then
         options = {name: value for name, value in options.items() if value is not None}
-    channels, built = options.get("in_chans", 3), _pair(options.get("img_size"))
+    channels, built = options.get("in_chans", 3), as_pair(options.get("img_size"))
     cfg = import_timm().models.get_pretrained_cfg(_asked(request) or match.entry.name)
     notes: tuple[str, ...] = ()
     if request.input_shapes:
-        size = _asked_size(match, request.input_shapes, channels, built)
-    elif known := built or said.size or _pair(facts.size):
+        size = asked_size(match.entry.name, request.input_shapes, channels, built)
+    elif known := built or said.size or as_pair(facts.size):
         size = known
     elif cfg is not None:
         size = (cfg.input_size[1], cfg.input_size[2])
-        notes = _guessed(size, channels) if match.entry.sized and not said.by_timm else ()
+        notes = guessed_note(size, channels) if match.entry.sized and not said.by_timm else ()
     else:
         raise UsageError(
             f"the input size of {match.entry.name} is not known", fix=f"add --input-shape {channels},HEIGHT,WIDTH"
@@ -298,38 +315,6 @@ def _sized(
     if match.entry.sized:
         options["img_size"] = list(size)
     return options, (channels, *size), notes
-
-
-def _pair(size: Any) -> tuple[int, int] | None:
-    return (size, size) if isinstance(size, int) else (size[0], size[1]) if size else None
-
-
-def _guessed(size: tuple[int, int], channels: int) -> tuple[str, ...]:
-    """A note on a network that is built for one size, where no tensor and nothing in the file says for which."""
-    height, width = size
-    return (
-        f"input size: {height} x {width}, timm's usual one; the network is built for a size, and nothing says which: "
-        f"--input-shape {channels},HEIGHT,WIDTH sets another",
-    )
-
-
-def _asked_size(
-    match: TimmMatch, asked: tuple[tuple[int, ...], ...], channels: int, built: tuple[int, int] | None
-) -> tuple[int, int]:
-    given = " and ".join(",".join(map(str, shape)) for shape in asked)
-    if len(asked) != 1 or len(asked[0]) != 3 or asked[0][0] != channels or min(asked[0]) < 1:
-        raise UsageError(
-            f"--input-shape {given} does not fit {match.entry.name} with {channels} input channels",
-            expected=f"one shape {channels},HEIGHT,WIDTH, without the batch",
-        )
-    size = asked[0][1], asked[0][2]
-    if built and size != built:
-        raise UsageError(
-            f"--input-shape {given} contradicts the positional embedding, which was made for {built[0]} x {built[1]}",
-            expected=f"{channels},{built[0]},{built[1]}",
-            fix="leave out --input-shape",
-        )
-    return size
 
 
 def _shapes(tensors: Mapping[str, "Tensor"]) -> Shapes:

@@ -36,11 +36,19 @@ def nearest(shapes: Shapes) -> list[tuple[str, float]]:
 
 def unknown(otherwise: UsageError | None, shapes: Shapes) -> UsageError:
     """The refusal of torchvision's index, with timm's nearest by the names of tensors."""
-    alike = [f"{name} ({share:.0%})" for name, share in nearest(shapes)]
+    near = nearest(shapes)
+    alike = [f"{name} ({share:.0%})" for name, share in near]
     words = f"; of timm {timm_version()} none fits" + (
         f", nearest by tensor names: {', '.join(alike)}" if alike else ""
     )
     assert otherwise is not None
+    if near and near[0][1] == 1:
+        maker = f"timm.create_model({near[0][0]!r}, ...)"
+        return UsageError(
+            otherwise.found.partition(":")[0] + words,
+            expected=f"the shapes of one of them too: other arguments of {maker}, such as embed_dim, make others",
+            fix=f"{FACTORY}, a function that returns {maker} with the arguments of training",
+        )
     return UsageError(otherwise.found + words, expected=otherwise.expected, fix=otherwise.fix)
 
 

@@ -171,6 +171,26 @@ def test_a_size_that_nothing_tells_is_said_to_be_a_guess(tmp_path: Path) -> None
     assert "--input-shape 3,HEIGHT,WIDTH" in " ".join(checkpoint.notes)
 
 
+def test_a_size_that_the_tensors_follow_is_found_where_it_is_said_and_asked_for_where_not(tmp_path: Path) -> None:
+    """LeViT's tables of attention: nothing said fits them but the size they were made for."""
+    state = fine_tuned("levit_128s", num_classes=3, img_size=64).state_dict()
+    checkpoint = read(tmp_path, state, input_shapes=((3, 64, 64),))
+    assert (checkpoint.architecture, checkpoint.options["img_size"]) == ("timm/levit_128s", [64, 64])
+    for said, options in (("timm's usual one", {}), ("96 x 96", {"input_shapes": ((3, 96, 96),)})):
+        with pytest.raises(UsageError, match=f"another size than {said}: .*attention_biases is") as refused:
+            read(tmp_path, state, **options)
+        assert "timm/levit_128s" in refused.value.found
+        assert "--input-shape CHANNELS,HEIGHT,WIDTH" in (refused.value.fix or "")
+
+
+def test_other_widths_are_not_taken_for_another_size(tmp_path: Path) -> None:
+    state = fine_tuned("levit_128s", num_classes=3, embed_dim=(64, 96, 128)).state_dict()
+    with pytest.raises(UsageError, match="none fits, nearest by tensor names: levit_128s") as refused:
+        read(tmp_path, state)
+    assert "create_model('levit_128s', ...)" in (refused.value.fix or "")
+    assert "such as embed_dim" in (refused.value.expected or "")
+
+
 def test_wrappers_prefixes_are_taken_off_and_no_others(tmp_path: Path) -> None:
     state = fine_tuned("test_efficientnet", num_classes=3).state_dict()
     checkpoint = read(tmp_path, {f"module.model.{name}": tensor for name, tensor in state.items()})
