@@ -151,6 +151,8 @@ def test_other_encoders_in_both_formats(network: str, tmp_path: Path, engine: En
         ("ModernBertForSequenceClassification", {}),
         ("GPT2ForSequenceClassification", {"pad_token_id": 0}),
         ("T5EncoderModel", {}),
+        ("BartForSequenceClassification", {}),
+        ("T5ForSequenceClassification", {"eos_token_id": 3, "decoder_start_token_id": 0}),
         ("DistilBertForMaskedLM", {}),
         ("BertForQuestionAnswering", {"id2label": {0: "LABEL_0", 1: "LABEL_1"}}),
     ],

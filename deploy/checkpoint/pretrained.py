@@ -25,6 +25,7 @@ from deploy.checkpoint.processors import made_size, read_processor
 from deploy.checkpoint.sentence_folder import read_pooling, with_token_class
 from deploy.checkpoint.sentences import SentenceEmbedder
 from deploy.checkpoint.tensors import check_finite, check_usable, main_dtype
+from deploy.checkpoint.two_parts import EndClassifier, check_two_parts, classified_at_end, is_two_parts
 from deploy.checkpoint.vision import import_torchvision
 from deploy.errors import MissingError, UsageError, listed
 from deploy.files import sha256_folder, sha256_path, size_of
@@ -40,8 +41,6 @@ _ENDINGS = (
     "ForMaskedLM", "Model", "ModelWithProjection", "ForImageClassificationWithTeacher", "ForSemanticSegmentation",
 )  # fmt: skip
 _GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "DoubleHeadsModel")
-# Classes that are an encoder alone, whatever their config says of the kind of network.
-_ENCODERS = ("EncoderModel", "T5ForTokenClassification")
 _SHOWN = 5
 
 
@@ -177,8 +176,7 @@ def _check_config(folder: PretrainedFolder) -> None:
             expected="float weights",
             fix="save the model before it was quantized, or dequantized: model.dequantize()",
         )
-    if config.get("is_encoder_decoder") and not name.endswith(_ENCODERS):
-        raise UsageError(f"{name} has an encoder and a decoder", expected="a network of one part", fix=OWN_MODULE)
+    check_two_parts(name, config)
     wanted = getattr(cls.config_class, "model_type", None)
     if config.get("model_type", wanted) != wanted:
         raise UsageError(
@@ -247,8 +245,7 @@ def _load(folder: PretrainedFolder, adapter: Adapter | None) -> tuple["nn.Module
     Raises UsageError if a tensor of it is in neither of them.
     """
     name, pooling = _class_name(folder), read_pooling(folder)
-    cls = _find_class(name)
-    assert cls is not None
+    cls: Any = _find_class(name)
     # Pooled token embeddings are all that a sentence's is made of: a pooler of the network's own would go unused.
     unused = pooling is not None and "add_pooling_layer" in inspect.signature(cls.__init__).parameters
     keywords, classes = {"add_pooling_layer": False} if unused else {}, head_rows(adapter) if adapter else None
@@ -261,11 +258,14 @@ def _load(folder: PretrainedFolder, adapter: Adapter | None) -> tuple["nn.Module
     if pooling is not None:
         model = SentenceEmbedder(model, pooling)
         notes.append(f"one embedding per text, as modules.json says: {pooling}")
+    elif is_two_parts(model):
+        model, note = classified_at_end(model)
+        notes.append(note)
     return model.eval().requires_grad_(False), notes
 
 
 def _network(module: "nn.Module") -> "nn.Module":
-    return module.transformer if isinstance(module, SentenceEmbedder) else module
+    return module.transformer if isinstance(module, SentenceEmbedder | EndClassifier) else module
 
 
 def _from_pretrained(

@@ -333,6 +333,56 @@ def test_an_encoder_that_tags_is_taken_alone(tmp_path: Path) -> None:
     assert read(tmp_path).num_classes == 3
 
 
+# Ids that end with [SEP], which is what ends a text here, and padding behind them.
+ENDED = torch.tensor([[2, 4, 9, 3, 0, 0], [2, 3, 0, 0, 0, 0], [2, 7, 8, 9, 4, 3]])
+TWO_PARTS: dict[str, dict[str, Any]] = {
+    "BartForSequenceClassification": {},
+    "MBartForSequenceClassification": {"eos_token_id": 3, "pad_token_id": 0},
+    "T5ForSequenceClassification": {"eos_token_id": 3, "decoder_start_token_id": 0, "num_decoder_layers": 1},
+}
+
+
+@pytest.mark.parametrize("network", TWO_PARTS)
+def test_a_classifier_of_two_parts_is_read_at_the_end_of_each_text(network: str, tmp_path: Path) -> None:
+    """As its own class reads it where all texts have as many ends, and the same in any batch where they have not."""
+    saved = save_folder(tmp_path, network, **TWO_PARTS[network])
+    checkpoint = read(tmp_path)
+    assert [tensor.name for tensor in checkpoint.inputs] == ["input_ids", "attention_mask"]
+    assert checkpoint.classes == LABELS
+    assert "at the last token that ends it (id 3)" in " ".join(checkpoint.notes)
+    module, mask = build_module(checkpoint), (ENDED != 0).long()
+    with torch.no_grad():
+        found, expected = module(ENDED, mask)["logits"], saved(input_ids=ENDED, attention_mask=mask).logits
+        torch.testing.assert_close(found, expected)
+        assert expected.std(dim=0).min() > 1e-3
+        several = ENDED.clone()
+        several[0, 1], several[1, 1] = 3, 4  # two ends, and none
+        together = module(several, mask)["logits"]
+        alone = [module(several[row : row + 1], mask[row : row + 1])["logits"] for row in range(len(several))]
+        torch.testing.assert_close(together, torch.cat(alone))
+        torch.testing.assert_close(alone[0], saved(input_ids=several[:1], attention_mask=mask[:1]).logits)
+
+
+def test_a_classifier_of_two_parts_is_exported_for_texts_of_any_length(tmp_path: Path) -> None:
+    save_folder(tmp_path, "T5ForSequenceClassification", **TWO_PARTS["T5ForSequenceClassification"])
+    module = build_module(read(tmp_path))
+    rows, length = torch.export.Dim("batch", min=1, max=4), torch.export.Dim("sequence", min=1, max=LONGEST)
+    shapes = ({0: rows, 1: length}, {0: rows, 1: length})
+    exported = torch.export.export(module, (ENDED, torch.ones_like(ENDED)), dynamic_shapes=shapes, strict=False)
+    one = (torch.tensor([[3]]), torch.tensor([[1]]))
+    torch.testing.assert_close(exported.module()(*one)["logits"], module(*one)["logits"])
+
+
+def test_other_networks_of_two_parts_are_refused(tmp_path: Path) -> None:
+    save_folder(tmp_path / "answers", "BartForQuestionAnswering")
+    with pytest.raises(UsageError, match="has an encoder and a decoder"):
+        read(tmp_path / "answers")
+    save_folder(tmp_path / "ends", "BartForSequenceClassification")
+    change_config(tmp_path / "ends", eos_token_id=[3, 4])
+    with pytest.raises(UsageError, match="reads a text at its last one"):
+        read(tmp_path / "ends")
+
+
 def test_a_teacher_s_head_and_a_projection_are_taken(tmp_path: Path) -> None:
     small: dict[str, Any] = {"image_size": 32, "patch_size": 8}
     save_folder(tmp_path / "teacher", "DeiTForImageClassificationWithTeacher", tokenizer=False, **small)
