@@ -29,6 +29,7 @@ from deploy.convert.compiler import (
     is_avx2,
 )
 from deploy.convert.cuda import device_details, exact_float32
+from deploy.convert.exact_division import divide_exactly
 from deploy.convert.export import load_program
 from deploy.convert.flex import (
     DECOMPOSED,
@@ -242,6 +243,7 @@ def _run_compiler(
     from torch._inductor.exc import InductorError
 
     order_inputs(module)
+    divide_exactly(module)
     options = known_settings(settings, config.get_config_copy())
     arguments, keywords = exported.example_inputs
     try:
