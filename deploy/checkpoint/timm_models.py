@@ -121,7 +121,9 @@ def timm_look_alikes(request: CheckpointRequest, understood: Understood) -> tupl
     """
     if request.arch is not None or not index_is_ready():
         return ()
-    built = {match.entry.name: as_pair(match.options.get("img_size")) for match in _matches(_shapes(understood.tensors))}
+    built = {
+        match.entry.name: as_pair(match.options.get("img_size")) for match in _matches(_shapes(understood.tensors))
+    }
     if not built:
         return ()
     names, _ = likeliest_first(built, Clues.of(request, None, classes=understood.num_classes))

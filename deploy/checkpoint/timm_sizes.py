@@ -1,7 +1,7 @@
 """The size of the images that a timm network is built for: as asked, or as its tensors have it.
 
-Owns the search for networks whose tensors follow from it, such as the tables of BEiT and CoAtNet, and what is said where
-it is not known. Called by timm_models.
+Owns the search for networks whose tensors follow from it, such as the tables of BEiT and CoAtNet, and what is said
+where it is not known. Called by timm_models.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,7 +1,7 @@
 """Classifiers of texts with an encoder and a decoder, BART's and T5's, as a module that a graph holds.
 
-Owns which of them are taken, and where they read a text. The class of transformers picks the token by a mask of values and
-fails where rows have different numbers of it; here it is picked by its place, which is the same token. Called by
+Owns which of them are taken, and where they read a text. The class of transformers picks the token by a mask of values
+and fails where rows have different numbers of it; here it is picked by its place, which is the same token. Called by
 pretrained.
 """
 

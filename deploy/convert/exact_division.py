@@ -1,7 +1,7 @@
 """Divisions of fractions with a remainder, as torch computes them and AOTInductor's code does not.
 
-Owns how they are written: by `fmod`, which is exact, where the compiler takes `floor(a / b)`, whose rounding may reach the
-next whole number. Called by aoti, in a child process.
+Owns how they are written: by `fmod`, which is exact, where the compiler takes `floor(a / b)`, whose rounding may reach
+the next whole number. Called by aoti, in a child process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Arithmetic of tensors and numbers that the exporter writes with another answer, or not at all.
 
-Owns how each is written, above all where integers meet a number with a fraction: torch answers with floats then, and the
-exporter keeps the integers. Called through onnx_rewrites, in a child process.
+Owns how each is written, above all where integers meet a number with a fraction: torch answers with floats then, and
+the exporter keeps the integers. Called through onnx_rewrites, in a child process.
 """
 
 from __future__ import annotations
