@@ -65,4 +65,6 @@ def _left(kind: dtype, dividend: Any, divisor: Any) -> tuple[Tensor, Tensor, Ten
 
 
 def _off(left: Tensor, divisor: Tensor) -> Tensor:
-    return (left != 0) & ((left < 0) != (divisor < 0))
+    """Whether what is left has another sign than the divisor."""
+    # Not by comparing truth values, whose bounds the compiler cannot compare where it knows them, as of an arange.
+    return ((divisor < 0) & (left > 0)) | ((divisor > 0) & (left < 0))

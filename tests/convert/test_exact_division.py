@@ -37,6 +37,7 @@ class Divided(nn.Module):
             ids % 2.5,
             ids // 3,
             ids % -3,
+            place + torch.div(torch.arange(4, dtype=torch.float32), 2, rounding_mode="floor"),  # as DETR's positions
         )
 
 
