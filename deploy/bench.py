@@ -20,13 +20,13 @@ from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.convert.model import ARTIFACT_FILES, Device
 from deploy.convert.providers import ONNXRUNTIME_ADVICE
 from deploy.device import look
-from deploy.errors import ExitCode, MissingError, UsageError
+from deploy.errors import DeployError, ExitCode, MissingError, UsageError
 from deploy.evidence import Judgement, Verdict
 from deploy.gpu import LocalGpu, visible_gpu
 from deploy.latency_evidence import EAGER, BenchEvidence
 from deploy.processes import Limits, prepare
 from deploy.progress import Progress, Silent
-from deploy.repository.attest import attest, require_attestable
+from deploy.repository.attest import attest_or_tell, require_attestable
 from deploy.repository.find import find_version
 from deploy.repository.integrity import require_artifact, require_intact
 from deploy.repository.layout import Version
@@ -81,14 +81,20 @@ class BenchRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchResult:
-    """What was measured and judged, and where it is kept, None where that was not asked for."""
+    """What was measured and judged, and where it is kept: None where that was not asked for, or `not_kept` says why."""
 
     evidence: BenchEvidence
     attestation: Path | None
+    not_kept: DeployError | None = None
 
     @property
     def exit_code(self) -> ExitCode:
-        """What was asked decides: 0 or 1 by the limit on the slowdown; 4 where somebody was lost, so nothing did."""
+        """What was asked decides: 0 or 1 by the limit on the slowdown; 4 where somebody was lost, so nothing did.
+
+        A result that could not be kept ends as that error does.
+        """
+        if self.not_kept is not None:
+            return self.not_kept.exit_code
         latency, limited = self.evidence.latency, self.evidence.max_slowdown is not None
         if latency.lost and not (limited and latency.judgement.verdict is not Verdict.UNDECIDED):
             return ExitCode.UNFINISHED
@@ -144,8 +150,8 @@ def bench(request: BenchRequest, *, progress: Progress = Silent()) -> BenchResul
         command=request.command,
         latency=evidence_of(figures, plan, Outcome(winner=None, rule="", judgement=judgement)),
     )
-    kept = attest(ours.version, KIND, evidence) if request.attest else None  # 6
-    return BenchResult(evidence=evidence, attestation=kept)
+    kept, lost = attest_or_tell(ours.version, KIND, evidence) if request.attest else (None, None)  # 6
+    return BenchResult(evidence=evidence, attestation=kept, not_kept=lost)
 
 
 def _find(version: Version) -> _Side:

@@ -1,5 +1,6 @@
 """Benching published versions of the tiny net: against eager, against a version that is truly slower, and refusals."""
 
+import errno
 import io
 import json
 import shutil
@@ -20,7 +21,7 @@ from rich.console import Console
 from deploy.bench import BenchRequest, BenchResult, bench
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.cli.bench import command
-from deploy.errors import ExitCode, MissingError, UsageError
+from deploy.errors import ExitCode, MissingError, UnfinishedError, UsageError
 from deploy.evidence import Judgement, Verdict
 from deploy.files import sha256_file
 from deploy.latency_evidence import (
@@ -235,6 +236,20 @@ def test_the_verdict_asked_for_decides_and_who_was_lost_where_there_is_none(
     verdict: Verdict, limit: float | None, lost: bool, code: ExitCode
 ) -> None:
     assert decided(verdict, limit=limit, lost=lost) is code
+
+
+def test_figures_that_cannot_be_kept_are_shown_all_the_same(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("deploy.repository.attest.write_new", full)
+    arguments = [str(repository), "tiny:2", "--batch", "1", "--seconds-per-cell", str(QUICK), "--threads", "1"]
+    result = CliRunner().invoke(command, [*arguments, "--json"])
+    assert isinstance(result.exception, UnfinishedError)
+    assert "keeping the result of bench beside tiny:2" in str(result.exception)
+    printed = json.loads(result.stdout)
+    assert (printed["exit_code"], printed["attestation"]) == (ExitCode.UNFINISHED, None)
+    assert printed["latency"]["cells"]
 
 
 def test_the_command_prints_tables_and_says_that_eager_took_no_part(repository: Path) -> None:

@@ -57,6 +57,8 @@ def command(ctx: click.Context, /, *, as_json: bool, **given: Any) -> None:
     with Stages(quiet=as_json) as stages:
         result = bench(request, progress=stages)
     _show(result, as_json=as_json)
+    if result.not_kept is not None:
+        raise result.not_kept
     ctx.exit(result.exit_code)
 
 

@@ -60,10 +60,12 @@ def command(ctx: click.Context, /, *, as_json: bool, markdown: Path | None, **gi
     request = _request(ctx, given)
     with Stages(quiet=as_json) as stages:
         result = diff(request, progress=stages)
+    _show(result, as_json=as_json)
     if markdown is not None:
         _write(result, markdown)
-    _show(result, as_json=as_json)
-    ctx.exit(result.evidence.exit_code)
+    if result.not_kept is not None:
+        raise result.not_kept
+    ctx.exit(result.exit_code)
 
 
 def _request(ctx: click.Context, given: dict[str, Any]) -> "DiffRequest":
@@ -107,7 +109,7 @@ def _write(result: "DiffResult", path: Path) -> None:
 def _show(result: "DiffResult", *, as_json: bool) -> None:
     evidence = result.evidence
     if as_json:
-        click.echo(record_json(evidence, result.attestation, evidence.exit_code))
+        click.echo(record_json(evidence, result.attestation, result.exit_code))
         return
     from deploy.report.diff_terminal import diff_table
     from deploy.report.terminal import show

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 from deploy.bench import BenchRequest, bench, gpu_for
 from deploy.convert.model import Device
-from deploy.errors import MissingError, UsageError
+from deploy.errors import DeployError, ExitCode, MissingError, UsageError
 from deploy.latency_evidence import LatencyEvidence
 from deploy.processes import Limits as ChildLimits
 from deploy.processes import prepare
@@ -27,7 +27,7 @@ from deploy.release.asked import Asked, Run, Side, answers, gather_rows
 from deploy.release.difference import Answered, compare_answers
 from deploy.release.facts import changes, size_difference
 from deploy.release.gates import Limits, judge_gates, overall
-from deploy.repository.attest import attest, require_attestable
+from deploy.repository.attest import attest_or_tell, require_attestable
 from deploy.repository.find import find_model, find_version
 from deploy.repository.integrity import require_artifact, require_intact
 from deploy.repository.manifest import created_now, version_digest
@@ -72,10 +72,16 @@ class DiffRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffResult:
-    """What differs, and where that is kept, None where that was not asked for."""
+    """What differs, and where that is kept: None where that was not asked for, or `not_kept` says why."""
 
     evidence: DiffEvidence
     attestation: Path | None
+    not_kept: DeployError | None = None
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """That of the evidence; a result that could not be kept ends as that error does."""
+        return self.evidence.exit_code if self.not_kept is None else self.not_kept.exit_code
 
 
 def diff(request: DiffRequest, *, progress: Progress = Silent()) -> DiffResult:
@@ -125,8 +131,8 @@ def diff(request: DiffRequest, *, progress: Progress = Silent()) -> DiffResult:
         latency=latency,
         left_out=left_out,
     )
-    kept = attest(after.version, KIND, evidence) if request.attest else None
-    return DiffResult(evidence=evidence, attestation=kept)
+    kept, lost = attest_or_tell(after.version, KIND, evidence) if request.attest else (None, None)
+    return DiffResult(evidence=evidence, attestation=kept, not_kept=lost)
 
 
 def _find(request: DiffRequest, asked: str) -> Side:

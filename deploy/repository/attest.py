@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deploy.errors import UsageError
+from deploy.errors import DeployError, UsageError
 from deploy.files import disk_errors_explained, write_new
 from deploy.records import Record
 from deploy.repository.layout import ATTESTATIONS_FOLDER, Version
@@ -39,6 +39,14 @@ def attest(version: Version, kind: str, record: Record) -> Path:
     folder = attestation_folder(version)
     with disk_errors_explained(f"keeping the result of {kind} beside {version}", version.model_folder):
         return _write(folder, kind, record)
+
+
+def attest_or_tell(version: Version, kind: str, record: Record) -> tuple[Path | None, DeployError | None]:
+    """Where the record now lies, or why it lies nowhere: what took minutes to find is shown all the same."""
+    try:
+        return attest(version, kind, record), None
+    except DeployError as error:
+        return None, error
 
 
 def _write(folder: Path, kind: str, record: Record) -> Path:

@@ -1,5 +1,6 @@
 """Two versions of a classifier that can be computed by hand: what flips, by how much, and when the limits fire."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -344,6 +345,19 @@ def test_options_that_do_not_go_together_are_refused(folder: Path) -> None:
         result = invoke(folder / "models", "pets", 1, 2, *options)
         assert isinstance(result.exception, UsageError)
         assert words in str(result.exception)
+
+
+def test_a_result_that_cannot_be_kept_is_shown_all_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("deploy.repository.attest.write_new", full)
+    result = invoke(folder / "models", "pets", 1, 3, "--no-latency", "--threads", 1, "--json")
+    assert isinstance(result.exception, UnfinishedError)
+    assert "keeping the result of diff beside pets:3" in str(result.exception)
+    printed = json.loads(result.stdout)
+    assert (printed["exit_code"], printed["attestation"]) == (ExitCode.UNFINISHED, None)
+    assert printed["answers"]["outputs"][0]["decisions"]["flipped"] > 0
 
 
 PROBE = """
