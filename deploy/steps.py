@@ -6,6 +6,7 @@ Owns how each step calls the room that does its work, and what is said of it. Ca
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -23,7 +24,7 @@ from deploy.evidence import Judgement, Verdict
 from deploy.gpu import LocalGpu
 from deploy.latency_evidence import LatencyEvidence
 from deploy.precisions import Attempt, Taken, demand, lowering, take_fastest, worth_trying
-from deploy.processes import Limits
+from deploy.processes import Limits, called_after
 from deploy.progress import Progress
 from deploy.repository.publish import PublishedVersion, PublishOptions
 from deploy.repository.stage import Stage
@@ -37,6 +38,12 @@ from deploy.validate.machine import identity
 from deploy.validate.precision import prove_in
 from deploy.validate.run import Plan, Proof
 from deploy.versions import StagedVersion, VersionPlan, publish_staged, staged_version
+
+_LONG_PROOF = 180.0  # seconds, after which whoever waits is told why
+_PROOF_IS_LONG = (
+    f"the proof takes its time: {_LONG_PROOF / 60:.0f} min so far. Some 20 rows are computed in float64, three times "
+    "eagerly, some 60 by each artifact. It goes on; smaller inputs (--input-shape) make it shorter"
+)
 
 
 def formats_of(request: PackageRequest) -> tuple[Format, ...]:
@@ -145,7 +152,8 @@ class Run:
         )
         artifacts = tuple(conversion.artifacts.values())
         asked = demand(self.request, precision, self.inputs.samples)
-        with self.progress.stage(f"prove{f' {precision}' if precision else ''} against float64"):
+        stage = f"prove{f' {precision}' if precision else ''} against float64"
+        with self.progress.stage(stage), called_after(_LONG_PROOF, partial(self.progress.note, _PROOF_IS_LONG)):
             proof = prove_in(asked, self.inputs.checkpoint, artifacts, self.inputs.samples, plan, first=first)
         self.work.step("proven")
         return proof

@@ -30,6 +30,7 @@ from deploy.request import PackageRequest, PackageResult
 from deploy.serve.engines import Engine
 from deploy.targets import find_target
 from deploy.verify import verify
+from tests.notes import Notes
 from tests.packaging import CLASSES, lively, make_request, run, save_samples
 
 PROJECT = Path(__file__).parents[1]
@@ -131,10 +132,14 @@ def test_a_version_published_without_serving_says_so(unserved: Version) -> None:
 
 
 def test_weights_of_another_training_run_are_refuted_and_nothing_is_published(
-    request_: PackageRequest, tmp_path: Path
+    request_: PackageRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_samples(tmp_path / "samples.npz", lively(seed=1))
-    result = run(request_, repository=tmp_path / "repository", samples=tmp_path / "samples.npz", serve_check=False)
+    asked = replace(request_, repository=tmp_path / "repository", samples=tmp_path / "samples.npz", serve_check=False)
+    monkeypatch.setattr("deploy.steps._LONG_PROOF", 0.0)
+    notes = Notes()
+    result = package(asked, progress=notes)
+    assert [text for text in notes.said if text.startswith("the proof takes its time: ")]
     assert result.exit_code is ExitCode.NO
     assert "not the architecture that was trained" in result.outcome.judgement.reason
     assert result.outcome.published == ()

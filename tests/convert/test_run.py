@@ -21,6 +21,7 @@ from deploy.progress import Silent
 from tests.convert import converters
 from tests.convert.helpers import Read, plan, target
 from tests.models import DataDependent, OverTheBatch, Segfault, TwoTowers
+from tests.notes import Notes
 
 SECONDS = 60.0  # generous for a busy machine
 
@@ -65,16 +66,6 @@ def test_child_that_hangs_is_ended_at_the_timeout(read: Read) -> None:
     assert list(conversion.artifacts) == ["aoti"]
     assert "did not end within 20 s" in conversion.failures["onnx"].message
     assert "a lock that nobody gives back" in conversion.failures["onnx"].tail
-
-
-class Notes(Silent):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 def test_one_that_takes_long_is_said_to_and_how_to_do_without(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:

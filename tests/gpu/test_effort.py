@@ -1,7 +1,5 @@
 """A faster artifact is looked for on the GPU: every tactic that runs there is made and proven, one of them served."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,23 +15,10 @@ from deploy.package import package
 from deploy.repository.find import read_manifest
 from deploy.serve.engines import Engine
 from tests.gpu.test_package import on_gpu
+from tests.notes import Notes
 from tests.packaging import make_request
 
 pytestmark = pytest.mark.gpu
-
-
-class Notes:
-    """A progress display that keeps what is said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        yield
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
