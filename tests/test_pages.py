@@ -26,10 +26,10 @@ def options(command: click.Command) -> set[str]:
 
 EVERY = set().union(*(options(find_command(name)) for name in COMMANDS)) | {"--debug", "--help"}
 TRITONSERVER = {"--repository-poll-secs", "--exit-timeout-secs", "--metrics-config"}
-# Of what people come from, and of the scripts in benchmarks/.
+# Of what people come from, and of the command that writes the page of the benchmarks.
 FOREIGN = {
     "migration.md": {"--serialized-file", "--model-file", "--extra-files", "--version"},
-    "benchmarks.md": {"--batches", "--seconds"},
+    "benchmarks.md": set(re.findall(r'"(--[a-z-]+)"', (ROOT / "benchmarks/table/command.py").read_text())),
 }
 
 
