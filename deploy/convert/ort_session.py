@@ -23,7 +23,12 @@ def options_in(details: Mapping[str, str]) -> dict[str, str]:
 
 def is_session_option(name: str) -> bool:
     """Whether a session is opened with it; other options of an artifact say how its file was made."""
-    return name in SESSION_OPTIONS or name.startswith((CUDA, TENSORRT))
+    return name in SESSION_OPTIONS or is_for_accelerator(name)
+
+
+def is_for_accelerator(name: str) -> bool:
+    """Whether a session's option is one that an execution accelerator is told, and no parameter of the model."""
+    return name.startswith((CUDA, TENSORRT))
 
 
 def told(options: Mapping[str, str], accelerator: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from deploy.convert.building import not_loaded
 from deploy.convert.model import ARTIFACT_FILES, Format
-from deploy.convert.ort_session import CUDA, LEVEL, TENSORRT, told
+from deploy.convert.ort_session import CUDA, LEVEL, TENSORRT, is_for_accelerator, told
 from deploy.convert.providers import EXACT
 from deploy.errors import UsageError
 from deploy.files import sha256_bytes
@@ -222,7 +222,7 @@ def _set_parameters(config: Any, plan: ConfigPlan) -> None:
     for name, value in sorted(plan.options.items()):
         if name == LEVEL:
             config.optimization.graph.level = int(value)
-        elif not name.startswith((CUDA, TENSORRT)):
+        elif not is_for_accelerator(name):
             config.parameters[name].string_value = value
 
 

@@ -77,10 +77,9 @@ def adapt(version: Version, config: Any, gpu: LocalGpu | None = None) -> Any:
     if adapted.platform == "torch_aoti":
         # Core 2.51 knows the word not yet, and takes the backend's name alone.
         adapted.platform = ""
-    accelerators = _accelerators(config)
     on_gpu = _move_to_cpu(adapted)
     if on_gpu and computes_on_gpu(adapted.backend, gpu or visible_gpu()):
-        for name, value in accelerators.items() | {(DEVICE_PARAMETER, "cuda")}:
+        for name, value in {**_accelerators(config), DEVICE_PARAMETER: "cuda"}.items():
             adapted.parameters[name].string_value = value
     # Core 2.51 has no such histogram, and refuses a config that names it.
     adapted.ClearField("model_metrics")

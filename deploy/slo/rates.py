@@ -3,14 +3,14 @@
 Owns which rates are tried; each one's verdict is a load run's. Called by the command `slo --find-rate`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 from deploy.evidence import Judgement, Verdict
 from deploy.progress import Progress, Silent
 from deploy.repository.manifest import version_digest
 from deploy.slo.question import find_subject
-from deploy.slo.records import RateEvidence, RateStep, SloEvidence
+from deploy.slo.records import RateEvidence, RateStep, SloEvidence, versions_of
 from deploy.slo.request import SloRequest
 from deploy.slo.run import check_intact, measure_slo, pinned
 
@@ -51,7 +51,7 @@ def find_rate(request: SloRequest, *, progress: Progress = Silent(), check: Chec
         if final.judgement.verdict is Verdict.PASS and final.invalid is None:
             break
         high, low, final = low, low / _RESOLUTION, None
-    if len(_versions(steps)) > 1:
+    if len(versions_of(steps)) > 1:
         high, final = None, None
     highest = final.rate if final else None
     return RateEvidence(
@@ -103,14 +103,9 @@ def _step(found: SloEvidence) -> RateStep:
     )
 
 
-def _versions(steps: Sequence[RateStep]) -> list[str]:
-    """The versions that answered, in the order in which they came; empty where no answer says its version."""
-    return list(dict.fromkeys(version for step in steps for version in step.answered))
-
-
 def _judgement(request: SloRequest, highest: float | None, high: float | None, steps: list[RateStep]) -> Judgement:
     wanted = ", ".join(bound.wanted for bound in request.bounds)
-    if len(versions := _versions(steps)) > 1:
+    if len(versions := versions_of(steps)) > 1:
         reason = (
             f"versions {' and '.join(versions)} answered by turns: no rate is found of several; name one, as NAME:N"
         )

@@ -4,6 +4,7 @@ Owns the records that are kept as attestations; `run` fills them, `report` print
 unless a name says otherwise.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -192,6 +193,11 @@ class RateStep(Record):
     answered: tuple[str, ...] = ()
 
 
+def versions_of(steps: Sequence[RateStep]) -> list[str]:
+    """The versions that answered, in the order in which they came; empty where no answer says its version."""
+    return list(dict.fromkeys(version for step in steps for version in step.answered))
+
+
 class RateEvidence(Record):
     """The search for the highest rate that meets the bounds; `highest` is None where none did.
 
@@ -211,7 +217,6 @@ class RateEvidence(Record):
     @property
     def exit_code(self) -> ExitCode:
         """0 where some rate passed, 4 where every run was invalid or they were of several versions, else 1."""
-        several = len({version for step in self.steps for version in step.answered}) > 1
-        if several or all(step.invalid for step in self.steps):
+        if len(versions_of(self.steps)) > 1 or all(step.invalid for step in self.steps):
             return ExitCode.UNFINISHED
         return ExitCode.OK if self.judgement.verdict is Verdict.PASS else ExitCode.NO

@@ -17,9 +17,9 @@ def left_of_tuning(version: Version) -> str:
 
     So it is too where that version has changed since: it is no part of what was asked, and others find that.
     """
-    numbers = (number for number in version_numbers(version.model_folder) if number < version.number)
+    numbers = (number for number in reversed(version_numbers(version.model_folder)) if number < version.number)
     earlier = (Version(repository=version.repository, name=version.name, number=number) for number in numbers)
-    tuned = max((one for one in earlier if (one.evidence / TUNING_FILE).is_file()), key=_number, default=None)
+    tuned = next((one for one in earlier if (one.evidence / TUNING_FILE).is_file()), None)
     if tuned is None:
         return ""
     try:
@@ -33,7 +33,3 @@ def left_of_tuning(version: Version) -> str:
         f"{tuned} was tuned for {bound.wanted} to {old}; {version} has {new}: "
         f"`deployctl tune {version.repository} {version} --p99-ms {bound.limit:g}` finds what suits it"
     )
-
-
-def _number(version: Version) -> int:
-    return version.number
