@@ -140,6 +140,7 @@ def _rename_into_place(stage: Stage, manifest: Manifest, options: PublishOptions
             else:
                 _publish_version(stage, model)
         except FileExistsError:
+            # Another publisher took the number, or was the first of this model, since the look above.
             continue
         return sealed
     raise UnfinishedError(
