@@ -26,8 +26,18 @@ from deploy.spec import wire_input
 from deploy.targets import LOCAL_CPU, find_target
 from deploy.validate.baseline import Baseline, make_baseline
 from deploy.validate.executables import EagerModel, ProgramModel
+from deploy.validate.families import REAL
 from deploy.validate.parity import Answer, judge
-from deploy.validate.precision import METRIC_DB, SQNR_DB, Demand, decibels, half_baseline, prove_in, signal
+from deploy.validate.precision import (
+    METRIC_DB,
+    SQNR_DB,
+    Demand,
+    decibels,
+    half_baseline,
+    noise_baseline,
+    prove_in,
+    signal,
+)
 from deploy.validate.run import Plan, Proof, plain_calls, prove
 from deploy.validate.samples import Samples, load_samples
 from tests.fixtures import save_state_dict
@@ -119,6 +129,17 @@ def test_without_labels_signal_to_noise_decides(digits: Learnt, int8: Artifact) 
     assert found.judgement.passed, found.judgement.reason
     assert (found.outputs[0].sqnr_db or 0.0) > SQNR_DB
     assert "dB" in found.judgement.reason
+
+
+def test_seeded_rows_that_are_all_alike_have_no_signal_that_noise_could_be_held_against(digits: Learnt) -> None:
+    seeded = {name: rows for name, rows in digits.first.baseline.rows.items() if name != REAL}
+    alike = replace(
+        seeded["image"], reference=tuple(rows[:1].repeat(len(rows), axis=0) for rows in seeded["image"].reference)
+    )
+    first = replace(digits.first.baseline, rows={**seeded, "image": alike})
+
+    assert set(noise_baseline(replace(first, rows=seeded)).rows) == set(seeded)
+    assert set(noise_baseline(first).rows) == set(seeded) - {"image"}
 
 
 def test_too_few_labelled_samples_are_undecided(digits: Learnt, int8: Artifact) -> None:
