@@ -146,9 +146,17 @@ def _differences(before: Any, after: Any) -> Iterator[str]:
         if old == new:
             continue
         if field.name == "parameters":
-            yield from (f"parameters: {name} added" for name in sorted(set(new) - set(old)))
+            yield from _added(sorted(set(new) - set(old)))
         else:
             yield f"{field.name}: {_in_one_line(old)} -> {_in_one_line(new)}"
+
+
+def _added(names: Sequence[str]) -> Iterator[str]:
+    """What became of the parameters; a version may have dozens of files, whose digests are one matter."""
+    digests = [name for name in names if name.startswith(DIGEST_PARAMETER)]
+    yield from (f"parameters: {name} added" for name in names if name not in digests or len(digests) == 1)
+    if len(digests) > 1:
+        yield f"parameters: {DIGEST_PARAMETER.rstrip(':')} of {len(digests)} files added"
 
 
 def _in_one_line(value: Any) -> str:

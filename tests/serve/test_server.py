@@ -261,6 +261,13 @@ def test_a_port_that_was_asked_for_and_is_taken_is_refused_before_anything_start
         TritonServer(tmp_path, engine=nowhere, options=ServerOptions(host="192.0.2.1")).start()
 
 
+def test_the_digests_of_many_files_are_said_in_one_line(engine: Engine, tmp_path: Path) -> None:
+    version = publish(tmp_path / "models", b"archive", Sample(format="aoti"))
+    version.manifest.unlink()
+    (version.folder / "tokenizer.json").write_text("{}")
+    assert config_difference(version, engine)[2:] == ("parameters: deployctl_sha256 of 2 files added",)
+
+
 def test_the_view_adapts_the_config_and_says_how(engine: Engine, tmp_path: Path) -> None:
     version = publish(tmp_path / "models", b"archive", Sample(format="aoti"))
     native = Engine(kind="native", release="26.06", server_version="2.70.0", executable=Path("/tritonserver"))
