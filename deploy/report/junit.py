@@ -43,7 +43,7 @@ def _run(evidence: SloEvidence) -> Element:
     for result in evidence.bounds:
         _case(suite, result.bound.wanted, result.judgement, evidence)
     suite.set("time", f"{evidence.seconds_taken:.3f}")
-    lines = [words.run_line(evidence), *words.client_lines(evidence.client), *words.server_lines(evidence.server)]
+    lines = [words.run_line(evidence), *words.client_lines(evidence), *words.server_lines(evidence.server)]
     SubElement(suite, "system-out").text = "\n".join([*lines, *map(words.printable, evidence.remarks)])
     return suite
 

@@ -40,7 +40,7 @@ def slo_markdown(evidence: SloEvidence | RateEvidence) -> str:
             ("latency", "ms", f"{evidence.confidence:.0%} interval"),
             [words.quantile_words(quantile) for quantile in evidence.quantiles],
         ),
-        bullets([words.run_line(evidence), *words.client_lines(evidence.client), *words.server_lines(evidence.server)]),
+        bullets([words.run_line(evidence), *words.client_lines(evidence), *words.server_lines(evidence.server)]),
     ]
     if evidence.errors:
         parts += ["### Failed queries", table(("queries", "what was said"), _errors(evidence))]

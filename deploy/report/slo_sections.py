@@ -67,8 +67,8 @@ def _slo(evidence: SloEvidence, title: str) -> Section:
     server = server_chart(evidence.server) if evidence.server else None
     charts = (percentile_chart(evidence), timeline_chart(evidence), server)
     blocks += [Figures(charts=tuple(chart for chart in charts if chart)), _quantiles(evidence)]
-    sides = [*words.client_lines(evidence.client), *words.server_lines(evidence.server)]
-    if not evidence.client.kept_schedule:
+    sides = [*words.client_lines(evidence), *words.server_lines(evidence.server)]
+    if not evidence.client.kept_schedule and not words.lateness(evidence):
         blocks.append(Alert(text="The client did not keep its schedule: the load was not what was asked for."))
     if evidence.server is not None and evidence.server.restarted:
         blocks.append(Alert(text="The server was restarted during the run."))

@@ -32,7 +32,7 @@ def slo_table(evidence: SloEvidence) -> "RenderableType":
     parts += [Text(words.run_line(evidence)), Text(""), _bounds(evidence), Text(""), _percentiles(evidence), Text("")]
     if streamed := words.stream_lines(evidence):
         parts += [*map(Text, streamed), Text("")]
-    parts += map(Text, (*words.client_lines(evidence.client), *words.server_lines(evidence.server)))
+    parts += map(Text, (*words.client_lines(evidence), *words.server_lines(evidence.server)))
     if evidence.errors:
         parts += [Text(""), title("Failed queries"), _errors(evidence)]
     parts += [Text(f"remark: {words.printable(remark)}") for remark in evidence.remarks]

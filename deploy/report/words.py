@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from deploy.checkpoint.model import Preprocessing
 from deploy.evidence import Verdict
 from deploy.latency_evidence import LatencyCell, short
-from deploy.slo.records import BoundResult, ClientSide, LatencyQuantile, RateEvidence, ServerSide, SloEvidence
+from deploy.slo.records import BoundResult, LatencyQuantile, RateEvidence, ServerSide, SloEvidence
 
 INVALID = "INVALID"
 DASH = "-"
@@ -155,15 +155,29 @@ def quantile_words(quantile: LatencyQuantile) -> tuple[str, str, str]:
     return f"p{quantile.q * 100:g}", short(quantile.value), interval
 
 
-def client_lines(client: ClientSide) -> list[str]:
-    """Whether the load was what was asked for."""
-    kept = "kept its schedule" if client.kept_schedule else "DID NOT KEEP ITS SCHEDULE"
+def client_lines(evidence: SloEvidence) -> list[str]:
+    """Whether the load was what was asked for, and what it means for the verdict where it was not."""
+    client = evidence.client
+    kept = "kept its schedule" if client.kept_schedule else "sent late"
+    if not client.kept_schedule and evidence.invalid is not None:
+        kept = "DID NOT KEEP ITS SCHEDULE"
     lines = [
         f"client {kept}: {client.sent_rate:.4g} of {client.offered_rate:.4g} queries/s sent; lag p50 "
         f"{short(client.lag_p50)}, p99 {short(client.lag_p99)}, at most {short(client.lag_max)} ms",
         f"client used {client.cpu_seconds:.1f} s of CPU and stood still for {client.stalled_seconds:.2f} s",
     ]
-    return [*lines, printable(client.remark)] if client.remark else lines
+    if client.remark:
+        lines.append(printable(client.remark))
+    return [*lines, late] if (late := lateness(evidence)) else lines
+
+
+def lateness(evidence: SloEvidence) -> str:
+    """Why the verdict stands although the client sent late; empty where it did not, or where the run proves nothing."""
+    if evidence.client.kept_schedule or evidence.invalid is not None:
+        return ""
+    if evidence.judgement.verdict is Verdict.FAIL:
+        return "the verdict stands all the same: without what the client was late the server fails too"
+    return "the verdict stands all the same: what the client was late counts as the server's latency, and it passed so"
 
 
 def server_lines(server: ServerSide | None) -> list[str]:

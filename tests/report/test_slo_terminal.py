@@ -61,6 +61,19 @@ def test_an_invalid_run_passes_nothing() -> None:
     assert "PASS" not in shown
 
 
+@pytest.mark.parametrize(
+    ("verdict", "why"), [(Verdict.PASS, "and it passed so"), (Verdict.FAIL, "the server fails too")]
+)
+def test_a_verdict_that_stands_beside_a_late_client_says_why(verdict: Verdict, why: str) -> None:
+    evidence = slo(verdict)
+    late = evidence.client.model_copy(update={"kept_schedule": False, "remark": "40 queries were sent late"})
+    shown = " ".join(text(slo_table(evidence.model_copy(update={"client": late}))).split())
+    assert shown.startswith(verdict.upper())
+    assert "DID NOT KEEP" not in shown
+    assert "client sent late: 199.6 of 200 queries/s sent" in shown
+    assert "the verdict stands all the same: " in shown and why in shown
+
+
 def test_errors_are_counted_and_cannot_write_control_characters() -> None:
     shown = text(slo_table(slo(Verdict.FAIL, errors={HOSTILE: 7, "deadline exceeded": 31})))
     assert row(shown.replace("     31", "31"), "31") == ["31", "deadline", "exceeded"]
