@@ -72,12 +72,7 @@ class SloRequest:
     @property
     def patience(self) -> float:
         """The client's deadline in seconds."""
-        if self.deadline is not None:
-            return self.deadline
-        tokens = self.stream.tokens if self.stream else 0
-        times = {"latency": 1, "ttft": 1, "itl": tokens}
-        largest = max((bound.limit * times.get(bound.kind, 0) for bound in self.bounds), default=0.0)
-        return max(_LEAST_STREAM_SECONDS if self.stream else 1.0, _DEADLINE_FACTOR * largest / 1000)
+        return default_deadline(self.bounds, self.stream) if self.deadline is None else self.deadline
 
     @property
     def total(self) -> int:
@@ -103,6 +98,14 @@ class SloRequest:
             for bound, count in needed.items()
             if count > self.total
         )
+
+
+def default_deadline(bounds: tuple[Bound, ...], stream: StreamQuestion | None = None) -> float:
+    """How many seconds a client waits for an answer where nobody says: ten times the largest bound, or more."""
+    tokens = stream.tokens if stream else 0
+    times = {"latency": 1, "ttft": 1, "itl": tokens}
+    largest = max((bound.limit * times.get(bound.kind, 0) for bound in bounds), default=0.0)
+    return max(_LEAST_STREAM_SECONDS if stream else 1.0, _DEADLINE_FACTOR * largest / 1000)
 
 
 def parse_url(url: str, protocol: Protocol | None) -> tuple[str, Protocol]:

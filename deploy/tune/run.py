@@ -23,9 +23,11 @@ from deploy.files import sha256_bytes
 from deploy.progress import Progress, Silent
 from deploy.repository.attest import attest
 from deploy.repository.manifest import created_now
+from deploy.slo.request import default_deadline
 from deploy.slo.tune_records import Confirmation, TuneEvidence, TuneTrial
 from deploy.tune.bed import Bed, BedPlan, ServerGone, SettingRefused, TestBed
 from deploy.tune.confirm import Duel, confirm
+from deploy.tune.hopeless import nearest_words, why_none_can
 from deploy.tune.knobs import all_settings, apply, difference, first_settings
 from deploy.tune.publish import Successor, publish_tuned
 from deploy.tune.request import TuneRequest, TuneResult
@@ -73,9 +75,10 @@ def tune(request: TuneRequest, *, progress: Progress = Silent(), make_bed: MakeB
     with Search(search_plan, storage) as search:
         try:
             with make_bed(plan) as bed:  # 3
-                Trials(search=search, bed=bed, limit_ms=request.bound.limit).run(
-                    Budget(trials=request.trials, seconds=request.timeout), progress
+                trials = Trials(
+                    search=search, bed=bed, limit_ms=request.bound.limit, probe_seconds=request.probe_seconds
                 )
+                trials.run(Budget(trials=request.trials, seconds=request.timeout), progress)
                 confirmation = _confirm(bed, request, subject, search.trials, progress)  # 4
         except KeyboardInterrupt as interrupt:
             kept = f"{len(search.trials)} of {request.trials} trials are kept in {storage}"
@@ -221,7 +224,10 @@ def _judgement(
 ) -> Judgement:
     best, wanted = best_of(trials), request.bound.wanted
     if best is None:
-        return Judgement.no(f"no configuration keeps {wanted} at any rate that was tried")
+        near = nearest_words(trials, patience_ms=1000 * default_deadline((request.bound,)))
+        return Judgement.no(
+            f"no configuration keeps {wanted} at any rate that was tried" + (f"; {near}" if near else "")
+        )
     if confirmation is None:
         reason = f"the config stays: {subject.own} is the best of {len(trials)}, {best.rate:.4g}/s keep {wanted}"
     elif confirmation.better:
@@ -244,4 +250,6 @@ def _remarks(request: TuneRequest, subject: Subject, trials: tuple[TuneTrial, ..
     failed = sum(trial.status == "failed" for trial in trials)
     if failed:
         found.append(f"{failed} of {len(trials)} trials failed")
+    if (why := why_none_can(trials, subject.knobs)) and len(trials) < request.trials:
+        found.append(f"{why}; so the search ended after {len(trials)} of {request.trials} trials")
     return found

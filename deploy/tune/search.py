@@ -100,10 +100,12 @@ class Search:
         """Whether every setting was tried."""
         return not self._untried()
 
-    def ask(self) -> Asked:
-        """The next setting, one that was not tried before. There must be one."""
+    def ask(self, wanted: Setting | None = None) -> Asked:
+        """The next setting, one that was not tried before; `wanted` if it was not. There must be one."""
         known = {trial.setting: trial.score for trial in self.trials}
         with _quiet_optuna():
+            if wanted is not None and wanted not in known:
+                self._study.enqueue_trial(self._parameters(wanted), skip_if_exists=True)
             for _ in range(_REPEATS):
                 handle = self._study.ask()
                 setting = self._suggested(handle)

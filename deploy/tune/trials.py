@@ -11,11 +11,16 @@ from dataclasses import dataclass, field
 from deploy.progress import Progress
 from deploy.slo.tune_records import Setting, TuneTrial
 from deploy.tune.bed import ServerGone, SettingRefused, TestBed
+from deploy.tune.hopeless import all_hopeless, deciding_setting, why_none_can
 from deploy.tune.search import Search
 from deploy.tune.value import Goal, Value, measure
 
 # Poisson arrivals at the rate of one patient client are already close to what one instance can do.
 _START_OF_PACE = 0.7
+# Where every setting so far was hopeless the next one is asked at such shares of that only, the last the lowest rate.
+_HOPELESS_START, _LOWEST = 1 / 16, 1 / 64
+# A rate at which a probe has fewer queries than this is not worth its time.
+_FEWEST_QUERIES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,22 +34,32 @@ class Budget:
 
 @dataclass(slots=True)
 class Trials:
-    """Runs a search on a test bed. `start` is the first rate, found with the first setting that answers."""
+    """Runs a search on a test bed. `start` is the first rate, found with the first setting that answers.
+
+    `probe_seconds` is the length of a probe, below whose reach no rate is tried; 0 for no such limit.
+    """
 
     search: Search
     bed: TestBed
     limit_ms: float
     start: float | None = None
+    probe_seconds: float = 0.0
 
     def run(self, budget: Budget, progress: Progress) -> None:
-        """Try settings until the budget is spent. Each is kept at once; whoever interrupts loses the running one."""
+        """Try settings until the budget is spent, or plainly none can keep the bound.
+
+        Each is kept at once; whoever interrupts loses the running one.
+        """
         until = None if budget.seconds is None else budget.clock() + budget.seconds
         begun = budget.clock()
         while len(self.search.trials) < budget.trials and not self.search.exhausted:
             if until is not None and budget.clock() >= until:
                 progress.note(f"the time is used up after {len(self.search.trials)} of {budget.trials} trials")
                 return
-            asked = self.search.ask()
+            if why := why_none_can(self.search.trials, self.search.plan.knobs):
+                progress.note(f"{why}; the search ends after {len(self.search.trials)} of {budget.trials} trials")
+                return
+            asked = self.search.ask(self._deciding())
             name = f"trial {asked.number + 1}/{budget.trials}: {asked.setting}"
             with progress.stage(name):
                 trial = self.attempt(asked.number, asked.setting)
@@ -84,7 +99,19 @@ class Trials:
         self.bed.load(setting)
         if self.start is None:
             self.start = best or _START_OF_PACE * self.bed.pace()
-        return measure(self.bed.probe, Goal(start=self.start, best=best, limit_ms=self.limit_ms))
+        start, lowest = self.start, self.start * _LOWEST
+        if all_hopeless(self.search.trials):
+            start *= _HOPELESS_START
+        if self.probe_seconds:
+            lowest = max(lowest, _FEWEST_QUERIES / self.probe_seconds)
+        return measure(self.bed.probe, Goal(start=start, best=best, limit_ms=self.limit_ms, lowest=lowest))
+
+    def _deciding(self) -> Setting | None:
+        """What would show soonest that no setting can keep the bound, once the first settings were tried."""
+        tried = {trial.setting for trial in self.search.trials}
+        if not tried.issuperset(self.search.plan.first):
+            return None
+        return deciding_setting(self.search.trials, self.search.plan.knobs)
 
     def _standing(self) -> str:
         best = best_of(self.search.trials)

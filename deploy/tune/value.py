@@ -21,19 +21,21 @@ _NEAREST, _FARTHEST, _UNKNOWN = 0.93, 0.3, 0.6
 _LOWER = 0.65
 _UNPROVEN = 0.5
 # From this share over the bound on, no hiccup of the machine can have been the reason.
-_HOPELESS = 0.5
+HOPELESS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
     """Where a search for a rate begins: at `best`, the best rate so far, or at `start` before there is one.
 
-    `limit_ms` is the bound itself, to tell from a missed one how far the setting is from keeping it.
+    `limit_ms` is the bound itself, to tell from a missed one how far the setting is from keeping it. No rate below
+    `lowest` is probed, after the first one.
     """
 
     start: float
     best: float | None
     limit_ms: float
+    lowest: float = 0.0
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class Value:
         self.rates += 1
         probe = probe_at(rate)
         self.probes.append(probe)
-        if probe.kept is None or (not probe.kept and probe.over < _HOPELESS * probe.queries):
+        if probe.kept is None or (not probe.kept and probe.over < HOPELESS * probe.queries):
             probe = probe_at(rate)
             self.probes.append(probe)
         self.client_limited |= probe.kept is None
@@ -76,7 +78,7 @@ def measure(probe_at: ProbeAt, goal: Goal) -> Value:
             return _graded(value, probe_at, goal)
         low, high = goal.best, None
     else:
-        low_or_none, high = _descend(value, probe_at, goal.start)
+        low_or_none, high = _descend(value, probe_at, goal)
         if low_or_none is None:
             return value
         low = low_or_none
@@ -112,10 +114,10 @@ def _sustained(probe: Probe, limit_ms: float) -> float:
     return min(_NEAREST, max(_FARTHEST, (1.0 - behind) / RESOLUTION))
 
 
-def _descend(value: Value, probe_at: ProbeAt, start: float) -> tuple[float | None, float | None]:
+def _descend(value: Value, probe_at: ProbeAt, goal: Goal) -> tuple[float | None, float | None]:
     """A rate that is kept, and the lowest that was not; None for the first if none is, down to a 64th."""
-    rate, high = start, None
-    while rate >= start / _FACTOR:
+    rate, high = goal.start, None
+    while high is None or rate >= max(goal.start / _FACTOR, goal.lowest):
         if value.kept(probe_at, rate):
             return rate, high
         high, rate = rate, rate / 2

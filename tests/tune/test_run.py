@@ -17,7 +17,7 @@ from deploy.repository.manifest import verify_files
 from deploy.repository.protobuf import parse_config
 from deploy.serve.engines import Engine
 from deploy.slo.records import Bound
-from deploy.slo.tune_records import Setting, TuneEvidence, TuneTrial
+from deploy.slo.tune_records import Probe, Setting, TuneEvidence, TuneTrial
 from deploy.tune.bed import BedPlan
 from deploy.tune.knobs import own_setting
 from deploy.tune.left import left_of_tuning
@@ -170,6 +170,55 @@ def test_no_rate_at_all_is_a_no(version: Version) -> None:
     assert (found.exit_code, found.evidence.outcome) == (ExitCode.NO, "none")
     assert found.evidence.judgement.reason.startswith("no configuration keeps p99 <= 16 ms")
     assert found.published is None
+
+
+class TooSlow(FakeBed):
+    """Takes 20 ms and more at any rate, the quickest with two threads: at least half of the queries are over."""
+
+    def pace(self) -> float:
+        return 50.0
+
+    def probe(self, rate: float) -> Probe:
+        setting = self.loaded[-1]
+        self.probed.append((setting, rate))
+        p99 = 60.0 if rate > 30 else 20.0 if setting.threads == 2 else 30.0
+        return Probe(
+            rate=rate, kept=False, reason="too slow", queries=int(10 * rate) + 1, over=int(10 * rate) + 1, p99=p99
+        )
+
+
+def test_a_search_for_what_no_setting_can_keep_ends_early_and_says_what_can_be_asked(version: Version) -> None:
+    bed = TooSlow()
+    found = done(version, bed, trials=40)
+    assert (found.exit_code, found.evidence.outcome) == (ExitCode.NO, "none")
+    assert len(found.evidence.trials) <= 5, "the own setting and the corners hold each number of threads unmerged"
+    assert "the lowest p99 seen was 20 ms" in found.evidence.judgement.reason
+    assert "2 threads each" in found.evidence.judgement.reason
+    assert any("the search ended after" in remark and "of 40 trials" in remark for remark in found.evidence.remarks)
+    first = found.evidence.trials[0].probes
+    assert all(len(trial.probes) < len(first) for trial in found.evidence.trials[1:]), "the others cost less"
+
+
+def test_a_number_of_threads_that_is_no_corner_is_tried_before_a_search_ends(version: Version) -> None:
+    class FourDo(TooSlow):
+        def probe(self, rate: float) -> Probe:
+            found = super().probe(rate)
+            kept = self.loaded[-1].threads == 4 and rate < 30
+            return found.model_copy(update={"kept": True, "over": 0}) if kept else found
+
+    assert done(version, FourDo(), trials=40, cores=8, dry_run=True).evidence.outcome != "none"
+    none = done(version, TooSlow(), trials=40, cores=8, dry_run=True).evidence
+    assert {trial.setting.threads for trial in none.trials if trial.setting.batch_limit == 1} == {1, 2, 4, 8}
+    assert len(none.trials) <= 7
+
+
+def test_a_near_miss_does_not_end_a_search(version: Version) -> None:
+    class NearMiss(TooSlow):
+        def probe(self, rate: float) -> Probe:
+            found = super().probe(rate)
+            return found.model_copy(update={"over": found.queries // 3})
+
+    assert len(done(version, NearMiss(), trials=12).evidence.trials) == 12
 
 
 def test_a_refused_setting_loses_only_its_trial(version: Version) -> None:
