@@ -13,7 +13,7 @@ from deploy.slo.records import Bound, SloEvidence
 from deploy.slo.request import SloRequest
 from deploy.slo.run import check_slo
 from deploy.slo.stream import StreamQuestion, _Arrivals, parse_streams
-from tests.slo.tokens import FIRST_SECONDS, GAP_SECONDS, TOKENS, clock, served_clock
+from tests.slo.tokens import FIRST_SECONDS, GAP_SECONDS, TOKENS, Version, clock, served_clock
 
 QUESTION = StreamQuestion(prompts=("one", "two"), tokens=TOKENS)
 TTFT = Bound(kind="ttft", q=0.5, limit=2000.0)
@@ -124,6 +124,25 @@ def test_an_answer_that_is_too_short_is_a_failed_query(request_: SloRequest) -> 
     assert found.judgement.verdict is Verdict.FAIL
     assert list(found.errors) == [f"stream: {TOKENS} tokens came of {TOKENS + 1}"]
     assert found.stream is None
+
+
+@pytest.mark.parametrize(
+    "version",
+    [lambda count: "1" if count < 40 else "2", lambda count: "2" if 40 <= count < 44 else "1"],
+    ids=["another", "there and back"],
+)
+def test_tokens_of_two_versions_prove_nothing(version: Version, request_: SloRequest) -> None:
+    with clock(version) as address:
+        found = check_slo(replace(request_, url=address, seconds=6))
+    assert found.exit_code is ExitCode.UNFINISHED
+    assert found.invalid is not None and "no verdict is made of two" in found.invalid
+    assert set(found.answered) == {"1", "2"}
+
+
+def test_tokens_of_one_version_are_counted_as_its(request_: SloRequest) -> None:
+    with clock(lambda _: "7") as address:
+        found = check_slo(replace(request_, url=address))
+    assert (found.exit_code, found.answered) == (ExitCode.OK, {"7": found.queries})
 
 
 def replace_limit(bound: Bound, limit: float) -> Bound:

@@ -1,9 +1,10 @@
 """A server that streams tokens at known times, as Triton's `generate_stream`: over loopback, and as a real model."""
 
+import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -49,7 +50,15 @@ class TritonPythonModel:
 """
 
 
+Version = Callable[[int], str]
+
+
 class _Handler(BaseHTTPRequestHandler):
+    """`version` says by which version the answer of such a number is; empty where it is not said."""
+
+    version: Version = staticmethod(lambda _: "")
+    answers = itertools.count()
+
     def do_GET(self) -> None:
         """The model's metadata, and nothing else."""
         found = self.path.rstrip("/") == "/v2/models/clock"
@@ -62,14 +71,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """The tokens, each when it is due."""
-        begun = time.monotonic()
+        begun, version = time.monotonic(), self.version(next(self.answers))
+        said = f',"model_version":"{version}"' if version else ""
         self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
         for number in range(TOKENS):
             time.sleep(max(0.0, begun + FIRST_SECONDS + number * GAP_SECONDS - time.monotonic()))
-            self.wfile.write(b'data: {"num_output_tokens":1}\n\n')
+            self.wfile.write(f'data: {{"num_output_tokens":1{said}}}\n\n'.encode())
             self.wfile.flush()
 
     def log_message(self, format: str, *args: object) -> None:
@@ -77,9 +87,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def clock() -> Iterator[str]:
-    """The address of a server on loopback whose model `clock` gives `TOKENS` tokens at the times above."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+def clock(version: Version = lambda _: "") -> Iterator[str]:
+    """The address of a server on loopback whose model `clock` gives `TOKENS` tokens at the times above.
+
+    `version` says by which version each answer says it is, by its number; empty where it says none.
+    """
+    handler = type("Handler", (_Handler,), {"version": staticmethod(version), "answers": itertools.count()})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
