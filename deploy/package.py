@@ -119,7 +119,10 @@ def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
         )
     if samples is None:
         progress.note("no --samples: seeded inputs only, so whether training computed the same stays unconfirmed")
-    bound = None if request.all_formats or request.new_contract else binding_manifest(request.repository, name)
+    # A model that could not be published to is refused now, whether its contract may change or not.
+    names = [f"{name}_{format_}" for format_ in formats_of(request)] if request.all_formats else [name]
+    bindings = [binding_manifest(request.repository, one) for one in names]
+    bound = None if request.all_formats or request.new_contract else bindings[0]
     ensemble = _plan_ensemble(request, checkpoint, name)
     inputs = Inputs(checkpoint=checkpoint, name=name, classes=classes, samples=samples, bound=bound, ensemble=ensemble)
     _check_bound(request, inputs)

@@ -82,9 +82,11 @@ def main() -> NoReturn:
             error.show()
             _tell_machines(DeployError(error.format_message()), ExitCode.USAGE)
         sys.exit(ExitCode.USAGE)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as interrupt:
         with suppress(OSError):
-            click.echo("interrupted", err=True)
+            # Click makes an Abort of it, which says nothing.
+            said = str(interrupt.__cause__ or "") or str(interrupt)
+            click.echo(f"interrupted: {said}" if said else "interrupted", err=True)
         sys.exit(ExitCode.INTERRUPTED)
     except DeployError as error:
         _end(error, error)

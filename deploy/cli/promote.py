@@ -78,7 +78,14 @@ def _show_result(result: "PromotionResult") -> None:
         if rollout.undone:
             click.echo(f"{rollout.undone.version} is promoted again")
         elif not rollout.judgement.passed:
-            click.echo("the repository says so all the same: look after the server")
+            _show_left(result)
+
+
+def _show_left(result: "PromotionResult") -> None:
+    """What the repository says where a server did not take up what is promoted now, and how to change that."""
+    version = result.version
+    click.echo(f"{version.model_folder / 'config.pbtxt'} names {version} all the same: look after the server, or")
+    click.echo(f"promote another version: `deployctl promote {version.repository} {version.name}:N`")
 
 
 def _result_as_dict(result: "PromotionResult") -> dict[str, Any]:

@@ -51,15 +51,11 @@ def command(ctx: click.Context, /, *, as_json: bool, **given: Any) -> None:
     the same artifact. Exit code 0 also where the config stays; 1 where none keeps the bound at any rate.
     """
     from deploy.report.stages import Stages
-    from deploy.tune.run import SearchInterrupted, tune
+    from deploy.tune.run import tune
 
     request = _request(ctx, **given)
-    try:
-        with Stages(quiet=as_json) as stages:
-            result = tune(request, progress=stages)
-    except SearchInterrupted as interrupt:
-        click.echo(str(interrupt), err=True)
-        raise
+    with Stages(quiet=as_json) as stages:
+        result = tune(request, progress=stages)
     _show(result, as_json=as_json)
     ctx.exit(result.exit_code)
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from deploy.ensemble.served import ask_again
+from deploy.errors import DeployError
 from deploy.evidence import Judgement
 from deploy.repository.find import read_manifest
 from deploy.repository.layout import Version
 from deploy.repository.promotion import Promoted, rollback
 from deploy.serve.client import Client, Protocol
-from deploy.serve.reload import NotTakenUp, TakenUp, take_up
+from deploy.serve.reload import TakenUp, take_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,10 @@ def roll_out(client: Client, promoted: Promoted, *, seconds: float, undo: bool =
     version = promoted.version
     try:
         taken_up = _take_up(client, version, seconds=seconds)
-    except NotTakenUp as error:
+    except KeyboardInterrupt as interrupt:
+        seen = f"{version} is promoted in {version.repository}; whether the server at {client.address} took it up was"
+        raise KeyboardInterrupt(f"{seen} not seen to the end, and nothing was undone") from interrupt
+    except DeployError as error:
         undone, left = _undo(client, promoted, seconds=seconds) if undo else (None, "")
         judgement = Judgement.no(f"{error.found}{left}")
         return Rollout(address=client.address, judgement=judgement, undone=undone)
@@ -71,14 +75,19 @@ def roll_out(client: Client, promoted: Promoted, *, seconds: float, undo: bool =
 
 def _undo(client: Client, promoted: Promoted, *, seconds: float) -> tuple[Promoted | None, str]:
     """The rollback, if there was a version before, and what is to be said where the server does not go back to it."""
-    version, previous = promoted.version, promoted.previous
-    if previous in (None, version.number):
-        return None, ""
-    undone = rollback(version.repository, version.name)
+    version, before = promoted.version, promoted.before
+    if before is None:
+        return None, "; nothing was promoted before it, so there is nothing to go back to"
+    if before == version.number:
+        return None, "; it was promoted before too, so there is nothing to undo"
+    try:
+        undone = rollback(version.repository, version.name, leaving=version.number)
+    except DeployError as error:
+        return None, f"; THE PROMOTION COULD NOT BE UNDONE: {error.found}"
     # One that was loaded and answers wrongly is to go too; where the load had failed this changes nothing.
     try:
         _take_up(client, undone.version, seconds=seconds)
-    except NotTakenUp as error:
+    except DeployError as error:
         return undone, f"; NOR DOES IT ANSWER AS BEFORE, look after it now: {error.found}"
     return undone, ""
 

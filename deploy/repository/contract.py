@@ -16,8 +16,9 @@ from typing import Protocol
 from deploy.convert.model import PublishedFormat
 from deploy.errors import UsageError
 from deploy.repository.find import read_manifest
-from deploy.repository.layout import Version, promoted_version, version_numbers
+from deploy.repository.layout import CONFIG_FILE, Version, promoted_version, version_numbers
 from deploy.repository.manifest import Manifest
+from deploy.repository.protobuf import parse_config
 from deploy.spec import Dim, Spec, TensorSpec, wire_input, wire_output
 
 
@@ -53,11 +54,13 @@ class ContractChange:
 def binding_manifest(repository: Path, name: str) -> Manifest | None:
     """The manifest of the version that binds `name`; None if the model has no folder yet.
 
-    Raises UsageError if the folder holds no version that deployctl published.
+    Raises UsageError if the folder holds no version that deployctl published, or a config that cannot be parsed: it
+    does not say which version clients meet.
     """
     folder = repository / name
     if not folder.exists():
         return None
+    _require_readable(folder / CONFIG_FILE)
     promoted, numbers = promoted_version(folder), version_numbers(folder)
     known = [number for number in (promoted, *numbers) if number in numbers]
     for number in known:
@@ -69,6 +72,20 @@ def binding_manifest(repository: Path, name: str) -> Manifest | None:
         expected="a model with a manifest, or no folder of that name",
         fix="choose another name with --name, or move that folder away",
     )
+
+
+def _require_readable(config: Path) -> None:
+    try:
+        parse_config(config.read_text())
+    except FileNotFoundError:
+        return
+    except (UnicodeDecodeError, UsageError) as error:
+        folder = config.parent
+        raise UsageError(
+            f"{config} cannot be parsed, so it does not say which version is promoted and binds the name",
+            expected="the config of the promoted version",
+            fix=f"`deployctl promote {folder.parent} {folder.name}:N` replaces it by version N's, and keeps it aside",
+        ) from error
 
 
 def contract_changes(before: Contract, after: Contract) -> tuple[ContractChange, ...]:

@@ -4,14 +4,16 @@ Owns the record beside the versions, and how a crash in it is read. Decides noth
 what approves one.
 """
 
+import re
 from pathlib import Path
 from typing import Literal
 
 from deploy.records import Record
-from deploy.repository.layout import ATTESTATIONS_FOLDER, promoted_version
+from deploy.repository.layout import ATTESTATIONS_FOLDER, CONFIG_FILE, promoted_version, version_numbers
 from deploy.repository.manifest import MANIFEST_FILE, created_now, version_digest
 
 HISTORY_FILE = "promotions.json"
+_NAMED = re.compile(r"\bversions\s*:\s*\[?\s*([1-9][0-9]{0,8})")
 
 
 class Relied(Record):
@@ -86,10 +88,26 @@ def read_history(model_folder: Path) -> PromotionHistory:
     return PromotionHistory.read(path) if path.exists() else PromotionHistory()
 
 
+def _first_promoted(model_folder: Path) -> int | None:
+    """The version that was promoted as it came, of a model whose config cannot be parsed; None where there is none.
+
+    A broken config mostly names it still; else it is the lowest, since no other was ever promoted.
+    """
+    config, numbers = model_folder / CONFIG_FILE, version_numbers(model_folder)
+    text = config.read_text(errors="replace") if config.is_file() else ""
+    named = [int(number) for number in _NAMED.findall(text)]
+    return next((number for number in (*named, *numbers) if number in numbers), None)
+
+
 def settled_history(model_folder: Path) -> PromotionHistory:
-    """The history with what a crash, or a hand, left out: its stack ends with the version that is promoted."""
+    """The history with what a crash, or a hand, left out: its stack ends with the version that is promoted.
+
+    Where the config does not say which that is, a history without entries begins with the version that came first.
+    """
     history = read_history(model_folder)
     number = promoted_version(model_folder)
+    if number is None and not history.entries:
+        number = _first_promoted(model_folder)
     stack = history.stack()
     folder = model_folder / str(number)
     if number is None or (stack and stack[-1].version == number) or not (folder / MANIFEST_FILE).exists():

@@ -42,6 +42,7 @@ from deploy.repository.manifest import Manifest, created_now, version_digest
 class Promoted:
     """What a promotion or a rollback did. `previous` is None where no version was promoted.
 
+    `before` is the same, and where the config said of none the one that the history says was promoted last.
     `edited` says what the replaced config had otherwise than that of its version, `kept` where it lies now. `steps`
     are the versions that an ensemble brought along, and that are promoted now.
     """
@@ -49,6 +50,7 @@ class Promoted:
     version: Version
     previous: int | None
     digest: str
+    before: int | None
     unsafe_accepted: tuple[str, ...]
     contract_changes: tuple[str, ...]
     edited: tuple[str, ...] = ()
@@ -76,14 +78,22 @@ def promote(
 
 
 def rollback(
-    repository: Path, name: str, *, to: int | None = None, on_step: Callable[[str], None] = lambda _: None
+    repository: Path,
+    name: str,
+    *,
+    to: int | None = None,
+    leaving: int | None = None,
+    on_step: Callable[[str], None] = lambda _: None,
 ) -> Promoted:
     """Make Triton serve the version that was promoted before the present one, or the earlier one numbered `to`.
 
-    Raises UsageError if there was none, or if it is gone or no longer the version that it was.
+    `leaving` is the version that must still be the promoted one. Raises UsageError if there was none before, or if it
+    is gone or no longer the version that it was; UnfinishedError if another than `leaving` is promoted by now.
     """
     folder = find_model(repository, name).folder
     with _held(repository, name):
+        if leaving is not None and (now := promoted_version(folder)) != leaving:
+            raise UnfinishedError(f"version {now} was promoted meanwhile", expected=f"version {leaving} to be left")
         stack = settled_history(folder).stack()
         if to is not None:
             stack = _undone(stack, to, name)
@@ -134,7 +144,9 @@ def _apply(version: Version, change: _Change) -> Promoted:
     config = config_with(version, running)
     require_clean(config, folder=version.model_folder)
     digest = version_digest(version.folder)
-    previous = promoted_version(version.model_folder)
+    previous = before = promoted_version(version.model_folder)
+    if before is None:
+        before = next((one.version for one in settled_history(version.model_folder).stack()[-1:]), None)
     if change.approval is not None and change.approval.instead_of != previous:
         raise UnfinishedError(
             f"version {previous} was promoted while {version} was judged against version {change.approval.instead_of}",
@@ -160,6 +172,7 @@ def _apply(version: Version, change: _Change) -> Promoted:
         version=version,
         previous=previous,
         digest=digest,
+        before=before,
         unsafe_accepted=manifest.unsafe_accepted,
         contract_changes=manifest.contract_changes,
         edited=edited,

@@ -137,7 +137,7 @@ class Client:
         """The server's counters for this model version since it was loaded; warm-up counts too."""
         as_json = {"as_json": True} if self.protocol == "grpc" else {}
         with self._translated():
-            found = self._client.get_inference_statistics(model.name, str(model.version), **as_json)
+            found = self._client.get_inference_statistics(model.name, str(model.version), **as_json, **self._patience())
         # As JSON, gRPC writes numbers as text and leaves out zeros.
         counted = found["model_stats"][0]
         stats = counted.get("inference_stats", {})
@@ -165,13 +165,13 @@ class Client:
     def server_version(self) -> str:
         """The version that the server gives itself, e.g. `2.51.0`."""
         with self._translated():
-            about = self._client.get_server_metadata()
+            about = self._client.get_server_metadata(**self._patience())
         return str(about["version"] if self.protocol == "http" else about.version)
 
     def ready(self, model: ModelAddress) -> bool:
         """Whether the server would answer requests for this model version."""
         with self._translated():
-            return bool(self._client.is_model_ready(model.name, str(model.version)))
+            return bool(self._client.is_model_ready(model.name, str(model.version), **self._patience()))
 
     def load(self, name: str) -> None:
         """Make a server in explicit mode read the model's config and load what it says, beside what it has.

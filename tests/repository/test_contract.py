@@ -92,10 +92,22 @@ def test_the_promoted_version_binds(tmp_path: Path) -> None:
     assert put(tmp_path / "models", Sample(format="aoti")).contract_changes == ()
 
 
+@pytest.mark.parametrize("broken", [b"not a config", b"name: \xff\xfe"], ids=["no config", "no text"])
+def test_a_config_that_cannot_be_parsed_binds_to_no_version(broken: bytes, tmp_path: Path) -> None:
+    model = put(tmp_path / "models").version.model_folder
+    put(tmp_path / "models")
+    (model / "config.pbtxt").write_bytes(broken)
+    for accept in (False, True):
+        with pytest.raises(UsageError, match=r"cannot be parsed(.|\n)*deployctl promote .*pets:N"):
+            check_contract(tmp_path / "models", "pets", PETS.manifest(), accept=accept)
+    promote(tmp_path / "models", "pets", 2)
+    assert check_contract(tmp_path / "models", "pets", PETS.manifest(), accept=False) == ()
+
+
 def test_the_lowest_version_binds_where_none_is_promoted(tmp_path: Path) -> None:
     model = put(tmp_path / "models").version.model_folder
     put(tmp_path / "models")
-    (model / "config.pbtxt").write_text("not a config")
+    (model / "config.pbtxt").unlink()
     binding = binding_manifest(tmp_path / "models", "pets")
     assert binding is not None
     assert binding.version == 1

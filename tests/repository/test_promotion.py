@@ -153,8 +153,25 @@ def test_rollback_goes_further_back_where_that_is_asked(repository: Path) -> Non
 
 def test_a_config_that_was_broken_by_hand_is_cured_by_promotion(repository: Path) -> None:
     (repository / "pets/config.pbtxt").write_text("nonsense {")
-    assert promote(repository, "pets", 2).previous is None
+    promoted = promote(repository, "pets", 2)
+    assert (promoted.previous, promoted.before) == (None, 1), "the first version was promoted as it came"
     assert promoted_version(repository / "pets") == 2
+    assert rollback(repository, "pets").version.number == 1
+
+
+def test_a_broken_config_that_still_names_a_version_says_what_a_hand_promoted(repository: Path) -> None:
+    config = (repository / "pets/2/config.pbtxt").read_text()
+    (repository / "pets/config.pbtxt").write_text(config + "nonsense {")
+    assert promote(repository, "pets", 3).before == 2
+    assert rollback(repository, "pets").version.number == 2
+
+
+def test_a_rollback_that_is_to_leave_a_version_leaves_no_other(repository: Path) -> None:
+    promote(repository, "pets", 2)
+    promote(repository, "pets", 3)
+    with pytest.raises(UnfinishedError, match="version 3 was promoted meanwhile"):
+        rollback(repository, "pets", leaving=2)
+    assert promoted_version(repository / "pets") == 3
 
 
 def test_rollback_goes_back_to_what_a_hand_promoted(repository: Path) -> None:
