@@ -46,6 +46,10 @@ class DeployError(Exception):
             lines.append(f"  to do:    {self.fix}")
         return "\n".join(lines)
 
+    def plain(self) -> dict[str, str]:
+        """The same for machines."""
+        return {"found": self.found, "expected": self.expected, "to_do": self.fix}
+
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.found, self.expected, self.fix)
 

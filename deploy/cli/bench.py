@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deploy.cli.published import record_json, tell_kept
+from deploy.cli.published import end, record_json, tell_kept
 from deploy.cli.types import Amount
 from deploy.errors import UsageError
 
@@ -57,9 +57,7 @@ def command(ctx: click.Context, /, *, as_json: bool, **given: Any) -> None:
     with Stages(quiet=as_json) as stages:
         result = bench(request, progress=stages)
     _show(result, as_json=as_json)
-    if result.not_kept is not None:
-        raise result.not_kept
-    ctx.exit(result.exit_code)
+    end(ctx, result.exit_code, problem=result.not_kept)
 
 
 def _request(given: dict[str, Any]) -> "BenchRequest":
@@ -90,7 +88,7 @@ def _request(given: dict[str, Any]) -> "BenchRequest":
 def _show(result: "BenchResult", *, as_json: bool) -> None:
     evidence = result.evidence
     if as_json:
-        click.echo(record_json(evidence, result.attestation, result.exit_code))
+        click.echo(record_json(evidence, result.attestation, result.exit_code, problem=result.not_kept))
         return
     from deploy.report.terminal import latency_table, show, verdict_lines
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli.options import config_option
-from deploy.cli.published import record_json, tell_kept
+from deploy.cli.published import end, record_json, tell_kept
 from deploy.cli.types import Amount
-from deploy.errors import UsageError
+from deploy.errors import DeployError, UsageError
 
 if TYPE_CHECKING:
+    from deploy.errors import ExitCode
     from deploy.release.diff import DiffRequest, DiffResult
 
 _POSITIVE = Amount(min=0, min_open=True)
@@ -60,12 +61,15 @@ def command(ctx: click.Context, /, *, as_json: bool, markdown: Path | None, **gi
     request = _request(ctx, given)
     with Stages(quiet=as_json) as stages:
         result = diff(request, progress=stages)
-    _show(result, as_json=as_json)
-    if markdown is not None:
-        _write(result, markdown)
-    if result.not_kept is not None:
-        raise result.not_kept
-    ctx.exit(result.exit_code)
+    problem = result.not_kept
+    try:
+        if markdown is not None:
+            _write(result, markdown)
+    except DeployError as error:
+        problem = problem or error
+    code = problem.exit_code if problem else result.exit_code
+    _show(result, code, problem, as_json=as_json)
+    end(ctx, code, problem=problem)
 
 
 def _request(ctx: click.Context, given: dict[str, Any]) -> "DiffRequest":
@@ -106,10 +110,10 @@ def _write(result: "DiffResult", path: Path) -> None:
         write_atomically(path, diff_markdown(result.evidence).encode())
 
 
-def _show(result: "DiffResult", *, as_json: bool) -> None:
+def _show(result: "DiffResult", code: "ExitCode", problem: DeployError | None, *, as_json: bool) -> None:
     evidence = result.evidence
     if as_json:
-        click.echo(record_json(evidence, result.attestation, result.exit_code))
+        click.echo(record_json(evidence, result.attestation, code, problem=problem))
         return
     from deploy.report.diff_terminal import diff_table
     from deploy.report.terminal import show

@@ -124,8 +124,7 @@ def _tell_machines(said: DeployError, code: ExitCode) -> None:
     if "--json" in sys.argv[1:]:
         import json
 
-        facts = {"found": said.found, "expected": said.expected, "to_do": said.fix}
-        click.echo(json.dumps({"error": facts, "exit_code": int(code)}))
+        click.echo(json.dumps({"error": said.plain(), "exit_code": int(code)}))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

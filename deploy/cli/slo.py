@@ -3,7 +3,6 @@
 Owns the options and the files they ask for. The work is `deploy.slo`'s.
 """
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli.options import config_option
-from deploy.cli.published import tell_kept
+from deploy.cli.published import end, record_json, tell_kept
 from deploy.cli.types import Amount
 from deploy.errors import DeployError, UnfinishedError, UsageError
 
 if TYPE_CHECKING:
+    from deploy.errors import ExitCode
     from deploy.slo.records import RateEvidence, SloEvidence
     from deploy.slo.request import SloRequest
     from deploy.slo.settings import SloSettings
@@ -88,11 +88,15 @@ def command(ctx: click.Context, /, *, as_json: bool, find_rate: bool, **given: A
         # Else those of an earlier run would be taken for this one's.
         _write_unfinished(request, files, error if isinstance(error, DeployError) else UnfinishedError("interrupted"))
         raise
-    # First of all: what took a minute of load is not lost with a disk that is full by now.
-    _print(result, result.exit_code, as_json=as_json)
-    _write_files(result, files)
-    _keep(request, "rate" if find_rate else "slo", result)
-    ctx.exit(result.exit_code)
+    kept, problem = _keep(request, "rate" if find_rate else "slo", result)
+    # What took a minute of load is not lost with a disk that is full by now.
+    try:
+        _write_files(result, files)
+    except DeployError as error:
+        problem = problem or error
+    code = problem.exit_code if problem else result.exit_code
+    _print(result, kept, code, problem, as_json=as_json)
+    end(ctx, code, problem=problem)
 
 
 def _request(*, reference: str, **given: Any) -> "SloRequest":
@@ -163,27 +167,37 @@ def _check_outputs(request: "SloRequest", files: dict[str, Path | None]) -> None
         require_attestable(subject.version, fix="ask with --samples instead of --repository to print the result only")
 
 
-def _keep(request: "SloRequest", kind: str, record: "SloEvidence | RateEvidence") -> None:
-    """Keep the result beside the version, where a repository is at hand."""
-    from deploy.repository.attest import attest
+def _keep(
+    request: "SloRequest", kind: str, record: "SloEvidence | RateEvidence"
+) -> tuple[Path | None, DeployError | None]:
+    """Keep the result beside the version, where a repository is at hand: where it lies, or why it lies nowhere."""
+    from deploy.repository.attest import attest_or_tell
     from deploy.slo.question import find_subject
 
-    subject = find_subject(request.reference, request.repository)
-    if subject.version is not None:
-        tell_kept(attest(subject.version, kind, record))
+    try:
+        version = find_subject(request.reference, request.repository).version
+    except DeployError as error:
+        return None, error
+    return attest_or_tell(version, kind, record) if version else (None, None)
 
 
-def _print(evidence: "SloEvidence | RateEvidence", code: int, *, as_json: bool) -> None:
+def _print(
+    evidence: "SloEvidence | RateEvidence",
+    kept: Path | None,
+    code: "ExitCode",
+    problem: DeployError | None,
+    *,
+    as_json: bool,
+) -> None:
     from deploy.report.slo_terminal import rate_table, slo_table
     from deploy.report.terminal import show
     from deploy.slo.records import SloEvidence
 
     if as_json:
-        click.echo(json.dumps(evidence.plain() | {"exit_code": code}, indent=2))
-    elif isinstance(evidence, SloEvidence):
-        show(slo_table(evidence))
-    else:
-        show(rate_table(evidence))
+        click.echo(record_json(evidence, kept, code, problem=problem))
+        return
+    show(slo_table(evidence) if isinstance(evidence, SloEvidence) else rate_table(evidence))
+    tell_kept(kept)
 
 
 def _write_files(evidence: "SloEvidence | RateEvidence", files: dict[str, Path | None]) -> None:

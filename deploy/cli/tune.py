@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli.options import config_option
-from deploy.cli.published import tell_kept
+from deploy.cli.published import end, problem_facts, tell_kept
 from deploy.cli.types import Amount
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def command(ctx: click.Context, /, *, as_json: bool, **given: Any) -> None:
     with Stages(quiet=as_json) as stages:
         result = tune(request, progress=stages)
     _show(result, as_json=as_json)
-    ctx.exit(result.exit_code)
+    end(ctx, result.exit_code, problem=result.problem)
 
 
 def _request(
@@ -87,6 +87,7 @@ def _show(result: "TuneResult", *, as_json: bool) -> None:
             "promoted": bool(result.published and result.published.promoted),
             "attestation": str(result.attestation) if result.attestation else None,
             "storage": str(result.storage),
+            **problem_facts(result.problem),
             "exit_code": int(result.exit_code),
         }
         click.echo(json.dumps(facts, indent=2))

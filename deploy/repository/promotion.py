@@ -64,16 +64,18 @@ def promote(
     number: int,
     *,
     approval: Approval | None = None,
+    leaving: int | None = None,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> Promoted:
     """Make Triton serve version `number`, by one replacement of `<name>/config.pbtxt`.
 
-    Raises UsageError if there is no such version, a file of it has changed, something strange lies beside it, or a
-    check of it did not pass; UnfinishedError if Triton would reject its config, or another version was promoted since
-    `approval` was given.
+    `leaving` is the version that must still be the promoted one; None for any. Raises UsageError if there is no such
+    version, a file of it has changed, something strange lies beside it, or a check of it did not pass; UnfinishedError
+    if Triton would reject its config, or another version than `leaving` is promoted, or was since `approval` was given.
     """
     version = find_version(repository, f"{name}:{number}")
     with _held(version.repository, name):
+        _check_left(version.model_folder, leaving)
         return _apply(version, _Change(action="promote", approval=approval, on_step=on_step))
 
 
@@ -92,8 +94,7 @@ def rollback(
     """
     folder = find_model(repository, name).folder
     with _held(repository, name):
-        if leaving is not None and (now := promoted_version(folder)) != leaving:
-            raise UnfinishedError(f"version {now} was promoted meanwhile", expected=f"version {leaving} to be left")
+        _check_left(folder, leaving)
         stack = settled_history(folder).stack()
         if to is not None:
             stack = _undone(stack, to, name)
@@ -112,6 +113,17 @@ def rollback(
                 fix="look at what replaced it, then promote a version by its number",
             )
         return _apply(version, _Change(action="rollback", on_step=on_step))
+
+
+def _check_left(model_folder: Path, leaving: int | None) -> None:
+    now = promoted_version(model_folder)
+    if leaving is not None and now != leaving:
+        found = f"version {now} was promoted meanwhile" if now else "the promoted config was changed meanwhile"
+        raise UnfinishedError(
+            found,
+            expected=f"version {leaving} to be the promoted one still",
+            fix="decide which version is to be served, and promote it by its number",
+        )
 
 
 def _undone(stack: tuple[PromotionEntry, ...], to: int, name: str) -> tuple[PromotionEntry, ...]:

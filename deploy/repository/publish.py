@@ -39,9 +39,13 @@ _ATTEMPTS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishOptions:
-    """What the user asked for: promotion of a later version, and leave to change the contract."""
+    """What the user asked for: promotion of a later version, and leave to change the contract.
+
+    `leaving` is the version that must still be promoted for this one to be; None for any.
+    """
 
     promote: bool = False
+    leaving: int | None = None
     new_contract: bool = False
 
 
@@ -77,7 +81,7 @@ def publish(
     promoted = version.number == 1
     if options.promote and not promoted:
         try:
-            promote(stage.repository, stage.name, version.number, on_step=stage.step)
+            promote(stage.repository, stage.name, version.number, leaving=options.leaving, on_step=stage.step)
         except DeployError as error:
             raise after(str(version), error) from error
         promoted = True

@@ -34,7 +34,10 @@ TUNING_FILE = "tuning.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Successor:
-    """What the next version is made of. `engine` serves it from the stage; None leaves that out."""
+    """What the next version is made of. `engine` serves it from the stage; None leaves that out.
+
+    `instead_of` is the version that was promoted as the search began, None where none was: no other gives way to it.
+    """
 
     version: Version
     config: Any
@@ -42,6 +45,7 @@ class Successor:
     command: tuple[str, ...]
     engine: Engine | None
     promote: bool
+    instead_of: int | None = None
 
 
 def publish_tuned(successor: Successor, *, progress: Progress) -> PublishedVersion:
@@ -67,7 +71,7 @@ def publish_tuned(successor: Successor, *, progress: Progress) -> PublishedVersi
             with progress.stage("serve the tuned version in a real Triton"):
                 manifest = _served(stage, manifest, successor.engine)
         with Reporter(stage, manifest) as reporter:
-            options = PublishOptions(promote=successor.promote)
+            options = PublishOptions(promote=successor.promote, leaving=successor.instead_of)
             return publish(stage, manifest, options, late={REPORT_FILE: reporter.page})
 
 

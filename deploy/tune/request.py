@@ -6,7 +6,7 @@ Owns the values only. Called by run, subject and the command `tune`.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.errors import ExitCode, UsageError
+from deploy.errors import DeployError, ExitCode, UsageError
 from deploy.repository.publish import PublishedVersion
 from deploy.serve.client import Protocol
 from deploy.serve.engines import Engine
@@ -57,15 +57,24 @@ class TuneRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneResult:
-    """What was found, the change of the config (empty for none), and the version that has it, if one was published."""
+    """What was found, the change of the config (empty for none), and the version that has it, if one was published.
+
+    `problem` is why it was not published, promoted or kept as was asked; None where nothing stood in the way.
+    """
 
     evidence: TuneEvidence
     difference: str
     storage: Path
     published: PublishedVersion | None = None
     attestation: Path | None = None
+    problem: DeployError | None = None
 
     @property
     def exit_code(self) -> ExitCode:
-        """1 where no configuration keeps the bound at any rate; a config that stays is an answer, not a failure."""
+        """1 where no configuration keeps the bound at any rate; a config that stays is an answer, not a failure.
+
+        A result that could not be published, promoted or kept ends as that error does.
+        """
+        if self.problem is not None:
+            return self.problem.exit_code
         return ExitCode.NO if self.evidence.outcome == "none" else ExitCode.OK

@@ -21,7 +21,7 @@ from deploy.errors import DeployError, UnfinishedError, UsageError, after
 from deploy.evidence import Judgement
 from deploy.files import sha256_bytes
 from deploy.progress import Progress, Silent
-from deploy.repository.attest import attest
+from deploy.repository.attest import attest_or_tell
 from deploy.repository.manifest import created_now
 from deploy.slo.request import default_deadline
 from deploy.slo.tune_records import Confirmation, TuneEvidence, TuneTrial
@@ -90,9 +90,12 @@ def tune(request: TuneRequest, *, progress: Progress = Silent(), make_bed: MakeB
 def _finish(
     request: TuneRequest, subject: Subject, evidence: TuneEvidence, storage: Path, progress: Progress
 ) -> TuneResult:
-    """What the search came to, published and kept unless this is a dry run."""
+    """What the search came to, published and kept unless this is a dry run.
+
+    What took so long to find is given back also where it cannot be published or kept: the result says why.
+    """
     config = apply(subject.config, evidence.chosen)
-    published = None
+    published, problem, kept = None, None, None
     if evidence.outcome == "better" and not request.dry_run:  # 5
         successor = Successor(
             version=subject.version,
@@ -101,18 +104,23 @@ def _finish(
             command=request.command,
             engine=request.engine,
             promote=request.promote,
+            instead_of=subject.promoted,
         )
-        published = publish_tuned(successor, progress=progress)
-    try:
-        kept = None if request.dry_run else attest(subject.version, KIND, evidence)  # 6
-    except DeployError as error:
-        raise after(str(published.version) if published else "", error) from error
+        try:
+            published = publish_tuned(successor, progress=progress)
+        except DeployError as error:
+            problem = error
+    if not request.dry_run:
+        kept, lost = attest_or_tell(subject.version, KIND, evidence)  # 6
+        if lost is not None and problem is None:
+            problem = after(str(published.version) if published else "", lost)
     return TuneResult(
         evidence=evidence,
         difference=difference(subject.config, config),
         storage=storage,
         published=published,
         attestation=kept,
+        problem=problem,
     )
 
 

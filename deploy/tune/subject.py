@@ -11,7 +11,7 @@ from deploy.repository.attest import require_attestable
 from deploy.repository.contract import check_contract
 from deploy.repository.find import find_version
 from deploy.repository.integrity import require_artifact, require_intact
-from deploy.repository.layout import Version
+from deploy.repository.layout import Version, promoted_version
 from deploy.repository.manifest import Manifest, version_digest
 from deploy.repository.protobuf import parse_config
 from deploy.slo.tune_records import Knob, Setting
@@ -28,7 +28,10 @@ _ARTIFACT_COPIES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """The version that is searched, what it says of itself, and what can be turned."""
+    """The version that is searched, what it says of itself, and what can be turned.
+
+    `promoted` is the version that was promoted as the search began, None where none was.
+    """
 
     version: Version
     manifest: Manifest
@@ -36,6 +39,7 @@ class Subject:
     own: Setting
     knobs: tuple[Knob, ...]
     digest: str
+    promoted: int | None
 
 
 def find_subject(request: TuneRequest) -> Subject:
@@ -84,6 +88,7 @@ def find_subject(request: TuneRequest) -> Subject:
         own=only(own_setting(config), knobs),
         knobs=knobs,
         digest=version_digest(version.folder),
+        promoted=promoted_version(version.model_folder),
     )
 
 

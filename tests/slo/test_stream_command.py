@@ -1,5 +1,6 @@
 """`deployctl slo --llm` as pipelines run it, against tokens that come at known times."""
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,19 @@ def test_a_pass_is_printed_for_machines(address: str, tmp_path: Path) -> None:
     judge(record)
     assert record["client"]["protocol"] == "http", "the address says no protocol, and tokens are streamed over HTTP"
     assert record["stream"]["prompts"] == 3
+
+
+def test_a_result_whose_files_cannot_be_written_is_one_object_all_the_same(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("deploy.files.write_atomically", full)
+    found = slo(address, *LOOSE, "--junit", str(tmp_path / "slo.xml"), "--json")
+    record = json.loads(found.stdout)
+    assert (found.return_value, record["exit_code"], record["judgement"]["verdict"]) == (4, 4, "pass")
+    assert "the disk is full" in record["error"]["found"] and "error: the disk is full" in found.stderr
 
 
 def test_a_bound_that_no_token_can_keep_ends_in_1_and_says_so(address: str, tmp_path: Path) -> None:

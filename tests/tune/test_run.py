@@ -12,9 +12,10 @@ import pytest
 from deploy.errors import ExitCode, UnfinishedError, UsageError
 from deploy.repository.attest import attestations
 from deploy.repository.find import find_model, find_version, read_manifest
-from deploy.repository.layout import Version
+from deploy.repository.layout import Version, promoted_version
 from deploy.repository.manifest import verify_files
 from deploy.repository.protobuf import parse_config
+from deploy.repository.publish import PublishOptions
 from deploy.serve.engines import Engine
 from deploy.slo.records import Bound
 from deploy.slo.tune_records import Probe, Setting, TuneEvidence, TuneTrial
@@ -24,7 +25,7 @@ from deploy.tune.left import left_of_tuning
 from deploy.tune.publish import TUNING_FILE, Successor, publish_tuned
 from deploy.tune.request import TuneRequest, TuneResult
 from deploy.tune.run import SearchInterrupted, tune
-from tests.repository.samples import CLASSES, Sample, leftovers, state
+from tests.repository.samples import CLASSES, Sample, leftovers, put, state
 from tests.tune.beds import FakeBed, capacity, put_version
 
 NO_ENGINE = Engine(kind="local", release="24.10", server_version="2.51.0", executable=Path("/nowhere"))
@@ -280,6 +281,33 @@ def test_an_interrupted_search_keeps_its_trials_and_is_gone_on_from(version: Ver
     first = {trial.setting for trial in found.evidence.trials[:3]}
     confirmed = {OWN, found.evidence.trials[found.evidence.best or 0].setting}
     assert not (first - confirmed) & set(bed.loaded), "what was measured is not measured again"
+
+
+def test_what_another_promoted_during_the_search_is_not_replaced_by_an_older_artifact(version: Version) -> None:
+    def meanwhile(_: Setting) -> None:
+        if len(bed.loaded) == 2:
+            put(version.repository, Sample(weights=b"finer"), options=PublishOptions(promote=True))
+
+    bed = FakeBed(on_load=meanwhile)
+    found = done(version, bed, promote=True)
+    assert promoted_version(version.model_folder) == 2
+    assert found.exit_code is ExitCode.UNFINISHED
+    assert found.problem is not None
+    assert found.problem.found == "pets:3 is published and stays, but version 2 was promoted meanwhile"
+    assert found.evidence.outcome == "better" and found.attestation is not None, "what was found is not lost"
+
+
+def test_what_cannot_be_published_is_shown_and_kept_all_the_same(
+    version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(successor: Successor, **rest: Any) -> Any:
+        raise UnfinishedError("no space left")
+
+    monkeypatch.setattr("deploy.tune.run.publish_tuned", full)
+    found = done(version, FakeBed())
+    assert (found.exit_code, found.published) == (ExitCode.UNFINISHED, None)
+    assert found.evidence.outcome == "better" and found.attestation is not None
+    assert found.problem is not None and found.problem.found == "no space left"
 
 
 def test_the_storage_in_the_cache_serves_a_resume_and_only_that(version: Version) -> None:
