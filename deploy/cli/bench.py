@@ -34,7 +34,7 @@ _POSITIVE = Amount(min=0, min_open=True)
     "--batch", "sizes", type=click.IntRange(min=1), multiple=True, metavar="B", help="A batch size; may be repeated."
 )
 @click.option("--thorough", is_flag=True, help="Measure every power of two up to the largest batch.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of each.  [default: one per core]")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of each.  [default: one per core]")
 @click.option(
     "--seconds-per-cell", type=_POSITIVE, default=2.5, show_default=True, help="Time for each at each batch size."
 )

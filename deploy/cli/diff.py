@@ -40,7 +40,7 @@ _LIMITS = ("max_flips", "max_flipped_rows", "max_accuracy_drop", "max_error", "m
     "--batch", "sizes", type=click.IntRange(min=1), multiple=True, metavar="B", help="A batch size to race at."
 )
 @click.option("--seconds-per-cell", type=_POSITIVE, help="Time for each at each batch size.  [default: 2.5]")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of each version.  [default: one per core]")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of each version.  [default: one per core]")
 @click.option("--timeout", type=_POSITIVE, default=600.0, show_default=True, metavar="S", help="Seconds for each step.")
 @click.option(
     "--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write a summary for a CI job's page."

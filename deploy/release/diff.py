@@ -140,7 +140,7 @@ def _find(request: DiffRequest, asked: str) -> Side:
         # With no number it is the promoted one.
         version = find_version(request.repository, request.name)
     elif asked.isascii() and asked.isdigit():
-        version = find_version(request.repository, f"{request.name}:{int(asked)}")
+        version = find_version(request.repository, f"{request.name}:{asked}")
     else:
         numbers = ", ".join(map(str, find_model(request.repository, request.name).versions))
         raise UsageError(f"{asked!r} names no version of {request.name}", expected=f"one of {numbers}, or {PROMOTED}")

@@ -79,7 +79,7 @@ def _require_readable(config: Path) -> None:
         parse_config(config.read_text())
     except FileNotFoundError:
         return
-    except (UnicodeDecodeError, UsageError) as error:
+    except (IsADirectoryError, UnicodeDecodeError, UsageError) as error:
         folder = config.parent
         raise UsageError(
             f"{config} cannot be parsed, so it does not say which version is promoted and binds the name",

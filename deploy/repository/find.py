@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from deploy.errors import UsageError
-from deploy.repository.layout import CONFIG_FILE, Version, promoted_version, version_numbers
+from deploy.repository.layout import CONFIG_FILE, Version, is_version_number, promoted_version, version_numbers
 from deploy.repository.manifest import Manifest
 
 
@@ -52,7 +52,7 @@ def find_model(repository: Path, name: str) -> Model:
 def parse_reference(text: str) -> tuple[str, int | None]:
     """Name and number of `NAME[:N]`; the number is None where it is not given. Raises UsageError if it is no number."""
     name, colon, number = text.partition(":")
-    if not name or (colon and not (number.isascii() and number.isdigit() and int(number) > 0)):
+    if not name or (colon and not (is_version_number(number.lstrip("0")) and number.isascii())):
         raise UsageError(f"{text!r} names no version", expected="NAME or NAME:N, for example resnet18:2")
     return name, int(number) if colon else None
 

@@ -19,7 +19,8 @@ ATTESTATIONS_FOLDER = "attestations"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # Triton ignores a version folder that begins with 0 or is no number.
-_NUMBER = re.compile(r"[1-9][0-9]*")
+# And it counts in 64 bits.
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +107,6 @@ def served_versions(model_folder: Path) -> tuple[int, ...]:
     """All versions that Triton is told to serve, ascending: the promoted one, and those that ensembles run besides."""
     try:
         versions = specific_versions(parse_config((model_folder / CONFIG_FILE).read_text()))
-    except (FileNotFoundError, UnicodeDecodeError, UsageError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, UnicodeDecodeError, UsageError):
         return ()
     return tuple(sorted(set(versions)))

@@ -11,6 +11,7 @@ from deploy.repository.publish import PublishedVersion
 from deploy.serve.client import Protocol
 from deploy.serve.engines import Engine
 from deploy.slo.records import Bound
+from deploy.slo.request import SloRequest
 from deploy.slo.tune_records import TuneEvidence
 from deploy.validate.machine import default_threads
 
@@ -47,6 +48,8 @@ class TuneRequest:
                 "a search needs a trial, some time for each, and three rounds to confirm it",
                 expected="--trials of 1 or more and a positive --seconds-per-probe",
             )
+        # Else each probe would refuse it, after a server was started.
+        SloRequest(reference=self.reference, url="", bounds=(self.bound,), rate=1.0, seconds=self.probe_seconds)
         if self.dry_run and self.promote:
             raise UsageError(
                 "--dry-run publishes nothing, so there is nothing to promote",

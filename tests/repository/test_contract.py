@@ -6,7 +6,7 @@ import pytest
 
 from deploy.errors import UsageError
 from deploy.repository.contract import binding_manifest, check_contract, contract_changes
-from deploy.repository.layout import version_numbers
+from deploy.repository.layout import promoted_version, version_numbers
 from deploy.repository.manifest import Manifest
 from deploy.repository.promotion import promote
 from deploy.repository.publish import PublishOptions
@@ -92,11 +92,21 @@ def test_the_promoted_version_binds(tmp_path: Path) -> None:
     assert put(tmp_path / "models", Sample(format="aoti")).contract_changes == ()
 
 
+def test_a_folder_where_the_config_belongs_promotes_nothing_and_binds_to_nothing(tmp_path: Path) -> None:
+    model = put(tmp_path / "models").version.model_folder
+    (model / "config.pbtxt").unlink()
+    (model / "config.pbtxt").mkdir()
+    assert promoted_version(model) is None
+    with pytest.raises(UsageError, match="cannot be parsed"):
+        binding_manifest(tmp_path / "models", "pets")
+
+
 @pytest.mark.parametrize("broken", [b"not a config", b"name: \xff\xfe"], ids=["no config", "no text"])
 def test_a_config_that_cannot_be_parsed_binds_to_no_version(broken: bytes, tmp_path: Path) -> None:
     model = put(tmp_path / "models").version.model_folder
     put(tmp_path / "models")
     (model / "config.pbtxt").write_bytes(broken)
+    assert promoted_version(model) is None
     for accept in (False, True):
         with pytest.raises(UsageError, match=r"cannot be parsed(.|\n)*deployctl promote .*pets:N"):
             check_contract(tmp_path / "models", "pets", PETS.manifest(), accept=accept)

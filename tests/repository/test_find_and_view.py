@@ -70,6 +70,10 @@ def test_no_promoted_version_names_the_command(repository: Path) -> None:
 def test_a_reference_is_a_name_with_or_without_a_number() -> None:
     assert parse_reference("pets") == ("pets", None)
     assert parse_reference("pets:12") == ("pets", 12)
+    assert parse_reference("pets:012") == ("pets", 12)
+    for number in ("0", "-1", "1e3", "²", "9" * 5000):
+        with pytest.raises(UsageError, match="names no version"):
+            parse_reference(f"pets:{number}")
 
 
 def test_a_view_serves_an_unpromoted_version_from_the_same_bytes(repository: Path, tmp_path: Path) -> None:

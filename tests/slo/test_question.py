@@ -9,6 +9,8 @@ import pytest
 from deploy.errors import UsageError
 from deploy.slo.counters import ServedInput, ServedMetadata
 from deploy.slo.question import find_rows, find_subject, make_query
+from deploy.slo.records import Bound
+from deploy.slo.request import SloRequest
 from deploy.slo.wire import WireOutput, _grpc_body, _http_body
 from tests.repository.ensembles import IMAGES, WHOLE, put_ensemble
 
@@ -43,6 +45,22 @@ def test_images_are_on_both_wires_what_triton_reads(tmp_path: Path) -> None:
     (tensor,) = json.loads(body[:head])["inputs"]
     assert tensor["parameters"]["binary_data_size"] == len(body) - head
     assert deserialize_bytes_tensor(body[head:]).tolist() == [IMAGES[1]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"limit": 1e300}, "would wait 1e.298 s"),
+        ({"limit": 1e9}, "would wait 1e.07 s"),
+        ({"deadline": 1e6}, "would wait 1e.06 s"),
+        ({"rate": 1e-300}, "a rate of 1e-300"),
+    ],
+    ids=["bound", "a smaller one", "deadline", "rate"],
+)
+def test_what_the_load_generator_cannot_count_is_refused(asked: dict[str, float], said: str) -> None:
+    bound = Bound(kind="latency", q=0.99, limit=asked.get("limit", 15.0))
+    with pytest.raises(UsageError, match=said):
+        SloRequest(reference="m", url="", bounds=(bound,), rate=asked.get("rate", 1.0), deadline=asked.get("deadline"))
 
 
 def test_arrays_are_no_files(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from deploy.errors import UsageError
 from deploy.release.stores.locations import parse_location
+from deploy.release.stores.opening import open_store
 from tests.release.stores.children import COMMAND
 from tests.repository.samples import put
 
@@ -82,6 +83,13 @@ def test_a_secret_shows_nowhere_in_what_the_command_says(tmp_path: Path, verb: s
     )
     assert ended.returncode == 2
     assert "hunter2" not in ended.stdout + ended.stderr
+
+
+def test_a_file_is_no_place_for_a_repository(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UsageError, match="is no folder"):
+        open_store(str(tmp_path / "file"))
+    assert str(open_store(str(tmp_path / "free"))) == str(tmp_path / "free")
 
 
 @pytest.mark.parametrize(
