@@ -111,6 +111,19 @@ def require_writable(path: Path) -> None:
         ) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder that a user named, and those above it. Raises UsageError if something else stands in its way."""
+    try:
+        with disk_errors_explained(f"making the folder {shown(str(path))}"):
+            path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"{shown(str(path))} cannot be made a folder: {error.strerror}",
+            expected="a folder, or a name that is free",
+            fix="choose another folder",
+        ) from error
+
+
 def write_new(path: Path, data: bytes) -> None:
     """Write `data` to `path` whole or not at all. Raises FileExistsError if `path` exists."""
     _write_beside(path, data, lambda temporary: rename_new(temporary, path))

@@ -14,6 +14,7 @@ from deploy.errors import UnfinishedError, UsageError
 from deploy.files import (
     disk_error,
     disk_errors_explained,
+    make_folder,
     require_writable,
     sha256_file,
     sha256_folder,
@@ -97,6 +98,15 @@ def no_space(*names: str) -> OSError:
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *names[:1])
     error.filename2 = names[1] if len(names) > 1 else None
     return error
+
+
+def test_a_folder_that_cannot_be_made_is_wrong_use(tmp_path: Path) -> None:
+    make_folder(tmp_path / "some" / "where")
+    make_folder(tmp_path / "some" / "where")
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("n" * 300)):
+        with pytest.raises(UsageError, match="cannot be made a folder"):
+            make_folder(place)
 
 
 def test_a_full_disk_is_named_by_where_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--target", metavar="NAME", help="The release to serve with.  [default: the one packaged for]")
 @click.option("--namespace", metavar="NAME", help="Where the objects go.  [default: kubectl's]")
 @click.option("--name", metavar="NAME", help="What the objects are called.  [default: the model's name]")
-@click.option("--replicas", type=click.IntRange(min=1), default=2, show_default=True, help="The fewest servers.")
+@click.option("--replicas", type=click.IntRange(1, 10_000), default=2, show_default=True, help="The fewest servers.")
 @click.option("--prometheus", metavar="URL", help="Where the cluster's Prometheus answers.  [default: the operator's]")
 @click.option("--p99-ms", type=Amount(min=0, min_open=True), help="Watch that 99 % are within this bound.")
 @click.option("--slo", type=click.Path(path_type=Path), metavar="FILE", help="Watch the bounds of its table [slo].")

@@ -20,7 +20,7 @@ from typing import Literal, get_args
 from deploy.containers import dockerfiles, stack
 from deploy.containers.served import ServedModel, served_model
 from deploy.errors import UsageError
-from deploy.files import disk_errors_explained, write_atomically
+from deploy.files import disk_errors_explained, make_folder, write_atomically
 from deploy.monitoring.dashboard import DashboardOptions, dashboard
 from deploy.monitoring.export import latency_export, measure_for
 from deploy.monitoring.objective import Objective
@@ -99,6 +99,7 @@ def render(request: DockerRequest) -> Rendered:
 def write(rendered: Rendered, output: Path) -> tuple[Path, ...]:
     """Write the files, each whole or not at all, over those of an earlier rendering. Gives back their paths."""
     paths = []
+    make_folder(output)
     with disk_errors_explained(f"writing to {output}"):
         for name, text in rendered.files.items():
             write_atomically(output / name, text.encode())

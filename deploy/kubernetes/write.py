@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Literal
 
 from deploy.errors import UsageError
-from deploy.files import disk_errors_explained, relative_files, rename_new, sha256_bytes, sha256_file, swap, sync_tree
+from deploy.files import (
+    disk_errors_explained,
+    make_folder,
+    relative_files,
+    rename_new,
+    sha256_bytes,
+    sha256_file,
+    swap,
+    sync_tree,
+)
 from deploy.kubernetes.render import Rendered
 from deploy.records import Record
 
@@ -32,8 +41,8 @@ def write(rendered: Rendered, output: Path) -> tuple[Path, ...]:
     Raises UsageError if `output` holds anything else: a file that was not rendered, or was changed since.
     """
     replaces = _check(output)
+    make_folder(output.parent)
     with disk_errors_explained(f"writing to {output}"):
-        output.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(dir=output.resolve().parent, prefix=f".{output.name}."))
         try:
             fresh = beside / "new"

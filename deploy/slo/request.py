@@ -18,7 +18,7 @@ _DEADLINE_FACTOR = 10.0
 _LEAST_STREAM_SECONDS = 30.0
 _MOST_QUERIES = 10_000_000
 # LoadGen counts nanoseconds in 64 bits: beyond these, arrivals and deadlines would come to anything.
-_LONGEST_WAIT_SECONDS = 86_400.0
+LONGEST_WAIT_SECONDS = 86_400.0
 _LOWEST_RATE = 1e-6
 # An address of IPv6 has colons of its own, so it stands in brackets.
 _ADDRESS = re.compile(r"(?P<host>[^\s:/@\[\]]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]):(?P<port>[0-9]{1,5})")
@@ -63,10 +63,10 @@ class SloRequest:
             raise UsageError(
                 f"a rate of {self.rate:g} queries/s", expected=f"at least {_LOWEST_RATE:g}", fix="raise --rate"
             )
-        if self.patience > _LONGEST_WAIT_SECONDS:
+        if self.patience > LONGEST_WAIT_SECONDS:
             raise UsageError(
                 f"a client would wait {self.patience:g} s for an answer",
-                expected=f"at most {_LONGEST_WAIT_SECONDS:g} s, which is ten times the largest bound unless it is said",
+                expected=f"at most {LONGEST_WAIT_SECONDS:g} s, which is ten times the largest bound unless it is said",
                 fix="lower the bound, or give --timeout-ms",
             )
         if self.rate * self.warm_up_seconds + self._most > _MOST_QUERIES:

@@ -11,9 +11,11 @@ from deploy.repository.publish import PublishedVersion
 from deploy.serve.client import Protocol
 from deploy.serve.engines import Engine
 from deploy.slo.records import Bound
-from deploy.slo.request import SloRequest
+from deploy.slo.request import LONGEST_WAIT_SECONDS, default_deadline
 from deploy.slo.tune_records import TuneEvidence
 from deploy.validate.machine import default_threads
+
+_LONGEST_PROBE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,13 @@ class TuneRequest:
                 expected="--trials of 1 or more and a positive --seconds-per-probe",
             )
         # Else each probe would refuse it, after a server was started.
-        SloRequest(reference=self.reference, url="", bounds=(self.bound,), rate=1.0, seconds=self.probe_seconds)
+        if self.probe_seconds > _LONGEST_PROBE_SECONDS or default_deadline((self.bound,)) > LONGEST_WAIT_SECONDS:
+            raise UsageError(
+                f"probes of {self.probe_seconds:g} s for {self.bound.wanted}",
+                expected=f"a bound of at most {LONGEST_WAIT_SECONDS * 100:g} ms, in probes of at most "
+                f"{_LONGEST_PROBE_SECONDS:g} s",
+                fix="lower --p99-ms or --seconds-per-probe",
+            )
         if self.dry_run and self.promote:
             raise UsageError(
                 "--dry-run publishes nothing, so there is nothing to promote",

@@ -64,6 +64,8 @@ def test_a_folder_of_something_else_is_refused(rendered: Rendered, tmp_path: Pat
         write(rendered, tmp_path)
     with pytest.raises(UsageError, match="is no folder"):
         write(rendered, tmp_path / "notes.txt")
+    with pytest.raises(UsageError, match=r"notes\.txt cannot be made a folder"):
+        write(rendered, tmp_path / "notes.txt" / "k8s")
 
 
 def test_a_link_is_not_followed(rendered: Rendered, tmp_path: Path) -> None:

@@ -320,6 +320,12 @@ def test_the_storage_in_the_cache_serves_a_resume_and_only_that(version: Version
     assert len(anew.probed) > len(bed.probed), "without --resume all is measured anew"
 
 
+@pytest.mark.parametrize("changes", [{"bound": Bound(kind="latency", q=0.99, limit=1e300)}, {"probe_seconds": 1e9}])
+def test_a_search_that_no_probe_could_serve_is_refused(version: Version, changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"probes of .* for p99"):
+        asked(version, **changes)
+
+
 def test_the_time_ends_a_search_that_has_trials_left(version: Version) -> None:
     bed = FakeBed(on_load=lambda _: time.sleep(0.02))
     found = done(version, bed, trials=100, timeout=0.1, dry_run=True)
