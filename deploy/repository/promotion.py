@@ -74,6 +74,7 @@ def promote(
     if Triton would reject its config, or another version than `leaving` is promoted, or was since `approval` was given.
     """
     version = find_version(repository, f"{name}:{number}")
+    read_manifest(version)  # nothing is left beside what deployctl never published
     with _held(version.repository, name):
         _check_left(version.model_folder, leaving)
         return _apply(version, _Change(action="promote", approval=approval, on_step=on_step))
@@ -93,18 +94,15 @@ def rollback(
     is gone or no longer the version that it was; UnfinishedError if another than `leaving` is promoted by now.
     """
     folder = find_model(repository, name).folder
+    if not (folder / ATTESTATIONS_FOLDER).is_dir():
+        raise _nothing_before(repository, name, ())
     with _held(repository, name):
         _check_left(folder, leaving)
         stack = settled_history(folder).stack()
         if to is not None:
             stack = _undone(stack, to, name)
         if len(stack) < 2:
-            present = f"version {stack[-1].version}" if stack else "no version"
-            raise UsageError(
-                f"there is nothing to roll {name} back to: {present} is the only one ever promoted",
-                expected="an earlier promotion",
-                fix=f"choose a version with `deployctl promote {repository} {name}:N`",
-            )
+            raise _nothing_before(repository, name, stack)
         version = find_version(repository, f"{name}:{stack[-2].version}")
         if version_digest(version.folder) != stack[-2].digest:
             raise UsageError(
@@ -113,6 +111,15 @@ def rollback(
                 fix="look at what replaced it, then promote a version by its number",
             )
         return _apply(version, _Change(action="rollback", on_step=on_step))
+
+
+def _nothing_before(repository: Path, name: str, stack: tuple[PromotionEntry, ...]) -> UsageError:
+    said = f"version {stack[-1].version} is the only one ever promoted" if stack else "no promotion of it is known"
+    return UsageError(
+        f"there is nothing to roll {name} back to: {said}",
+        expected="an earlier promotion",
+        fix=f"choose a version with `deployctl promote {repository} {name}:N`",
+    )
 
 
 def _check_left(model_folder: Path, leaving: int | None) -> None:

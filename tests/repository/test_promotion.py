@@ -180,6 +180,16 @@ def test_rollback_goes_back_to_what_a_hand_promoted(repository: Path) -> None:
     assert rollback(repository, "pets").version.number == 2
 
 
+def test_a_model_of_somebody_else_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "theirs/1").mkdir(parents=True)
+    (tmp_path / "theirs/config.pbtxt").write_text('name: "theirs"')
+    with pytest.raises(UsageError, match=r"manifest\.json is missing"):
+        promote(tmp_path, "theirs", 1)
+    with pytest.raises(UsageError, match="no promotion of it is known"):
+        rollback(tmp_path, "theirs")
+    assert sorted(path.name for path in (tmp_path / "theirs").iterdir()) == ["1", "config.pbtxt"]
+
+
 def test_nothing_to_roll_back_to(repository: Path) -> None:
     with pytest.raises(UsageError, match="nothing to roll pets back to"):
         rollback(repository, "pets")
