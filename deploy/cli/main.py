@@ -86,7 +86,9 @@ def main() -> NoReturn:
         with suppress(OSError):
             # Click makes an Abort of it, which says nothing.
             said = str(interrupt.__cause__ or "") or str(interrupt)
-            click.echo(f"interrupted: {said}" if said else "interrupted", err=True)
+            words = f"interrupted: {said}" if said else "interrupted"
+            click.echo(words, err=True)
+            _tell_machines(DeployError(words), ExitCode.INTERRUPTED)
         sys.exit(ExitCode.INTERRUPTED)
     except DeployError as error:
         _end(error, error)

@@ -1,6 +1,8 @@
 """What is said of a server that takes up neither the version that was promoted nor the one before."""
 
 import shutil
+import socket
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,14 +10,27 @@ from typing import Any, cast
 import pytest
 
 from deploy.errors import DeployError, UnfinishedError, UsageError
-from deploy.release.rollout import Rollout, roll_out
+from deploy.release.rollout import Rollout, ServerAddress, connected, roll_out
 from deploy.repository.layout import Version, promoted_version
 from deploy.repository.promotion import promote
-from deploy.serve.client import Client
+from deploy.serve.client import Client, Protocol, RequestFailed
 from deploy.serve.reload import NotTakenUp, TakenUp
 from tests.repository.samples import Sample, put
 
 CLIENT = cast(Client, SimpleNamespace(address="localhost:8001"))
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_a_server_that_hangs_is_given_up_before_anything_is_promoted(protocol: Protocol) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        began = time.monotonic()
+        address = f"127.0.0.1:{frozen.getsockname()[1]}"
+        with (
+            pytest.raises(RequestFailed, match="gave no answer"),
+            connected(ServerAddress(address=address, protocol=protocol, seconds=1.0)),
+        ):
+            pass
+        assert time.monotonic() - began < 20
 
 
 def refuse(repository: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException | None = None) -> Rollout:
