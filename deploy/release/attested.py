@@ -44,6 +44,10 @@ def attested(policy: PromotionPolicy, candidate: Candidate, kind: Required) -> D
         if beside := _beside_the_point(policy, candidate, one):
             reasons.append(beside)
             continue
+        if _passed(one) and (future := _from_future(one.file, _time(one), candidate.now)):
+            # Else a clock that once ran ahead would outweigh every later "no".
+            reasons.append(future)
+            continue
         wrong = [] if _passed(one) else [_reason(one)]
         if policy.max_age_days is not None:
             wrong += too_old(one.file, _time(one), candidate.now, policy.max_age_days)
@@ -63,12 +67,16 @@ def attested(policy: PromotionPolicy, candidate: Candidate, kind: Required) -> D
 
 def too_old(what: str, made: datetime, now: datetime, days: float) -> list[str]:
     """Why what was made then proves nothing now: older than so many days, or from the future; empty if it does."""
+    if future := _from_future(what, made, now):
+        return [future]
     age = now - made
-    if age < -_CLOCK_SKEW:
-        return [f"{what} is from the future, {made:%Y-%m-%d %H:%M} UTC"]
     if age > timedelta(days=days):
         return [f"{what} is {age / timedelta(days=1):.1f} days old, at most {days:g} may be"]
     return []
+
+
+def _from_future(what: str, made: datetime, now: datetime) -> str:
+    return f"{what} is from the future, {made:%Y-%m-%d %H:%M} UTC" if now - made < -_CLOCK_SKEW else ""
 
 
 def _learnt(version: Version) -> list[tuple[Learnt, Path]]:

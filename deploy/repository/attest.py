@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from deploy.errors import DeployError, UsageError
@@ -20,6 +20,9 @@ from deploy.repository.manifest import version_digest
 
 _FILE = re.compile(r"(?P<kind>[a-z][a-z-]*)-(?P<time>[0-9]{8}T[0-9]{6}Z)(-(?P<count>[0-9]+))?\.json")
 _ATTEMPTS = 1000
+_TIME = "%Y%m%dT%H%M%SZ"
+# How far a clock may be set back between two results of one version without the later one sorting before the earlier.
+_SET_BACK = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +54,7 @@ def attest_or_tell(version: Version, kind: str, record: Record) -> tuple[Path | 
 
 def _write(folder: Path, kind: str, record: Record) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{kind}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    stem = f"{kind}-{_time(folder, kind)}"
     for count in range(_ATTEMPTS):
         path = folder / (f"{stem}-{count}.json" if count else f"{stem}.json")
         # Two runs that end in the same second get two files.
@@ -59,6 +62,16 @@ def _write(folder: Path, kind: str, record: Record) -> Path:
             write_new(path, record.to_json().encode())
             return path
     raise UsageError(f"{folder} holds {_ATTEMPTS} attestations of this second", fix="wait a second and try again")
+
+
+def _time(folder: Path, kind: str) -> str:
+    """Now, or the time of the latest of this kind where the clock was set back since: the last to be made comes last.
+
+    A file that is further ahead was made by another clock, and is no measure.
+    """
+    now = datetime.now(UTC)
+    known = [f"{now:{_TIME}}", *(one.time for one in _found(folder) if one.kind == kind)]
+    return max(time for time in known if time <= f"{now + _SET_BACK:{_TIME}}")
 
 
 def require_attestable(version: Version, *, fix: str = "add --no-attest to print the result only") -> None:

@@ -227,6 +227,16 @@ def test_attestations_and_evidence_grow_too_old_and_none_is_from_the_future(seco
     assert "from the future" in unmet(demanded(second, later=-timedelta(hours=1), **ages))["slo"]
 
 
+def test_a_yes_from_the_future_does_not_outweigh_a_no_of_now(second: Version) -> None:
+    yes = attest(second, "slo", slo(second))
+    yes.rename(yes.with_name("slo-29990101T000000Z.json"))
+    assert "from the future" in unmet(demanded(second, require=("slo",)))["slo"]
+    attest(second, "slo", slo(second, judgement=FAIL))
+    assert "fail" in unmet(demanded(second, require=("slo",)))["slo"]
+    attest(second, "slo", slo(second))
+    assert unmet(demanded(second, require=("slo",))) == {}, "a run of now is all it takes"
+
+
 def test_a_damaged_attestation_proves_nothing(second: Version) -> None:
     attest(second, "slo", slo(second)).write_text("{}")
     assert "is not a valid SloEvidence" in unmet(demanded(second, require=("slo",)))["slo"]

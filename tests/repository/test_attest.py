@@ -2,6 +2,7 @@
 
 import errno
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,16 @@ def test_what_was_attested_is_found_in_order(version: Version) -> None:
     assert [one.time for one in found] == sorted(one.time for one in found)
     assert all(Judgement.read(one.path) == RECORD for one in found)
     assert {path.parent.name for path in paths} == {version_digest(version.folder)}
+
+
+def test_what_is_attested_after_the_clock_was_set_back_still_comes_last(version: Version) -> None:
+    first = attest(version, "slo", RECORD)
+    ahead = datetime.now(UTC) + timedelta(hours=2)
+    first = first.rename(first.with_name(f"slo-{ahead:%Y%m%dT%H%M%SZ}.json"))
+    far = first.with_name(f"slo-{ahead + timedelta(days=900):%Y%m%dT%H%M%SZ}.json")
+    far.write_bytes(first.read_bytes())
+    bench, second, third = (attest(version, kind, RECORD) for kind in ("bench", "slo", "slo"))
+    assert [one.path for one in attestations(version)] == [bench, first, second, third, far]
 
 
 def test_the_version_itself_stays_as_it_was(version: Version) -> None:
