@@ -87,8 +87,17 @@ class Asking:
 
     def one_by_one(self) -> ServedCheck:
         """The evidence's own calls, each row alone and in every batch size, one after the other."""
-        cases = make_cases(self.baseline.question.spec, [self.baseline.rows[family].pool for family in self._families])
+        cases = self._cases()
         return self._judged("one request at a time", (self._answer(case) for case in cases), cases)
+
+    def few(self, count: int) -> ServedCheck:
+        """The first `count` of those calls. Raises RequestFailed at the first that gets no answer."""
+        cases = self._cases()[:count]
+        answers = (
+            Answer(case=case, outputs=self.model.from_wire(self.client.infer(self.model.address, self._inputs(case))))
+            for case in cases
+        )
+        return self._judged("a few requests", answers, cases)
 
     def at_once(self) -> tuple[ServedCheck, Statistics]:
         """Single rows of all families in concurrent requests, until the counters show that some were merged."""
@@ -133,6 +142,9 @@ class Asking:
         for pool in self.baseline.question.pools:
             found.setdefault(tuple(array.shape[1:] for array in pool.inputs), pool.family)
         return list(found.values())
+
+    def _cases(self) -> Sequence[Case]:
+        return make_cases(self.baseline.question.spec, [self.baseline.rows[family].pool for family in self._families])
 
     def _label_problems(self, case: Case) -> Iterator[str]:
         classes, index, address = self.model.classes, self.model.labelled, self.model.address

@@ -9,6 +9,7 @@ from dataclasses import replace
 from deploy.evidence import Judgement, Verdict
 from deploy.progress import Progress, Silent
 from deploy.repository.manifest import version_digest
+from deploy.slo.identity import check_same
 from deploy.slo.question import find_subject
 from deploy.slo.records import RateEvidence, RateStep, SloEvidence, versions_of
 from deploy.slo.request import SloRequest
@@ -35,6 +36,7 @@ def find_rate(request: SloRequest, *, progress: Progress = Silent(), check: Chec
     """
     request = pinned(request)
     check_intact(request)
+    check_same(request)
     subject = find_subject(request.reference, request.repository)
     run = check or (lambda one: measure_slo(one, progress=progress, rested=True))
     steps: list[RateStep] = []

@@ -3,8 +3,8 @@
 Owns the order of a run and when it is looked at; the rule is in `decision`, the child in `load`, what is recorded in
 `summary`. Called by the command `slo`, rates and tune.
 
-    1. The subject, its rows, and what the server declares: anything that does not fit, or is not as it was published,
-       is refused before any load.
+    1. The subject, its rows, and what the server declares: anything that does not fit, is not as it was published, or
+       is answered otherwise, is refused before any load.
     2. The server's counters, then the load.
     3. At each look the bounds are judged, until one fails, all pass, or the queries are used up.
     4. The load is ended, the counters are read again, and the client is asked whether it kept its schedule.
@@ -26,6 +26,7 @@ from deploy.slo.counters import ServerTalk, compare
 from deploy.slo.decision import Counted, Looks, design_effect, judge
 from deploy.slo.finding import Finding
 from deploy.slo.generator import LoadPlan
+from deploy.slo.identity import check_same
 from deploy.slo.load import LoadRun, Observed
 from deploy.slo.question import find_rows, find_subject, make_query, make_stream_query
 from deploy.slo.records import Bound, BoundResult, SloEvidence
@@ -46,10 +47,11 @@ def check_slo(request: SloRequest, *, progress: Progress = Silent()) -> SloEvide
     """The verdict on every bound, with what the run showed of server and client.
 
     Raises UsageError if the version in the repository has changed or what is asked does not fit the server,
-    UnfinishedError if there is none.
+    UnfinishedError if there is none, or it does not answer as the version in the repository.
     """
     request = pinned(request)
     check_intact(request)
+    check_same(request)
     return measure_slo(request, progress=progress)
 
 
