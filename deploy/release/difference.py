@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deploy.errors import UsageError
 from deploy.release.asked import Asked, Side
 from deploy.slo.decision import interval
 from deploy.spec import Spec
@@ -278,6 +279,8 @@ def _accuracy(decided: Sequence[_Decided]) -> AccuracyDifference | None:
     rows = sum(int(one.asked.counted.sum()) for one in known)
     if not rows:
         return None
+    for one in known:
+        _check_truth(one)
     right = [
         np.concatenate([(getattr(one, side) == one.asked.truth)[one.asked.counted] for one in known])
         for side in ("before", "moved")
@@ -298,3 +301,17 @@ def _accuracy(decided: Sequence[_Decided]) -> AccuracyDifference | None:
         high=broken_high - fixed_low,
         confidence=CONFIDENCE,
     )
+
+
+def _check_truth(one: _Decided) -> None:
+    """Raises UsageError where a row is of no class that either version knows: both would be wrong, and none worse."""
+    assert one.asked.truth is not None
+    classes = max(side.shape[one.axis] for side in one.scores)
+    strange = np.flatnonzero((one.asked.truth < 0) | (one.asked.truth >= classes))
+    if strange.size:
+        row = int(strange[0])
+        raise UsageError(
+            f"{one.asked.name}: 'labels' names class {int(one.asked.truth[row])} in row {row}, and there are {classes}",
+            expected=f"0 to {classes - 1}, the place of the true class in the output",
+            fix="correct the labels, or leave out the rows that have none",
+        )

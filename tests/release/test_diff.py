@@ -141,6 +141,16 @@ def test_errors_and_accuracy_are_those_that_numpy_finds(folder: Path) -> None:
     assert (answers.outputs[0].eager_multiple or 0) > 1e4
 
 
+@pytest.mark.parametrize("wrong", [3, -1])
+def test_labels_of_no_class_are_refused(wrong: int, folder: Path, tmp_path: Path) -> None:
+    """One beyond the last class is what labels that count from 1 have; nobody could be right about them."""
+    arrays = dict(np.load(folder / "labelled.npz"))
+    arrays["labels"][7] = wrong
+    np.savez(tmp_path / "wrong.npz", allow_pickle=False, **arrays)
+    with pytest.raises(UsageError, match=rf"'labels' names class {wrong} in row 7, and there are 3"):
+        once(folder, 1, 3, samples=str(tmp_path / "wrong.npz"))
+
+
 def test_a_row_that_two_sources_hold_counts_once(folder: Path) -> None:
     answers = once(folder, 1, 3).answers
     assert answers is not None
