@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from deploy.slo.tune_records import Knob, Probe, Setting, TuneTrial
 from deploy.tune.value import HOPELESS
 
-# Fewer queries than this say too little, even where all were over the bound.
-_FEWEST = 5
+# Fewer queries say too little: that two of three are over a bound which a hundredth may break is one chance in 3,000.
+_FEWEST = 3
 # From so many queries on their p99 is worth naming beside that of others.
 _ENOUGH = 30
 

@@ -19,8 +19,8 @@ from deploy.tune.value import Goal, Value, measure
 _START_OF_PACE = 0.7
 # Where every setting so far was hopeless the next one is asked at such shares of that only, the last the lowest rate.
 _HOPELESS_START, _LOWEST = 1 / 16, 1 / 64
-# A rate at which a probe has fewer queries than this is not worth its time.
-_FEWEST_QUERIES = 2
+# A rate at which a probe has fewer queries than this is not worth its time; the first is to have a few more.
+_FEWEST_QUERIES, _FEW_QUERIES = 2, 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +99,12 @@ class Trials:
         self.bed.load(setting)
         if self.start is None:
             self.start = best or _START_OF_PACE * self.bed.pace()
-        start, lowest = self.start, self.start * _LOWEST
+        fewest, few = (
+            count / self.probe_seconds if self.probe_seconds else 0.0 for count in (_FEWEST_QUERIES, _FEW_QUERIES)
+        )
+        start, lowest = self.start, max(self.start * _LOWEST, fewest)
         if all_hopeless(self.search.trials):
-            start *= _HOPELESS_START
-        if self.probe_seconds:
-            lowest = max(lowest, _FEWEST_QUERIES / self.probe_seconds)
+            start = min(start, max(start * _HOPELESS_START, few))
         return measure(self.bed.probe, Goal(start=start, best=best, limit_ms=self.limit_ms, lowest=lowest))
 
     def _deciding(self) -> Setting | None:

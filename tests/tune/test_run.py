@@ -200,6 +200,21 @@ def test_a_search_for_what_no_setting_can_keep_ends_early_and_says_what_can_be_a
     assert all(len(trial.probes) < len(first) for trial in found.evidence.trials[1:]), "the others cost less"
 
 
+@pytest.mark.parametrize("pace", [2.0, 5.0, 20.0])
+def test_it_ends_early_for_a_slow_version_too_whose_probes_have_few_queries(version: Version, pace: float) -> None:
+    class Slow(TooSlow):
+        def pace(self) -> float:
+            return pace
+
+        def probe(self, rate: float) -> Probe:
+            count = max(1, int(4.0 * rate))
+            return super().probe(rate).model_copy(update={"queries": count, "over": count})
+
+    bed = Slow()
+    assert len(done(version, bed, trials=40, probe_seconds=4.0).evidence.trials) <= 5
+    assert min(rate for _, rate in bed.probed) >= 0.5, "a probe of 4 s has two queries"
+
+
 def test_a_number_of_threads_that_is_no_corner_is_tried_before_a_search_ends(version: Version) -> None:
     class FourDo(TooSlow):
         def probe(self, rate: float) -> Probe:
