@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -220,6 +221,17 @@ def test_without_a_compiler_it_stops_before_any_work(
     missing = replace(request_.checkpoint, path=tmp_path / "absent.pt")
     with pytest.raises(MissingError, match="no-such-compiler"):
         run(request_, checkpoint=missing, formats=("aoti", "onnx"), serve_check=False)
+
+
+@pytest.mark.parametrize("changes", [{}, {"new_contract": True}, {"all_formats": True}], ids=["one", "new", "all"])
+def test_a_name_whose_config_cannot_be_parsed_is_refused_before_any_work(
+    changes: dict[str, Any], request_: PackageRequest, tmp_path: Path
+) -> None:
+    for name in ("tiny", "tiny_aoti", "tiny_onnx"):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "config.pbtxt").write_text("nonsense {")
+    with pytest.raises(UsageError, match="cannot be parsed, so it does not say which version"):
+        plan_package(replace(request_, repository=tmp_path, serve_check=False, **changes))
 
 
 def test_a_dry_run_reads_all_and_writes_nothing(request_: PackageRequest, tmp_path: Path) -> None:
