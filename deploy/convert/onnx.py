@@ -22,6 +22,7 @@ from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
 from deploy.convert.onnx_attention import rewrite_with_attention
 from deploy.convert.onnx_file import write_model
 from deploy.convert.onnx_limits import require_kernels, require_writable, unusual_dtypes
+from deploy.convert.onnx_numbers import numbers_as_tensors
 from deploy.convert.onnx_rewrites import make_columns, rewrite, translations
 from deploy.convert.onnx_weights import put_together, take_apart, weights_as_inputs
 from deploy.convert.reuse import weights_of, work_key
@@ -112,6 +113,7 @@ def _translate(exported: ExportedProgram, *, opset: int, graph: str = "") -> ir.
     from onnxscript.optimizer import optimize
     from torch.onnx.errors import OnnxExporterError
 
+    numbers_as_tensors(exported)
     try:
         made = torch.onnx.export(
             exported, dynamo=True, opset_version=opset, optimize=False, verbose=False,

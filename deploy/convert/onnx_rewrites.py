@@ -10,6 +10,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from deploy.convert.onnx_bits import shifts
+from deploy.convert.onnx_dtypes import of_any_dtype
+from deploy.convert.onnx_functions import functions
 from deploy.convert.onnx_numbers import arithmetic
 
 if TYPE_CHECKING:
@@ -85,10 +88,11 @@ def keep_sums_apart(model: ir.Model) -> int:
 
 
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """How to write what the exporter does at more cost, attention, or wrong, arithmetic with numbers."""
+    """How to write what the exporter does at more cost, attention, or wrong, such as arithmetic with numbers."""
     import torch
 
-    return {torch.ops.aten.scaled_dot_product_attention.default: _attention, **arithmetic()}
+    attention = {torch.ops.aten.scaled_dot_product_attention.default: _attention}
+    return {**attention, **arithmetic(), **functions(), **of_any_dtype(), **shifts()}
 
 
 # The signature is the operator's own: the exporter reads it.
