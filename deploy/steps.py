@@ -42,7 +42,8 @@ from deploy.versions import StagedVersion, VersionPlan, publish_staged, staged_v
 _LONG_PROOF = 180.0  # seconds, after which whoever waits is told why
 _PROOF_IS_LONG = (
     f"the proof takes its time: {_LONG_PROOF / 60:.0f} min so far. Some 20 rows are computed in float64, three times "
-    "eagerly, some 60 by each artifact. It goes on; smaller inputs (--input-shape) make it shorter"
+    "eagerly, some 60 by each artifact. It goes on; smaller inputs make it shorter (--input-shape; for a detector that "
+    "was trained on smaller images --resize), and so does --max-batch 1"
 )
 
 

@@ -19,7 +19,7 @@ _SIZES: dict[Kind, str] = {
     "segmentation": "the side that the default weights' images were resized to",
     "video": "frames, height and width of the default weights' clips",
     "flow": "the smallest that the network takes",
-    "detection": "the size that the network resizes images to",
+    "detection": "the size that the network resizes all images to (--resize PX where training had another)",
     "two-stage detection": "the size that the network resizes images to",
 }
 # What an axis is called, by the number of axes: tokens, tokens with features, images, videos.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from deploy.checkpoint.architecture import PREFIX, Shapes
+from deploy.checkpoint.detectors import as_trained
 from deploy.checkpoint.formats import Stored
 from deploy.checkpoint.identify import (
     Match,
@@ -84,10 +85,11 @@ def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood
     *_, (removed, tensors) = strip_prefixes(contents.found.tensors)
     parts = inner_parts(contents.found.modules, removed)
     match = _match(request, _shapes(tensors), contents.facts.arch, parts)
-    entry = match.architecture
+    entry, keywords = as_trained(match.architecture, request.preprocessing)
+    match = replace(match, architecture=entry)
     ending = ending_notes(entry, parts, asked=request.arch is not None)
     shape = input_shape(match, request, contents.facts)
-    options = dict(match.options)
+    options = dict(match.options) | keywords
     if entry.size_option and entry.size_option not in options:
         options[entry.size_option] = list(shape[1:])
     used = {name: tensor for name, tensor in tensors.items() if name not in entry.auxiliary}

@@ -1,5 +1,6 @@
 """What is read from weights of other kinds than classification, and that they compute what torchvision computes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from detections import Rule, detect
 from torch import Tensor, nn
 
 from deploy.checkpoint.load import build_module, read_checkpoint
-from deploy.checkpoint.model import CheckpointRequest
+from deploy.checkpoint.model import CheckpointRequest, PreprocessingRequest
 from deploy.checkpoint.servable import servable
 from deploy.checkpoint.vision import import_torchvision, non_maximum_suppression
 from deploy.checkpoint.zoo import load_zoo
@@ -192,6 +193,38 @@ def test_a_detector_says_what_torchvision_makes_of_its_outputs(tmp_path: Path) -
     assert checkpoint.inputs[0].shape == ("batch", 3, 320, 320)
     assert "scores above 0.001, suppresses above an overlap of 0.55" in "\n".join(checkpoint.notes)
     assert (checkpoint.preprocessing.mean, checkpoint.preprocessing.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+def test_a_detector_resizes_inside_as_training_is_said_to_have(tmp_path: Path) -> None:
+    module = torchvision_model("fcos_resnet50_fpn", num_classes=3, min_size=96)
+    request = replace(
+        saved(tmp_path / "weights.pt", module.state_dict()), preprocessing=PreprocessingRequest(resize=96)
+    )
+    checkpoint = read_checkpoint(request)
+    assert checkpoint.inputs[0].shape == ("batch", 3, 96, 96)
+    notes = "\n".join(checkpoint.notes)
+    assert "input size: 96 x 96" in notes
+    assert "the shorter side to 96, as asked for, at most 1333" in notes
+    image = torch.rand(1, 3, 72, 80)
+    with torch.inference_mode():
+        found, wanted = build_module(checkpoint)(image), servable(module)(image)
+    assert torch.equal(found["boxes"], wanted["boxes"])
+
+
+@pytest.mark.parametrize(
+    ("builder", "said", "refused"),
+    [
+        ("fcos_resnet50_fpn", {"mean": (0.5,) * 3, "std": (0.5,) * 3}, "--mean and --std were given"),
+        ("fcos_resnet50_fpn", {"resize": (96, 128)}, "--resize 96x128 is nothing"),
+        ("ssdlite320_mobilenet_v3_large", {"resize": 256}, "--resize 256 is nothing"),
+    ],
+)
+def test_what_a_detector_cannot_be_told_is_refused(
+    tmp_path: Path, builder: str, said: dict[str, Any], refused: str
+) -> None:
+    request = saved(tmp_path / "weights.pt", torchvision_model(builder, num_classes=3).state_dict())
+    with pytest.raises(UsageError, match=refused):
+        read_checkpoint(replace(request, preprocessing=PreprocessingRequest(**said)))
 
 
 def test_the_epsilon_that_pre_trained_weights_bring_is_a_form_of_its_own(tmp_path: Path) -> None:

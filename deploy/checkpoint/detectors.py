@@ -1,0 +1,40 @@
+"""What can be said of training a detector, which resizes and normalises its images inside the network.
+
+Owns how `--resize` becomes part of such a network, and what is refused. Called by understand. Imports no torch.
+"""
+
+from dataclasses import replace
+
+from deploy.checkpoint.architecture import Architecture
+from deploy.checkpoint.model import PreprocessingRequest
+from deploy.errors import UsageError
+
+# The builder's keyword, and how its description begins what it is by default.
+_KEYWORD, _DEFAULT = "min_size", "images are resized inside, the shorter side to"
+
+
+def as_trained(entry: Architecture, asked: PreprocessingRequest) -> tuple[Architecture, dict[str, int]]:
+    """The entry whose usual size and description are those of training, and the builder's keywords that make it so.
+
+    Any entry but a detector's comes back as it is. Raises UsageError if the network cannot be told what was asked.
+    """
+    if entry.kind != "detection":
+        return entry, {}
+    given = [f"--{name}" for name in ("mean", "std", "crop", "interpolation") if name in asked.said]
+    if given:
+        raise UsageError(
+            f"{' and '.join(given)} were given, and {entry.name} normalises and resizes its images inside the network",
+            expected="pixels in 0..1, and nothing done to them before",
+            fix=f"leave out {' and '.join(given)}; where training changed them, --factory with the network as built",
+        )
+    if asked.resize is None:
+        return entry, {}
+    if not isinstance(asked.resize, int) or _DEFAULT not in entry.about or entry.size is None:
+        wanted = "x".join(map(str, asked.resize)) if isinstance(asked.resize, tuple) else str(asked.resize)
+        raise UsageError(
+            f"--resize {wanted} is nothing that {entry.name} can be told",
+            expected="the shorter side, --resize PX, of a RetinaNet or FCOS: an SSD is made for one size",
+            fix="leave it out, or --factory with the network as training built it",
+        )
+    about = entry.about.replace(f"{_DEFAULT} {entry.size[0]}", f"{_DEFAULT} {asked.resize}, as asked for")
+    return replace(entry, about=about, size=(asked.resize, asked.resize)), {_KEYWORD: asked.resize}
