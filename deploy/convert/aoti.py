@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deploy.cache import Store
+from deploy.convert.aoti_numbers import compute_exactly
 from deploy.convert.aoti_prepack import PACKED, PREPACK, prepack
 from deploy.convert.aoti_weights import put_together, take_apart, weights_file
 from deploy.convert.archive import MODEL_NAME, read_metadata
@@ -29,7 +30,6 @@ from deploy.convert.compiler import (
     is_avx2,
 )
 from deploy.convert.cuda import device_details, exact_float32
-from deploy.convert.exact_division import divide_exactly
 from deploy.convert.export import load_program
 from deploy.convert.flex import (
     DECOMPOSED,
@@ -243,7 +243,7 @@ def _run_compiler(
     from torch._inductor.exc import InductorError
 
     order_inputs(module)
-    divide_exactly(module)
+    compute_exactly(module)
     options = known_settings(settings, config.get_config_copy())
     arguments, keywords = exported.example_inputs
     try:

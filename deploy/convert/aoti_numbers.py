@@ -1,7 +1,7 @@
-"""Divisions of fractions with a remainder, as torch computes them and AOTInductor's code does not.
+"""Arithmetic as torch computes it and AOTInductor's code does not: divisions with a remainder, powers of whole numbers.
 
 Owns how they are written: by `fmod`, which is exact, where the compiler takes `floor(a / b)`, whose rounding may reach
-the next whole number. Called by aoti, in a child process.
+the next whole number; by a tensor of integers where it takes a float. Called by aoti, in a child process.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from torch import Tensor, dtype, fx
 
 
-def divide_exactly(module: fx.GraphModule) -> int:
-    """Write, in place, each remainder and each floor of a quotient of fractions by `fmod`; gives how many."""
+def compute_exactly(module: fx.GraphModule) -> int:
+    """Write, in place, remainders and floors of fractions by `fmod`, and powers such as `2 ** ids`; gives how many."""
     import torch
 
     aten, count = torch.ops.aten, 0
@@ -22,17 +22,31 @@ def divide_exactly(module: fx.GraphModule) -> int:
     rounded = (aten.div.Tensor_mode, aten.div.Scalar_mode)
     for node in module.graph.nodes:
         value = node.meta.get("val")
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        if not isinstance(value, torch.Tensor):
             continue
-        if node.target in rounded and node.kwargs.get("rounding_mode") == "floor":
-            node.kwargs = {}
-        elif node.target not in (*floors, *remainders):
+        fractions = value.is_floating_point()
+        if fractions and node.target in rounded and node.kwargs.get("rounding_mode") == "floor":
+            write, node.kwargs = _floor, {}
+        elif fractions and node.target in floors:
+            write = _floor
+        elif fractions and node.target in remainders:
+            write = _remainder
+        elif not fractions and node.target is aten.pow.Scalar:
+            write = _power
+        else:
             continue
-        node.target, node.args = _remainder if node.target in remainders else _floor, (value.dtype, *node.args)
+        node.target, node.args = write, (value.dtype, *node.args)
         count += 1
     if count:
         module.recompile()
     return count
+
+
+def _power(kind: dtype, base: Any, exponent: Tensor) -> Tensor:
+    """A whole number to the power of integers, which the compiler makes a float32 of."""
+    import torch
+
+    return torch.pow(torch.full((), base, dtype=kind, device=exponent.device), exponent)
 
 
 def _remainder(kind: dtype, dividend: Any, divisor: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Remainders and floors of quotients of fractions in an archive are eager's, where the compiler's own reach too far."""
+"""Arithmetic in an archive is eager's where the compiler's own is not: remainders and floors of fractions, powers."""
 
 import os
 from pathlib import Path
@@ -17,8 +17,8 @@ from tests.convert.helpers import Read, target
 FRACTIONS = np.array([[1.0, 0.3, 1000.7, 2.0], [-0.3, 0.0, -1e5, -7.5], [0.7, 12.5, -1.0, 1e6]], dtype=np.float32)
 
 
-class Divided(nn.Module):
-    """Every way of dividing with a remainder, by numbers and by a tensor."""
+class Computed(nn.Module):
+    """Every way of dividing with a remainder, by numbers and by a tensor; and a whole number to a power."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,18 +37,19 @@ class Divided(nn.Module):
             ids % 2.5,
             ids // 3,
             ids % -3,
+            2 ** (ids % 5),
             place + torch.div(torch.arange(4, dtype=torch.float32), 2, rounding_mode="floor"),  # as DETR's positions
         )
 
 
-def test_an_archive_divides_as_eager_does(read: Read, tmp_path: Path) -> None:
-    program = run_alone("export", export_program, read(Divided, (4,)), max_batch=4, folder=tmp_path).value
+def test_an_archive_computes_as_eager_does(read: Read, tmp_path: Path) -> None:
+    program = run_alone("export", export_program, read(Computed, (4,)), max_batch=4, folder=tmp_path).value
     archive = run_alone("compile", compile_aoti, program, target=target(), folder=tmp_path).value.path
     with Worker("model", log=Path(os.devnull)) as worker:
         worker.make(AotiModel, archive, threads=1)
         found = worker.call("run", [FRACTIONS])
     with torch.no_grad():
-        wanted = [answer.numpy() for answer in Divided()(torch.from_numpy(FRACTIONS))]
+        wanted = [answer.numpy() for answer in Computed()(torch.from_numpy(FRACTIONS))]
     for answer, expected in zip(found, wanted, strict=True):
         assert answer.dtype == expected.dtype
         np.testing.assert_allclose(answer, expected, rtol=1e-6, atol=1e-6)
