@@ -6,6 +6,7 @@ the next whole number; by a tensor of integers where it takes a float. Called by
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def compute_exactly(module: fx.GraphModule) -> int:
     import torch
 
     aten, count = torch.ops.aten, 0
+    write: Callable[..., Tensor]
     remainders = (aten.remainder.Scalar, aten.remainder.Tensor, aten.remainder.Scalar_Tensor)
     floors = (aten.floor_divide.default, aten.floor_divide.Scalar)
     rounded = (aten.div.Tensor_mode, aten.div.Scalar_mode)

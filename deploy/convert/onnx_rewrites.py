@@ -91,8 +91,8 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """How to write what the exporter does at more cost, attention, or wrong, such as arithmetic with numbers."""
     import torch
 
-    attention = {torch.ops.aten.scaled_dot_product_attention.default: _attention}
-    return {**attention, **arithmetic(), **functions(), **of_any_dtype(), **shifts()}
+    numbers = arithmetic() | functions() | of_any_dtype() | shifts()
+    return {torch.ops.aten.scaled_dot_product_attention.default: _attention, **numbers}
 
 
 # The signature is the operator's own: the exporter reads it.
