@@ -60,7 +60,7 @@ def summarise(finding: Finding, request: SloRequest, facts: SubjectFacts) -> Slo
         seconds_taken=facts.seconds,
         started=facts.started,
         judgement=overall(finding.results),
-        invalid=invalid(finding, request, client) or _mixed(finding, facts),
+        invalid=_mixed(finding, facts) or invalid(finding, request, client),
         bounds=finding.results,
         queries=len(seen),
         warm_up_queries=finding.warm_up,
