@@ -65,10 +65,13 @@ def find_version(repository: Path, reference: str) -> Version:
     name, number = parse_reference(reference)
     model = find_model(repository, name)
     if number is None and model.promoted is None:
+        ours = [known for known in model.versions if is_ours(model.version(known))]
+        if not ours:
+            raise _foreign(model.folder)
         raise UsageError(
             f"no version of {name} is promoted",
             expected=f"one of {_listed(model)}",
-            fix=f"name a version, or run `deployctl promote {repository} {name}:{max(model.versions)}`",
+            fix=f"name a version, or run `deployctl promote {repository} {name}:{max(ours)}`",
         )
     chosen = model.promoted if number is None else number
     if chosen not in model.versions:
@@ -78,6 +81,8 @@ def find_version(repository: Path, reference: str) -> Version:
 
 def read_manifest(version: Version) -> Manifest:
     """A version's manifest. Raises UsageError if it is absent or belongs to another version."""
+    if version.folder.is_dir() and not is_ours(version):
+        raise _foreign(version.folder)
     manifest = Manifest.read(version.manifest)
     if (manifest.name, manifest.version) != (version.name, version.number):
         raise UsageError(
@@ -86,6 +91,19 @@ def read_manifest(version: Version) -> Manifest:
             fix="a version is neither copied nor renamed by hand; publish it with deployctl",
         )
     return manifest
+
+
+def is_ours(version: Version) -> bool:
+    """Whether deployctl published the version: it has a manifest, or evidence beside a manifest that was lost."""
+    return version.manifest.exists() or version.evidence.exists()
+
+
+def _foreign(folder: Path) -> UsageError:
+    return UsageError(
+        f"{folder} holds nothing that deployctl published",
+        expected="a version that `deployctl package` made, with its manifest.json",
+        fix="package its checkpoint under another name; `deployctl slo --samples` measures whatever is served",
+    )
 
 
 def _names(repository: Path) -> list[str]:

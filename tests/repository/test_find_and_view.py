@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from deploy.errors import UsageError
-from deploy.repository.find import find_model, find_version, list_models, parse_reference
+from deploy.repository.find import find_model, find_version, list_models, parse_reference, read_manifest
 from deploy.repository.layout import Version, served_versions
 from deploy.repository.protobuf import parse_config
 from deploy.repository.stage import open_stage
@@ -65,6 +65,22 @@ def test_no_promoted_version_names_the_command(repository: Path) -> None:
     with pytest.raises(UsageError, match="no version of pets is promoted") as caught:
         find_version(repository, "pets")
     assert caught.value.fix.endswith(f"deployctl promote {repository} pets:2`")
+
+
+@pytest.mark.parametrize("reference", ["theirs", "theirs:1", "bare"])
+def test_what_somebody_else_put_there_is_called_so(reference: str, repository: Path) -> None:
+    for folder in ("theirs/1", "bare"):
+        (repository / folder).mkdir(parents=True)
+        (repository / folder.split("/")[0] / "config.pbtxt").write_text('name: "theirs" backend: "onnxruntime"')
+    with pytest.raises(UsageError, match="holds nothing that deployctl published"):
+        read_manifest(find_version(repository, reference))
+
+
+def test_a_lost_manifest_is_to_be_restored(repository: Path) -> None:
+    version = find_version(repository, "pets:1")
+    version.manifest.unlink()
+    with pytest.raises(UsageError, match=r"manifest\.json is missing(.|\n)*restore the file"):
+        read_manifest(version)
 
 
 def test_a_reference_is_a_name_with_or_without_a_number() -> None:

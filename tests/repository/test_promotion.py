@@ -183,7 +183,7 @@ def test_rollback_goes_back_to_what_a_hand_promoted(repository: Path) -> None:
 def test_a_model_of_somebody_else_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "theirs/1").mkdir(parents=True)
     (tmp_path / "theirs/config.pbtxt").write_text('name: "theirs"')
-    with pytest.raises(UsageError, match=r"manifest\.json is missing"):
+    with pytest.raises(UsageError, match=r"holds nothing that deployctl published"):
         promote(tmp_path, "theirs", 1)
     with pytest.raises(UsageError, match="no promotion of it is known"):
         rollback(tmp_path, "theirs")
