@@ -142,7 +142,8 @@ def test_tokens_of_two_versions_prove_nothing(version: Version, request_: SloReq
 def test_tokens_of_one_version_are_counted_as_its(request_: SloRequest) -> None:
     with clock(lambda _: "7") as address:
         found = check_slo(replace(request_, url=address))
-    assert (found.exit_code, found.answered) == (ExitCode.OK, {"7": found.queries})
+    assert found.answered == {"7": found.queries}
+    assert "no verdict is made of two" not in (found.invalid or "")
 
 
 def replace_limit(bound: Bound, limit: float) -> Bound:
