@@ -1,22 +1,26 @@
 """The ways a served model is asked: row by row, in batches, in bursts that the batcher merges, and for its labels.
 
-Owns the requests and how their answers become one check; the judge is `validate.parity`. Called by parity.
+Owns the requests and how their answers become one check; the judge is `validate.parity`. Called by
+parity and reload, and by slo.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from deploy.errors import UsageError
 from deploy.evidence import Judgement, ServedCheck, Verdict
 from deploy.repository.layout import Version
+from deploy.repository.manifest import Manifest
+from deploy.repository.protobuf import parse_config
 from deploy.serve.client import Client, ModelAddress, RequestFailed, Statistics
 from deploy.validate.baseline import Baseline
 from deploy.validate.cases import Case, make_cases
 from deploy.validate.parity import Answer, judge
+from deploy.validate.store import load_baseline
 
 # A tiny model can answer before the next request comes; more bursts make a merge all but certain.
 _BURSTS = 20
@@ -77,6 +81,12 @@ class Asking:
     model: ServedModel
     baseline: Baseline
     client: Client
+
+    @classmethod
+    def published(cls, version: Version, manifest: Manifest, client: Client) -> Self:
+        """A published version, to be asked the rows of its evidence and judged by the budgets it was proven with."""
+        model = ServedModel(version=version, config=parse_config(version.config.read_text()), classes=manifest.classes)
+        return cls(model=model, baseline=load_baseline(version.evidence, manifest.spec), client=client)
 
     def where_possible(self) -> Iterator[Callable[[], ServedCheck]]:
         """The checks that not every model allows."""

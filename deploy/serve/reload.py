@@ -16,10 +16,8 @@ from deploy.errors import UnfinishedError
 from deploy.evidence import Judgement
 from deploy.repository.layout import Version
 from deploy.repository.manifest import Manifest
-from deploy.repository.protobuf import parse_config
-from deploy.serve.asking import Asking, ServedModel
+from deploy.serve.asking import Asking
 from deploy.serve.client import Client, ModelAddress, RequestFailed
-from deploy.validate.store import load_baseline
 
 Ask = Callable[[Client], Judgement]
 """Asks a server and judges its answers."""
@@ -84,10 +82,7 @@ def _ready(client: Client, address: ModelAddress) -> bool:
 
 
 def _by_rows(version: Version, manifest: Manifest, client: Client) -> Judgement:
-    """The evidence's own calls, judged by the budgets the version was proven with."""
-    model = ServedModel(version=version, config=parse_config(version.config.read_text()), classes=manifest.classes)
-    baseline = load_baseline(version.evidence, manifest.spec)
-    return Asking(model=model, baseline=baseline, client=client).one_by_one().judgement
+    return Asking.published(version, manifest, client).one_by_one().judgement
 
 
 def _require_answers(client: Client, version: Version, found: Judgement) -> None:

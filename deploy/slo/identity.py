@@ -7,12 +7,11 @@ rates, through `check_same`.
 
 from deploy.errors import UnfinishedError
 from deploy.repository.find import read_manifest
-from deploy.repository.protobuf import parse_config
-from deploy.serve.asking import Asking, ServedModel
+from deploy.serve.asking import Asking
 from deploy.serve.client import Client, RequestFailed
 from deploy.slo.question import find_subject
 from deploy.slo.request import SloRequest
-from deploy.validate.store import RECORD, load_baseline
+from deploy.validate.store import RECORD
 
 # Enough to tell one set of weights from another, few enough for a model that takes seconds.
 _QUESTIONS = 3
@@ -31,12 +30,9 @@ def check_same(request: SloRequest) -> None:
     manifest = read_manifest(subject.version)
     if manifest.format in _UNASKED or manifest.unsafe_accepted:
         return
-    config = parse_config(subject.version.config.read_text())
-    model = ServedModel(version=subject.version, config=config, classes=manifest.classes)
     with Client(request.protocol, request.url, seconds=request.patience) as client:
-        asking = Asking(model=model, baseline=load_baseline(subject.version.evidence, manifest.spec), client=client)
         try:
-            found = asking.few(_QUESTIONS).judgement
+            found = Asking.published(subject.version, manifest, client).few(_QUESTIONS).judgement
         except RequestFailed:
             return
     if not found.passed:
