@@ -9,11 +9,10 @@ from dataclasses import replace
 from deploy.evidence import Judgement, Verdict
 from deploy.progress import Progress, Silent
 from deploy.repository.manifest import version_digest
-from deploy.slo.identity import check_same
 from deploy.slo.question import find_subject
 from deploy.slo.records import RateEvidence, RateStep, SloEvidence, versions_of
 from deploy.slo.request import SloRequest
-from deploy.slo.run import check_intact, measure_slo, pinned
+from deploy.slo.run import measure_slo, prepared
 
 Check = Callable[[SloRequest], SloEvidence]
 
@@ -34,9 +33,7 @@ def find_rate(request: SloRequest, *, progress: Progress = Silent(), check: Chec
     taken to pass at every lower rate too. Each run begins when the server has answered what the one before left behind.
     Nothing is claimed where one run was answered by another version than the next.
     """
-    request = pinned(request)
-    check_intact(request)
-    check_same(request)
+    request = prepared(request)
     subject = find_subject(request.reference, request.repository)
     run = check or (lambda one: measure_slo(one, progress=progress, rested=True))
     steps: list[RateStep] = []

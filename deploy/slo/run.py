@@ -49,10 +49,18 @@ def check_slo(request: SloRequest, *, progress: Progress = Silent()) -> SloEvide
     Raises UsageError if the version in the repository has changed or what is asked does not fit the server,
     UnfinishedError if there is none, or it does not answer as the version in the repository.
     """
+    return measure_slo(prepared(request), progress=progress)
+
+
+def prepared(request: SloRequest) -> SloRequest:
+    """The same of the version that is promoted now, once it is found intact, and behind the server.
+
+    Raises as `check_slo` does, but for what does not fit the server.
+    """
     request = pinned(request)
-    check_intact(request)
+    _check_intact(request)
     check_same(request)
-    return measure_slo(request, progress=progress)
+    return request
 
 
 def pinned(request: SloRequest) -> SloRequest:
@@ -64,7 +72,7 @@ def pinned(request: SloRequest) -> SloRequest:
     return replace(request, reference=str(find_subject(request.reference, request.repository)))
 
 
-def check_intact(request: SloRequest) -> None:
+def _check_intact(request: SloRequest) -> None:
     """Raises UsageError if the version that gives the samples, and is credited with the result, has changed."""
     subject = find_subject(request.reference, request.repository)
     if subject.version is not None:
