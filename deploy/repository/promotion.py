@@ -163,9 +163,9 @@ def _apply(version: Version, change: _Change) -> Promoted:
     config = config_with(version, running)
     require_clean(config, folder=version.model_folder)
     digest = version_digest(version.folder)
-    previous = before = promoted_version(version.model_folder)
-    if before is None:
-        before = next((one.version for one in settled_history(version.model_folder).stack()[-1:]), None)
+    previous = promoted_version(version.model_folder)
+    # Where the config does not say which is promoted, the history may.
+    last = None if previous else next(iter(settled_history(version.model_folder).stack()[-1:]), None)
     if change.approval is not None and change.approval.instead_of != previous:
         raise UnfinishedError(
             f"version {previous} was promoted while {version} was judged against version {change.approval.instead_of}",
@@ -178,7 +178,9 @@ def _apply(version: Version, change: _Change) -> Promoted:
         kept = keep_edited(version.model_folder) if edited else None
         if kept:
             change.on_step("edited-config-kept")
-        if previous != version.number and not (previous is None and _is_restored(version, change, digest)):
+        # The config of the version promoted last is given back only: undoing that would change nothing.
+        restored = last and change.action == "promote" and (last.version, last.digest) == (version.number, digest)
+        if previous != version.number and not restored:
             _record(version, change, digest)
         _write_config(version.model_folder, config)
         change.on_step("promoted")
@@ -191,22 +193,13 @@ def _apply(version: Version, change: _Change) -> Promoted:
         version=version,
         previous=previous,
         digest=digest,
-        before=before,
+        before=last.version if last else previous,
         unsafe_accepted=manifest.unsafe_accepted,
         contract_changes=manifest.contract_changes,
         edited=edited,
         kept=kept,
         steps=brought,
     )
-
-
-def _is_restored(version: Version, change: _Change, digest: str) -> bool:
-    """Whether a promotion gives back the config of the version promoted last: undoing that would change nothing.
-
-    Asked where the config no longer says which that is.
-    """
-    last = settled_history(version.model_folder).stack()[-1:]
-    return change.action == "promote" and [(one.version, one.digest) for one in last] == [(version.number, digest)]
 
 
 def _record(version: Version, change: _Change, digest: str) -> None:
