@@ -46,16 +46,17 @@ def numbers_as_tensors(exported: ExportedProgram) -> None:
     import torch
 
     graph = exported.graph_module.graph
-    for node in list(graph.nodes):
-        if node.target is not torch.ops.aten.floor_divide.default or not isinstance(node.args[0], int | float):
-            continue
+    divisions = [node for node in graph.nodes if node.target is torch.ops.aten.floor_divide.default]
+    of_numbers = [node for node in divisions if isinstance(node.args[0], int | float)]
+    for node in of_numbers:
         value = node.meta["val"]
         with graph.inserting_before(node):
             number = graph.call_function(torch.ops.aten.scalar_tensor.default, (node.args[0],), {"dtype": value.dtype})
         with value.fake_mode:
             number.meta["val"] = torch.scalar_tensor(node.args[0], dtype=value.dtype)
         node.args = (number, *node.args[1:])
-    exported.graph_module.recompile()
+    if of_numbers:
+        exported.graph_module.recompile()
 
 
 # The signature is the operator's own, here and below: the exporter reads it.

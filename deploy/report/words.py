@@ -157,10 +157,8 @@ def quantile_words(quantile: LatencyQuantile) -> tuple[str, str, str]:
 
 def client_lines(evidence: SloEvidence) -> list[str]:
     """Whether the load was what was asked for, and what it means for the verdict where it was not."""
-    client = evidence.client
-    kept = "kept its schedule" if client.kept_schedule else "sent late"
-    if not client.kept_schedule and evidence.invalid is not None:
-        kept = "DID NOT KEEP ITS SCHEDULE"
+    client, late = evidence.client, lateness(evidence)
+    kept = "kept its schedule" if client.kept_schedule else "sent late" if late else "DID NOT KEEP ITS SCHEDULE"
     lines = [
         f"client {kept}: {client.sent_rate:.4g} of {client.offered_rate:.4g} queries/s sent; lag p50 "
         f"{short(client.lag_p50)}, p99 {short(client.lag_p99)}, at most {short(client.lag_max)} ms",
@@ -168,7 +166,7 @@ def client_lines(evidence: SloEvidence) -> list[str]:
     ]
     if client.remark:
         lines.append(printable(client.remark))
-    return [*lines, late] if (late := lateness(evidence)) else lines
+    return [*lines, late] if late else lines
 
 
 def lateness(evidence: SloEvidence) -> str:

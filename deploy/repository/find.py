@@ -52,7 +52,7 @@ def find_model(repository: Path, name: str) -> Model:
 def parse_reference(text: str) -> tuple[str, int | None]:
     """Name and number of `NAME[:N]`; the number is None where it is not given. Raises UsageError if it is no number."""
     name, colon, number = text.partition(":")
-    if not name or (colon and not (is_version_number(number.lstrip("0")) and number.isascii())):
+    if not name or (colon and not is_version_number(number.lstrip("0"))):
         raise UsageError(f"{text!r} names no version", expected="NAME or NAME:N, for example resnet18:2")
     return name, int(number) if colon else None
 

@@ -18,8 +18,7 @@ WARMUP_FOLDER = "warmup"
 ATTESTATIONS_FOLDER = "attestations"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-# Triton ignores a version folder that begins with 0 or is no number.
-# And it counts in 64 bits.
+# Triton ignores a version folder that begins with 0 or is no number, and counts in 64 bits.
 _NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 
 

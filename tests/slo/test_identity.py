@@ -74,8 +74,10 @@ def test_other_weights_under_its_name_and_number_earn_it_nothing(
 
 
 def test_who_does_not_answer_is_the_load_runs_to_judge(version: Version, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.slo.identity.Client", Served(None))
+    served = Served(None)
+    monkeypatch.setattr("deploy.slo.identity.Client", served)
     check_same(asked(version))
+    assert served.asked == 1
 
 
 def test_what_was_never_held_to_its_rows_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
