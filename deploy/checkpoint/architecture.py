@@ -51,7 +51,8 @@ class Architecture:
     `head` holds the tensors whose first dim is a multiple of the number of classes, with that multiple; `stem` names
     the one whose second dim is the number of input channels, None where those are fixed; `position` the one whose
     second dim follows from the image size. `auxiliary` names tensors that are left out. `size_option` is the keyword
-    that takes the image size. `size` is the input's size that the default weights were made for, frames first for
+    that takes the image size; `resize_option` the one that takes the shorter side which a detector resizes images to,
+    None where that is fixed. `size` is the input's size that the default weights were made for, frames first for
     video; `size_is_fixed` where the weights hold for no other. `second_to` names an architecture that is taken instead
     where the weights fit both and nothing is asked for; `about` says how this one differs, empty where it does not.
     """
@@ -68,6 +69,7 @@ class Architecture:
     stem: str | None
     position: str | None
     size_option: str | None
+    resize_option: str | None = None
     size: Shape | None
     size_is_fixed: bool = False
     transforms: Transforms | None

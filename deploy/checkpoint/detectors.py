@@ -9,8 +9,8 @@ from deploy.checkpoint.architecture import Architecture
 from deploy.checkpoint.model import PreprocessingRequest
 from deploy.errors import UsageError
 
-# The builder's keyword, and how its description begins what it is by default.
-_KEYWORD, _DEFAULT = "min_size", "images are resized inside, the shorter side to"
+# How an entry's description names what its builder resizes to by default.
+_DEFAULT = "the shorter side to"
 
 
 def as_trained(entry: Architecture, asked: PreprocessingRequest) -> tuple[Architecture, dict[str, int]]:
@@ -29,7 +29,7 @@ def as_trained(entry: Architecture, asked: PreprocessingRequest) -> tuple[Archit
         )
     if asked.resize is None:
         return entry, {}
-    if not isinstance(asked.resize, int) or _DEFAULT not in entry.about or entry.size is None:
+    if not isinstance(asked.resize, int) or entry.resize_option is None or entry.size is None:
         wanted = "x".join(map(str, asked.resize)) if isinstance(asked.resize, tuple) else str(asked.resize)
         raise UsageError(
             f"--resize {wanted} is nothing that {entry.name} can be told",
@@ -37,4 +37,4 @@ def as_trained(entry: Architecture, asked: PreprocessingRequest) -> tuple[Archit
             fix="leave it out, or --factory with the network as training built it",
         )
     about = entry.about.replace(f"{_DEFAULT} {entry.size[0]}", f"{_DEFAULT} {asked.resize}, as asked for")
-    return replace(entry, about=about, size=(asked.resize, asked.resize)), {_KEYWORD: asked.resize}
+    return replace(entry, about=about, size=(asked.resize, asked.resize)), {entry.resize_option: asked.resize}

@@ -15,6 +15,9 @@ from deploy.checkpoint.vision import minor_release, torchvision_version
 from deploy.errors import UsageError
 from deploy.files import write_atomically
 
+# Raised with each fact that an Architecture gains: an index of before would say that no builder has it.
+_FACTS = 2
+
 
 @cache
 def load_zoo() -> Zoo:
@@ -23,7 +26,7 @@ def load_zoo() -> Zoo:
     shipped = files("deploy").joinpath(f"data/zoo-{release}.json.gz")
     if shipped.is_file():
         return decode(shipped.read_bytes())
-    cached = cache_folder("zoo", f"zoo-{torchvision_version()}.json.gz")
+    cached = cache_folder("zoo", f"zoo-{torchvision_version()}-{_FACTS}.json.gz")
     if not cached.is_file():
         _build_into(cached)
     return decode(cached.read_bytes())

@@ -97,6 +97,7 @@ def _look_at(builder: str, *, options: dict[str, Any]) -> Architecture:
         stem=_stem(module, kind),
         position=next((key for key in parameters if key.endswith("pos_embedding")), None),
         size_option=_size_option(module),
+        resize_option=_resize_option(module, kind),
         size=default_size(builder, module),
         size_is_fixed=type(module).__name__ == "MViT",
         transforms=default_transforms(builder),
@@ -134,6 +135,11 @@ def _stem(module: nn.Module, kind: Kind) -> str | None:
 def _size_option(module: nn.Module) -> str | None:
     """The keyword that fixes the image size, for the two families whose forward depends on it."""
     return {"VisionTransformer": "image_size", "MaxVit": "input_size"}.get(type(module).__name__)
+
+
+def _resize_option(module: nn.Module, kind: Kind) -> str | None:
+    """The keyword that sets the shorter side a detector of one stage resizes to; an SSD is made for one size."""
+    return "min_size" if kind == "detection" and getattr(module.transform, "fixed_size", None) is None else None
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ def test_another_release_reads_the_index_that_was_built_for_it(tmp_path: Path, m
     entry = zoo.load_zoo()["resnet18"]
     monkeypatch.setenv("DEPLOYCTL_CACHE", str(tmp_path))
     monkeypatch.setattr(zoo, "minor_release", lambda: "0.99")
-    built = tmp_path / "zoo" / f"zoo-{torchvision_version()}.json.gz"
+    built = tmp_path / "zoo" / f"zoo-{torchvision_version()}-2.json.gz"
     built.parent.mkdir()
     built.write_bytes(encode({"resnet18": entry}))
     assert zoo.load_zoo.__wrapped__() == {"resnet18": entry}
