@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import AfterValidator, ValidationError, ValidationInfo
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails
 
 from deploy.errors import UsageError
@@ -29,6 +29,13 @@ def _beside_or_url(value: str, info: ValidationInfo) -> str:
 # What a table's keys are typed as, so that a relative path begins at the file's folder; elsewhere it stays as it is.
 LocalPath = Annotated[Path, AfterValidator(_beside)]
 Place = Annotated[str, AfterValidator(_beside_or_url)]  # a folder or a URL such as s3://bucket/models
+# A bound or a deadline of one query: an hour at most, which alerts and histograms can still express.
+LONGEST_MS = 3_600_000.0
+# A step, a wait or a load: a week at most, which every timer here can count.
+LONGEST_SECONDS = 604_800.0
+Milliseconds = Annotated[float, Field(gt=0, le=LONGEST_MS, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
+SecondsOrZero = Annotated[float, Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
 
 Kind = TypeVar("Kind", bound=Record)
 

@@ -15,6 +15,7 @@ from deploy.cli.main import COMMANDS, cli
 from deploy.cli.types import Amount
 from deploy.errors import UsageError
 from deploy.release.policy_file import read_environment
+from deploy.settings import LONGEST_MS, LONGEST_SECONDS
 from deploy.slo.settings import SloSettings, read_settings
 
 TEXT = """
@@ -110,6 +111,22 @@ def test_no_number_of_any_command_is_nan_or_infinite() -> None:
             with pytest.raises(click.BadParameter):
                 option.type.convert(value, option, None)
             assert isinstance(option.type, Amount), (name, option.name)
+
+
+@pytest.mark.parametrize(("ending", "longest"), [("_ms", LONGEST_MS), ("timeout", LONGEST_SECONDS)])
+def test_no_time_is_longer_than_timers_and_alerts_can_count(ending: str, longest: float) -> None:
+    found = [
+        option
+        for name in COMMANDS
+        if not isinstance(find_command(name), click.Group)
+        for option in find_command(name).params
+        if option.name and option.name.endswith(ending)
+    ]
+    assert len(found) > 3
+    for option in found:
+        assert option.type.convert(longest, option, None) == longest
+        with pytest.raises(click.BadParameter, match="not in the range"):
+            option.type.convert(1.1 * longest, option, None)
 
 
 def test_rooms_below_read_the_same_keys_of_slo(tmp_path: Path) -> None:

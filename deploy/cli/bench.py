@@ -10,20 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli.published import end, record_json, tell_kept
-from deploy.cli.types import Amount
+from deploy.cli.types import POSITIVE, SECONDS
 from deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from deploy.bench import BenchRequest, BenchResult
-
-_POSITIVE = Amount(min=0, min_open=True)
 
 
 @click.command("bench")
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.argument("reference", metavar="NAME[:N]")
 @click.option("--compare", type=click.IntRange(min=1), metavar="N", help="Race it against version N of the same model.")
-@click.option("--max-slowdown", type=_POSITIVE, metavar="X", help="Pass only if its p50 is at most X times that of N.")
+@click.option("--max-slowdown", type=POSITIVE, metavar="X", help="Pass only if its p50 is at most X times that of N.")
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), metavar="CKPT", help="What it was made from, to run it eagerly."
 )
@@ -36,10 +34,10 @@ _POSITIVE = Amount(min=0, min_open=True)
 @click.option("--thorough", is_flag=True, help="Measure every power of two up to the largest batch.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of each.  [default: one per core]")
 @click.option(
-    "--seconds-per-cell", type=_POSITIVE, default=2.5, show_default=True, help="Time for each at each batch size."
+    "--seconds-per-cell", type=SECONDS, default=2.5, show_default=True, help="Time for each at each batch size."
 )
 @click.option(
-    "--timeout", type=_POSITIVE, default=600.0, show_default=True, metavar="S", help="Seconds for each child's step."
+    "--timeout", type=SECONDS, default=600.0, show_default=True, metavar="S", help="Seconds for each child's step."
 )
 @click.option("--no-attest", is_flag=True, help="Print the result only; do not keep it beside the version.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

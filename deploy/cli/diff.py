@@ -11,14 +11,13 @@ import click
 
 from deploy.cli.options import config_option
 from deploy.cli.published import end, record_json, tell_kept
-from deploy.cli.types import Amount
+from deploy.cli.types import POSITIVE, SECONDS, Amount
 from deploy.errors import DeployError, UsageError
 
 if TYPE_CHECKING:
     from deploy.errors import ExitCode
     from deploy.release.diff import DiffRequest, DiffResult
 
-_POSITIVE = Amount(min=0, min_open=True)
 _SHARE = Amount(min=0, max=1)
 _LIMITS = ("max_flips", "max_flipped_rows", "max_accuracy_drop", "max_error", "max_slowdown", "max_growth")
 
@@ -32,16 +31,16 @@ _LIMITS = ("max_flips", "max_flipped_rows", "max_accuracy_drop", "max_error", "m
 @click.option("--max-flips", type=_SHARE, metavar="SHARE", help="The share of decisions that may flip in traffic.")
 @click.option("--max-flipped-rows", type=click.IntRange(min=0), metavar="N", help="Of these samples N may flip.")
 @click.option("--max-accuracy-drop", type=_SHARE, metavar="SHARE", help="By how much accuracy may fall; takes labels.")
-@click.option("--max-error", type=_POSITIVE, metavar="X", help="How far apart outputs may be, in eager's own error.")
-@click.option("--max-slowdown", type=_POSITIVE, metavar="X", help="The p50 may be at most X times the older one's.")
-@click.option("--max-growth", type=_POSITIVE, metavar="X", help="The artifact may have at most X times the bytes.")
+@click.option("--max-error", type=POSITIVE, metavar="X", help="How far apart outputs may be, in eager's own error.")
+@click.option("--max-slowdown", type=POSITIVE, metavar="X", help="The p50 may be at most X times the older one's.")
+@click.option("--max-growth", type=POSITIVE, metavar="X", help="The artifact may have at most X times the bytes.")
 @click.option("--no-latency", is_flag=True, help="Leave out the race; the rest takes seconds.")
 @click.option(
     "--batch", "sizes", type=click.IntRange(min=1), multiple=True, metavar="B", help="A batch size to race at."
 )
-@click.option("--seconds-per-cell", type=_POSITIVE, help="Time for each at each batch size.  [default: 2.5]")
+@click.option("--seconds-per-cell", type=SECONDS, help="Time for each at each batch size.  [default: 2.5]")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of each version.  [default: one per core]")
-@click.option("--timeout", type=_POSITIVE, default=600.0, show_default=True, metavar="S", help="Seconds for each step.")
+@click.option("--timeout", type=SECONDS, default=600.0, show_default=True, metavar="S", help="Seconds for each step.")
 @click.option(
     "--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Write a summary for a CI job's page."
 )

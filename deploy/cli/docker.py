@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli.options import config_option
-from deploy.cli.types import Amount
+from deploy.cli.types import MILLISECONDS
 
 if TYPE_CHECKING:
     from deploy.containers.render import Role
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("references", metavar="[NAME[:N]]...", nargs=-1)
 @click.option("--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where the files go.")
 @click.option("--target", metavar="NAME", help="The release to serve with.  [default: the one packaged for]")
-@click.option("--p99-ms", type=Amount(min=0, min_open=True), help="Watch that 99 % are within this bound.")
+@click.option("--p99-ms", type=MILLISECONDS, help="Watch that 99 % are within this bound.")
 @click.option("--slo", type=click.Path(path_type=Path), metavar="FILE", help="Watch the bounds of its table [slo].")
 @click.option("--pin", "pins", multiple=True, metavar="ROLE=sha256:HEX", help="Pin an image by its digest too.")
 @config_option

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.cli.options import config_option
-from deploy.cli.types import Amount
+from deploy.cli.types import MILLISECONDS, POSITIVE
 
 if TYPE_CHECKING:
     from deploy.kubernetes.request import KubernetesRequest
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 @click.option("--name", metavar="NAME", help="What the objects are called.  [default: the model's name]")
 @click.option("--replicas", type=click.IntRange(1, 10_000), default=2, show_default=True, help="The fewest servers.")
 @click.option("--prometheus", metavar="URL", help="Where the cluster's Prometheus answers.  [default: the operator's]")
-@click.option("--p99-ms", type=Amount(min=0, min_open=True), help="Watch that 99 % are within this bound.")
+@click.option("--p99-ms", type=MILLISECONDS, help="Watch that 99 % are within this bound.")
 @click.option("--slo", type=click.Path(path_type=Path), metavar="FILE", help="Watch the bounds of its table [slo].")
-@click.option("--rate", type=Amount(min=0, min_open=True), help="Queries per second of the SLO check.")
+@click.option("--rate", type=POSITIVE, help="Queries per second of the SLO check.")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def command(*, output: Path, as_json: bool, **given: Any) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deploy.checkpoint.model import CheckpointRequest, PreprocessingRequest
-from deploy.cli.types import Amount, Dynamic, Edges, Numbers, Shape, Size, Values
+from deploy.cli.types import SECONDS, Dynamic, Edges, Numbers, Shape, Size, Values
 from deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _SERVER_OPTIONS = (
     click.option("--protocol", type=click.Choice(["grpc", "http"]), help="How the server is told.  [default: grpc]"),
     click.option(
         "--wait",
-        type=Amount(min=0, min_open=True),
+        type=SECONDS,
         metavar="S",
         help="Seconds for the server to answer with it.  [default: 120]",
     ),

@@ -12,7 +12,7 @@ import click
 from deploy.checkpoint.model import CheckpointRequest
 from deploy.cli.llm import llm_options
 from deploy.cli.options import checkpoint_options, config_option
-from deploy.cli.types import Amount, Written
+from deploy.cli.types import MILLISECONDS, POSITIVE, SECONDS, Written
 from deploy.convert.model import FORMATS, Format
 from deploy.convert.tactics import EFFORTS
 from deploy.errors import UsageError
@@ -119,14 +119,14 @@ class _Formats(Written):
 )
 @click.option(
     "--max-drop",
-    type=Amount(min=0, min_open=True),
+    type=POSITIVE,
     metavar="POINTS",
     help="Percentage points of accuracy that int8 may lose to fp32.  [default: 0.5]",
 )
-@click.option("--slo-p99-ms", type=Amount(min=0, min_open=True), help="Publish only if p99 at batch 1 meets this.")
+@click.option("--slo-p99-ms", type=MILLISECONDS, help="Publish only if p99 at batch 1 meets this.")
 @click.option(
     "--seconds-per-cell",
-    type=Amount(min=0, min_open=True),
+    type=SECONDS,
     default=2.5,
     show_default=True,
     help="Time for each format at each batch size.",
@@ -142,8 +142,8 @@ class _Formats(Written):
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Conversions side by side; default: what cores and memory allow."
 )
-@click.option("--timeout", type=Amount(min=0, min_open=True), metavar="S", help="Seconds for each child's step.")
-@click.option("--memory-limit", type=Amount(min=0, min_open=True), metavar="GB", help="GB for each child.")
+@click.option("--timeout", type=SECONDS, metavar="S", help="Seconds for each child's step.")
+@click.option("--memory-limit", type=POSITIVE, metavar="GB", help="GB for each child.")
 @click.option(
     "--cache/--no-cache", default=True, show_default=True, help="Take and keep compiled code of the same graph."
 )

@@ -11,7 +11,7 @@ import click
 
 from deploy.cli.options import config_option
 from deploy.cli.published import end, record_json, tell_kept
-from deploy.cli.types import Amount
+from deploy.cli.types import MILLISECONDS, POSITIVE, SECONDS, SECONDS_OR_ZERO, Amount
 from deploy.errors import DeployError, UnfinishedError, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from deploy.slo.settings import SloSettings
     from deploy.slo.stream import StreamQuestion
 
-_SECONDS = Amount(min=0, min_open=True)
 _SHARE = Amount(min=0, max=1, min_open=True, max_open=True)
 _TOKENS = 32
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -31,31 +30,31 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("reference", metavar="NAME[:N]")
 @click.option("--url", metavar="HOST:PORT", help="Where the server listens, at the port of the protocol.")
 @click.option("--protocol", type=click.Choice(["grpc", "http"]), help="How the server is asked.  [default: grpc]")
-@click.option("--p50-ms", type=_SECONDS, help="Half of the queries within so many milliseconds.")
-@click.option("--p90-ms", type=_SECONDS, help="90 % of the queries.")
-@click.option("--p95-ms", type=_SECONDS, help="95 % of the queries.")
-@click.option("--p99-ms", type=_SECONDS, help="99 % of the queries.")
-@click.option("--p999-ms", type=_SECONDS, help="99.9 % of the queries.")
+@click.option("--p50-ms", type=MILLISECONDS, help="Half of the queries within so many milliseconds.")
+@click.option("--p90-ms", type=MILLISECONDS, help="90 % of the queries.")
+@click.option("--p95-ms", type=MILLISECONDS, help="95 % of the queries.")
+@click.option("--p99-ms", type=MILLISECONDS, help="99 % of the queries.")
+@click.option("--p999-ms", type=MILLISECONDS, help="99.9 % of the queries.")
 @click.option("--llm/--no-llm", default=None, help="Ask a language model over generate_stream, token by token.")
-@click.option("--ttft-p50-ms", type=_SECONDS, help="llm: half of the first tokens within so many milliseconds.")
-@click.option("--ttft-p99-ms", type=_SECONDS, help="llm: 99 % of the first tokens.")
-@click.option("--itl-p50-ms", type=_SECONDS, help="llm: half of the queries need so long per further token.")
-@click.option("--itl-p99-ms", type=_SECONDS, help="llm: 99 % of the queries.")
+@click.option("--ttft-p50-ms", type=MILLISECONDS, help="llm: half of the first tokens within so many milliseconds.")
+@click.option("--ttft-p99-ms", type=MILLISECONDS, help="llm: 99 % of the first tokens.")
+@click.option("--itl-p50-ms", type=MILLISECONDS, help="llm: half of the queries need so long per further token.")
+@click.option("--itl-p99-ms", type=MILLISECONDS, help="llm: 99 % of the queries.")
 @click.option("--tokens", type=click.IntRange(min=2), help="llm: tokens per answer.  [default: 32]")
 @click.option("--prompts", type=_FILE, metavar="FILE", help="llm: one prompt a line; default: six of our own.")
 @click.option("--error-rate", type=_SHARE, help="The share of queries that may fail, such as 0.001.")
-@click.option("--rate", type=_SECONDS, help="Queries per second, as Poisson arrivals.")
+@click.option("--rate", type=POSITIVE, help="Queries per second, as Poisson arrivals.")
 @click.option(
     "--repository", type=click.Path(path_type=Path), help="Ask with the version's own samples; keep the result."
 )
 @click.option("--samples", type=click.Path(path_type=Path), help="Ask with the rows of this .npz.")
-@click.option("--duration", type=_SECONDS, help="The longest the load lasts, in seconds.  [default: 60]")
-@click.option("--min-duration", type=Amount(min=0), help="The shortest a pass rests on.  [default: 30]")
-@click.option("--warm-up", type=Amount(min=0), help="Seconds of load that do not count.  [default: 2]")
+@click.option("--duration", type=SECONDS, help="The longest the load lasts, in seconds.  [default: 60]")
+@click.option("--min-duration", type=SECONDS_OR_ZERO, help="The shortest a pass rests on.  [default: 30]")
+@click.option("--warm-up", type=SECONDS_OR_ZERO, help="Seconds of load that do not count.  [default: 2]")
 @click.option("--max-queries", type=click.IntRange(min=1), help="The most queries that count.")
 @click.option(
     "--timeout-ms",
-    type=_SECONDS,
+    type=MILLISECONDS,
     help="The client's deadline.  [default: 10 times the largest bound, at least 1 s; llm: 30 s]",
 )
 @click.option("--confidence", type=Amount(0.5, 1, True, True), help="Of a verdict.  [default: 0.99]")

@@ -12,22 +12,20 @@ import click
 
 from deploy.cli.options import config_option
 from deploy.cli.published import end, problem_facts, tell_kept
-from deploy.cli.types import Amount
+from deploy.cli.types import MILLISECONDS, SECONDS
 
 if TYPE_CHECKING:
     from deploy.tune.request import TuneRequest, TuneResult
-
-_POSITIVE = Amount(min=0, min_open=True)
 
 
 @click.command("tune")
 @click.argument("repository", type=click.Path(path_type=Path))
 @click.argument("reference", metavar="NAME[:N]")
-@click.option("--p99-ms", type=_POSITIVE, required=True, help="99 % of the queries within so many milliseconds.")
+@click.option("--p99-ms", type=MILLISECONDS, required=True, help="99 % of the queries within so many milliseconds.")
 @click.option("--trials", type=click.IntRange(min=1), default=20, show_default=True, help="Settings to try, in all.")
-@click.option("--timeout", type=_POSITIVE, metavar="S", help="Seconds for all trials; what was found by then counts.")
+@click.option("--timeout", type=SECONDS, metavar="S", help="Seconds for all trials; what was found by then counts.")
 @click.option(
-    "--seconds-per-probe", type=_POSITIVE, default=4.0, show_default=True, help="One load; a trial makes 2 to 10."
+    "--seconds-per-probe", type=SECONDS, default=4.0, show_default=True, help="One load; a trial makes 2 to 10."
 )
 @click.option("--storage", type=click.Path(path_type=Path, dir_okay=False), help="Keep the trials in this file.")
 @click.option("--resume", is_flag=True, help="Go on with the trials that an interrupted search kept.")

@@ -12,7 +12,7 @@ import click
 from annotated_types import Gt, Len
 
 from deploy.checkpoint.model import DynamicRequest, InputRequest, ValuesRequest
-from deploy.settings import Place
+from deploy.settings import LONGEST_MS, LONGEST_SECONDS, Place
 
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any]
@@ -40,6 +40,13 @@ class Amount(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
+
+
+POSITIVE = Amount(min=0, min_open=True)
+# A bound or a deadline of one query.
+MILLISECONDS = Amount(min=0, min_open=True, max=LONGEST_MS)
+SECONDS = Amount(min=0, min_open=True, max=LONGEST_SECONDS)
+SECONDS_OR_ZERO = Amount(min=0, max=LONGEST_SECONDS)
 
 
 class Written(ParamType):

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from deploy.records import Record
 from deploy.serve.client import Protocol
-from deploy.settings import LocalPath, read_table
+from deploy.settings import LocalPath, Milliseconds, Seconds, SecondsOrZero, read_table
 from deploy.slo.records import Bound
 
 PERCENTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99, "p999_ms": 0.999}
@@ -25,15 +25,15 @@ STREAM_PERCENTILES: dict[str, tuple[Literal["ttft", "itl"], float]] = {
 class SloSettings(Record):
     """What may be said of an SLO, None where nothing is: bounds in milliseconds, times of the run in seconds."""
 
-    p50_ms: float | None = Field(default=None, gt=0)
-    p90_ms: float | None = Field(default=None, gt=0)
-    p95_ms: float | None = Field(default=None, gt=0)
-    p99_ms: float | None = Field(default=None, gt=0)
-    p999_ms: float | None = Field(default=None, gt=0)
-    ttft_p50_ms: float | None = Field(default=None, gt=0)
-    ttft_p99_ms: float | None = Field(default=None, gt=0)
-    itl_p50_ms: float | None = Field(default=None, gt=0)
-    itl_p99_ms: float | None = Field(default=None, gt=0)
+    p50_ms: Milliseconds | None = None
+    p90_ms: Milliseconds | None = None
+    p95_ms: Milliseconds | None = None
+    p99_ms: Milliseconds | None = None
+    p999_ms: Milliseconds | None = None
+    ttft_p50_ms: Milliseconds | None = None
+    ttft_p99_ms: Milliseconds | None = None
+    itl_p50_ms: Milliseconds | None = None
+    itl_p99_ms: Milliseconds | None = None
     llm: bool | None = None
     tokens: int | None = Field(default=None, gt=1)
     prompts: LocalPath | None = None
@@ -41,11 +41,11 @@ class SloSettings(Record):
     rate: float | None = Field(default=None, gt=0)
     url: str | None = None
     protocol: Protocol | None = None
-    duration: float | None = Field(default=None, gt=0)
-    min_duration: float | None = Field(default=None, ge=0)
-    warm_up: float | None = Field(default=None, ge=0)
+    duration: Seconds | None = None
+    min_duration: SecondsOrZero | None = None
+    warm_up: SecondsOrZero | None = None
     max_queries: int | None = Field(default=None, gt=0)
-    timeout_ms: float | None = Field(default=None, gt=0)
+    timeout_ms: Milliseconds | None = None
     confidence: float | None = Field(default=None, gt=0.5, lt=1)
     seed: int | None = Field(default=None, ge=0)
     repository: LocalPath | None = None
