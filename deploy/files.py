@@ -21,6 +21,7 @@ _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _NO_ROOM = 1_000_000  # bytes
 _NO_TEMPORARY = "No usable temporary directory"  # the words of tempfile
+_CIRCLE = "Symlink loop"  # the words of pathlib
 
 
 def sha256_file(path: Path) -> str:
@@ -246,11 +247,15 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 def disk_error(error: OSError, doing: str, folder: Path | None = None) -> DeployError | None:
-    """What is told of a full disk, or of a place that one may not use; None of any other error.
+    """What is told of a full or failing disk, or of a place that one may not use; None of any other error.
 
     A copy names its source first, and a write no place at all: then the disk is that of `folder`, which exists, or of
     temporary files.
     """
+    if error.errno in (errno.EIO, errno.ESTALE, errno.EREMOTEIO):
+        return UnfinishedError(
+            f"the disk failed while {doing}: {error}", fix="see to the disk or the network folder, then run it again"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UsageError(
             f"{error.filename or error} may not be read or written while {doing}",
@@ -268,6 +273,21 @@ def disk_error(error: OSError, doing: str, folder: Path | None = None) -> Deploy
     return UnfinishedError(
         f"the disk is full while {doing}: {shown(str(place))}", fix="free some space, then run it again"
     )
+
+
+def place_error(error: OSError | RuntimeError) -> UsageError | None:
+    """What is told of a path that can be no file or folder: too long, below a file, links in a circle; else None.
+
+    Of a circle pathlib tells by a RuntimeError, until Python 3.13.
+    """
+    if isinstance(error, OSError):
+        found = f"{shown(str(error.filename))} cannot be used: {error.strerror}"
+        known = error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR) and error.filename
+    else:
+        found, known = str(error), str(error).startswith(_CIRCLE)
+    if not known:
+        return None
+    return UsageError(found, expected="a file or folder, or a name that one can have", fix="choose another")
 
 
 def _without_room(folder: Path | None) -> str:

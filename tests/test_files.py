@@ -15,6 +15,7 @@ from deploy.files import (
     disk_error,
     disk_errors_explained,
     make_folder,
+    place_error,
     require_writable,
     sha256_file,
     sha256_folder,
@@ -137,4 +138,23 @@ def test_where_nothing_temporary_can_be_written_it_is_no_bug_of_ours(monkeypatch
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(FileNotFoundError), disk_errors_explained("reading"):
         Path("/nowhere/at/all").read_bytes()
-    assert disk_error(OSError(errno.EIO, "Input/output error"), "reading") is None
+    assert disk_error(OSError(errno.EBADF, "Bad file descriptor"), "reading") is None
+    assert place_error(OSError(errno.EBADF, "Bad file descriptor")) is None
+    assert place_error(RuntimeError("dictionary changed size during iteration")) is None
+
+
+def test_a_failing_disk_is_no_bug_of_ours() -> None:
+    said = disk_error(OSError(errno.EIO, "Input/output error", "/mnt/models/x"), "reading")
+    assert "the disk failed while reading" in str(said)
+    assert "/mnt/models/x" in str(said)
+
+
+@pytest.mark.parametrize(("name", "words"), [("n" * 300, "long"), ("loop/x", "loop"), ("file/x", "directory")])
+def test_a_path_that_can_be_no_file_is_named(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").write_text("")
+    with pytest.raises((OSError, RuntimeError)) as caught:
+        (tmp_path / name).resolve(strict=True).read_text()
+    said = place_error(caught.value)
+    assert words in str(said)
+    assert str(tmp_path) in str(said)

@@ -16,7 +16,7 @@ import click
 from deploy import __version__
 from deploy.cli.examples import as_epilog
 from deploy.errors import DeployError, ExitCode, UnfinishedError
-from deploy.files import disk_error
+from deploy.files import disk_error, place_error
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("deploy.cli.inspect", "Say what a checkpoint holds and which architecture it fits."),
@@ -95,8 +95,10 @@ def main() -> NoReturn:
     except SystemExit:
         # Click's own end, with 1, where the reader of stdout went away (`| head`): nobody is left to tell.
         sys.exit(ExitCode.UNFINISHED)
+    except RuntimeError as error:
+        _end(error, place_error(error))
     except OSError as error:
-        _end(error, disk_error(error, "running the command"))
+        _end(error, disk_error(error, "running the command") or place_error(error))
     except Exception as error:  # noqa: BLE001 - the last edge: a bug of ours must not end as a verdict
         _end(error)
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
