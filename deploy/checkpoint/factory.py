@@ -17,8 +17,10 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from deploy.checkpoint.build import left_on_meta, parameters_on_meta
+from deploy.checkpoint.vision import import_torchvision
 from deploy.errors import UsageError
 
+_TORCHVISION = "operator torchvision::"  # of torch's words for an operator that it does not have
 _FORM = "package.module:function, importable from the current directory"
 
 
@@ -120,7 +122,7 @@ def _import(reference: str, module_name: str) -> Any:
         sys.path.insert(0, here)
     try:
         with redirect_stdout(sys.stderr):
-            return importlib.import_module(module_name)
+            return _beside_any_torch(lambda: importlib.import_module(module_name))
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise UsageError(
@@ -136,7 +138,18 @@ def _import(reference: str, module_name: str) -> Any:
 def _call(function: Callable[..., Any], keywords: Mapping[str, Any]) -> Any:
     # Standard output belongs to the result of the command.
     with redirect_stdout(sys.stderr):
-        return _unwrapped(function(**keywords))
+        return _unwrapped(_beside_any_torch(lambda: function(**keywords)))
+
+
+def _beside_any_torch(users: Callable[[], Any]) -> Any:
+    """What the user's code gives; once more where its import of torchvision failed, as it does beside a CPU torch."""
+    try:
+        return users()
+    except RuntimeError as error:
+        if _TORCHVISION not in str(error):
+            raise
+    import_torchvision()
+    return users()
 
 
 def _unwrapped(module: Any) -> Any:

@@ -1,5 +1,6 @@
 """The user's own architecture: found, called, compared strictly, and blamed by line where it fails."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -163,6 +164,23 @@ def test_a_factory_works_in_a_child_process(folder: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.stdout.strip() == "[7.0, 23.0]", result.stderr
+
+
+@pytest.mark.parametrize("where", ["above", "inside"])
+def test_a_factory_may_import_torchvision_beside_any_torch(where: str, tmp_path: Path) -> None:
+    """Beside a CPU torch PyPI's torchvision fails to import in a new process, until its operators are declared."""
+    line = "import torchvision"
+    code = [line, "def build():", "    return torchvision.ops.MLP(4, [2])"]
+    inside = ["def build():", f"    {line}", "    return torchvision.ops.MLP(4, [2])"]
+    (tmp_path / "seeing.py").write_text("\n".join(code if where == "above" else inside))
+    torch.save({"0.weight": torch.ones(2, 4), "0.bias": torch.ones(2)}, tmp_path / "w.pt")
+    command = ["-m", "deploy", "inspect", "w.pt", "--factory", "seeing:build", "--input-shape", "4"]
+    result = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "factory/seeing:build" in result.stdout
 
 
 @pytest.mark.parametrize(
