@@ -155,6 +155,7 @@ def test_a_path_that_can_be_no_file_is_named(tmp_path: Path, name: str, words: s
     (tmp_path / "file").write_text("")
     with pytest.raises((OSError, RuntimeError)) as caught:
         (tmp_path / name).resolve(strict=True).read_text()
+    assert isinstance(caught.value, OSError | RuntimeError)
     said = place_error(caught.value)
     assert words in str(said)
     assert str(tmp_path) in str(said)
