@@ -213,12 +213,14 @@ def _unknown(matches: Iterable[Match], names: Collection[str]) -> UsageError:
         for match in nearest
         if match.agreeing
     ]
-    parts = sorted({name.partition(".")[0] for name in names})
-    if not blocks and 1 < len(parts) <= _MOST_NETWORKS:
+    parts = sorted({name.partition(".")[0] for name in names if "." in name})
+    loose = sorted(name for name in names if "." not in name)
+    if not blocks and 1 < len(parts) + len(loose) <= _MOST_NETWORKS and parts:
+        begin = f"their names begin with {', '.join(f'{part}.' for part in parts)}"
         return UnknownArchitectureError(
-            f"the weights fit no torchvision builder: their names begin with {', '.join(f'{part}.' for part in parts)}",
+            f"the weights fit no torchvision builder: {begin}" + (f", beside {', '.join(loose)}" if loose else ""),
             expected="the weights of one network; no tensor agrees with any",
-            fix="where these are several networks, save the one to deploy by itself: "
+            fix="where one of these is a network of its own, and the one to deploy, save it by itself: "
             f"torch.save(model.{parts[0]}.state_dict(), 'weights.pt'); else {_FACTORY}",
         )
     return UnknownArchitectureError(

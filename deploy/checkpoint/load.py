@@ -144,7 +144,7 @@ def _build_from_file(checkpoint: Checkpoint) -> "nn.Module":
     from deploy.checkpoint.factory import call_factory
 
     stored = read_stored(checkpoint.base or checkpoint.path, trust_pickle=checkpoint.trust_pickle)
-    tensors = find_weights(stored.content, checkpoint.weights).tensors
+    tensors = find_weights(stored.content, checkpoint.weights, whole=checkpoint.how == "factory").tensors
     if checkpoint.base:
         tensors = merge(tensors, read_adapter(checkpoint.path))
     tensors = unwrap(tensors, checkpoint.removed_prefixes)
@@ -170,7 +170,7 @@ def _read_contents(request: CheckpointRequest) -> Contents:
     path = request.base or request.path
     stored = read_stored(path, trust_pickle=request.trust_pickle)
     stored = replace(stored, metadata={**beside(path), **stored.metadata})
-    found = find_weights(stored.content, request.weights)
+    found = find_weights(stored.content, request.weights, whole=request.factory is not None)
     if request.base:
         note = f"a LoRA adapter merged into {request.base.name}, whose sha256 is {sha256_path(request.base)}"
         found = replace(found, tensors=merge(found.tensors, read_adapter(request.path)), notes=(*found.notes, note))

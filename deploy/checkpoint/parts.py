@@ -34,7 +34,7 @@ def beside_notes(modules: Iterable[str], names: Iterable[str], removed: Iterable
     for step in removed:
         inside = step.removesuffix(".")
         held = {name.partition(".")[0] for name in weights} | {inside, ""}
-        if not step.startswith("."):
+        if inside and not step.startswith("."):
             found += [name for name in current if "." not in name and name not in held and not _IDLE.search(name)]
         current, weights = unwrap(current, (step,)), unwrap(weights, (step,))
     if not found:

@@ -36,7 +36,7 @@ from deploy.checkpoint.parts import beside_notes, ending_notes, inner_parts, is_
 from deploy.checkpoint.signature import range_notes, read_signature
 from deploy.checkpoint.tensors import check_floats
 from deploy.checkpoint.training import TrainingFacts
-from deploy.checkpoint.weights import Found, parts_of, strip_prefixes
+from deploy.checkpoint.weights import Found, average_beside, parts_of, strip_prefixes
 from deploy.checkpoint.zoo import find_architecture, load_zoo
 from deploy.errors import UsageError
 from deploy.spec import Dim, TensorSpec
@@ -202,8 +202,8 @@ def _fitting_module(
             found = compare(_shapes(full), expected)
             difference = found if forms is whole else difference
             fits += [] if found else [(removed, full)]
-        if len(fits) > 1 and forms is parts:
-            raise _several(reference, [removed for removed, _ in fits])
+        if fits and forms is parts and (len(fits) > 1 or average_beside(contents.found.tensors)):
+            raise _several(reference, [removed for removed, _ in fits], average_beside(contents.found.tensors))
         if fits:
             return module, options, *fits[0]
     assert difference is not None
@@ -228,7 +228,14 @@ def _require_tensors(reference: str, module: "nn.Module") -> None:
         )
 
 
-def _several(reference: str, places: list[tuple[str, ...]]) -> UsageError:
+def _several(reference: str, places: list[tuple[str, ...]], averaged: tuple[str, ...]) -> UsageError:
+    if averaged:
+        return UsageError(
+            f"a part of the file fits the module of --factory {reference}, and the file has it twice: {averaged[0]} "
+            f"holds the weights and {averaged[1]} their average",
+            expected="a choice: evaluation during training mostly used the average",
+            fix="add --weights ema or --weights raw",
+        )
     under = ", ".join("".join(step for step in place if not step.startswith(".")) for place in places)
     return UsageError(
         f"several networks in the file fit the module of --factory {reference}: those under {under}",

@@ -5,6 +5,7 @@ Called by load.
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +29,10 @@ PREFIXES = (
 # Wrappers that sit inside a name too: of a part that was compiled, sharded or checkpointed by itself.
 _INNER = ("._orig_mod.", "._fsdp_wrapped_module.", "._checkpoint_wrapped_module.")
 _ONLY_IN_TRAINING = re.compile(r"^(criterion|loss(es|_.*)?|.*_loss|metrics?|.*_metrics?|(train|val|valid|test)_.*)$")
+# What profilers of operations count into buffers of every module.
+_PROFILED = frozenset(("total_ops", "total_params"))
+# The step that leaves out what only training uses, where no prefix tells it from the network.
+NETWORK_ALONE = ""
 _FLAT = re.compile(r"(^|\.)_?flat_param(_\d+)?$")
 USUAL_KEYS = frozenset(
     ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "module", "params")
@@ -70,13 +75,18 @@ class _Candidate:
         return any(key.lower() in USUAL_KEYS for key in self.path)
 
 
-def find_weights(content: Mapping[Any, Any], wanted: WeightsChoice | None) -> Found:
+def find_weights(content: Mapping[Any, Any], wanted: WeightsChoice | None, *, whole: bool = False) -> Found:
     """The one set of weights in `content`.
+
+    One state_dict may hold a network and its average, each under its own part of the names: two sets too, unless the
+    `whole` may be what is built and none of them was `wanted`.
 
     Raises UsageError if there is no tensor at all, if several sets cannot be told apart, if EMA and raw weights are
     both there and `wanted` is None, or if the `wanted` ones are not there.
     """
-    candidates = list(_candidates(content, ()))
+    found = list(_candidates(content, ()))
+    split = wanted is not None or not whole
+    candidates = [part for one in found for part in ((split and [*_with_average(one)]) or (one,))]
     if not candidates:
         held = ", ".join(repr(key) for key in list(content)[:8]) or "nothing"
         raise UsageError(
@@ -94,13 +104,13 @@ def strip_prefixes(tensors: Mapping[str, "Tensor"]) -> Iterator[tuple[tuple[str,
     """The tensors as they are, then with one wrapper after another removed; each form with all that were removed.
 
     A wrapper is a prefix that all names carry, but those of losses and metrics, which are then left out; or one such as
-    `._orig_mod.` inside names. A Lightning module may call its network anything, so the last step may be any prefix
-    of all names. `unwrap` repeats the steps.
+    `._orig_mod.` inside names. A Lightning module may call its network anything, so that any prefix of all names may be
+    one. Losses and metrics beside the bare network go last (`NETWORK_ALONE`). `unwrap` repeats the steps.
     """
     removed: tuple[str, ...] = ()
     current = dict(tensors)
     yield removed, current
-    while step := _next_step(current):
+    while (step := _next_step(current)) is not None:
         removed = (*removed, step)
         current = unwrap(current, (step,))
         yield removed, current
@@ -110,7 +120,9 @@ def unwrap(tensors: Mapping[str, T], removed: Iterable[str]) -> dict[str, T]:
     """The tensors after the steps `removed`: those that carry a prefix, without it; `.X.` becomes `.` anywhere."""
     current = dict(tensors)
     for step in removed:
-        if step.startswith("."):
+        if step == NETWORK_ALONE:
+            current = {name: tensor for name, tensor in current.items() if not _is_left_over(name)}
+        elif step.startswith("."):
             current = {name.replace(step, "."): tensor for name, tensor in current.items()}
         else:
             current = {name.removeprefix(step): t for name, t in current.items() if name.startswith(step)}
@@ -122,22 +134,45 @@ def parts_of(tensors: Mapping[str, "Tensor"]) -> Iterator[tuple[tuple[str, ...],
 
     A training module may hold its network beside metrics of any name, or beside another network.
     """
-    *_, (removed, whole) = strip_prefixes(tensors)
+    *_, (removed, whole) = (form for form in strip_prefixes(tensors) if NETWORK_ALONE not in form[0])
     parts = dict.fromkeys(f"{name.partition('.')[0]}." for name in whole if "." in name)
     for part in parts if len(parts) > 1 else ():
         for further, form in strip_prefixes(unwrap(whole, (part,))):
             yield (*removed, part, *further), form
 
 
+def average_beside(tensors: Mapping[str, Any]) -> tuple[str, ...]:
+    """The parts of the names under which a network and its average lie, raw first, where they are all that there is.
+
+    Nothing otherwise; losses and metrics count for nothing.
+    """
+    shapes: dict[str, Counter[tuple[int, ...]]] = {}
+    for name, tensor in tensors.items():
+        # An average counts its steps beside the weights.
+        if _has_values(tensor) and tensor.numel() > 1 and not _is_left_over(name):
+            shapes.setdefault(name.partition(".")[0], Counter())[tuple(tensor.shape)] += 1
+    averages = [part for part in shapes if _EMA.search(part.lower())]
+    pairs = [
+        (part, average)
+        for average in averages
+        for part in shapes
+        if part not in averages and shapes[part].total() > 1 and shapes[part] == shapes[average]
+    ]
+    return pairs[0] if len(pairs) == 1 and len(shapes) == len(pairs[0]) else ()
+
+
 def left_out_notes(tensors: Mapping[str, "Tensor"], removed: Iterable[str]) -> tuple[str, ...]:
     """What to say of the losses, metrics and others that `unwrap` leaves out; nothing where there are none."""
     current, gone = dict(tensors), list[str]()
     for step in removed:
-        gone += [name for name in current if not step.startswith(".") and not name.startswith(step)]
+        if step == NETWORK_ALONE:
+            gone += filter(_is_left_over, current)
+        elif not step.startswith("."):
+            gone += [name for name in current if not name.startswith(step)]
         current = unwrap(current, (step,))
     if not gone:
         return ()
-    training = all(_ONLY_IN_TRAINING.match(name.partition(".")[0]) for name in gone)
+    training = all(map(_is_left_over, gone))
     which = "that only training uses" if training else "beside the network that was asked for"
     return (f"tensors {which} were left out: {', '.join(gone[:5])}",)
 
@@ -148,10 +183,16 @@ def may_hold_weights(key: str) -> bool:
 
 
 def _next_step(names: Collection[str]) -> str | None:
-    lasting = [name for name in names if not _ONLY_IN_TRAINING.match(name.partition(".")[0])]
+    lasting = [name for name in names if not _is_left_over(name)]
     prefix = next((prefix for prefix in PREFIXES if lasting and all(name.startswith(prefix) for name in lasting)), None)
     inner = next((marker for marker in _INNER if any(marker in name for name in names)), None)
-    return prefix or inner or _common_part(lasting)
+    beside = NETWORK_ALONE if 0 < len(lasting) < len(names) else None
+    return next((step for step in (prefix, inner, _common_part(lasting), beside) if step is not None), None)
+
+
+def _is_left_over(name: str) -> bool:
+    """Whether a tensor by its name belongs to a loss, a metric or a profiler."""
+    return bool(_ONLY_IN_TRAINING.match(name.partition(".")[0])) or name.rpartition(".")[2] in _PROFILED
 
 
 def _common_part(names: Collection[str]) -> str | None:
@@ -182,6 +223,21 @@ def _candidates(mapping: Mapping[Any, Any], path: tuple[str, ...]) -> Iterator[_
         yield from nested
     elif tensors:
         yield _Candidate(path, named, _modules(mapping))
+
+
+def _with_average(candidate: _Candidate) -> Iterator[_Candidate]:
+    """A network and its average where the candidate holds both, as a training module does; else nothing.
+
+    What an average counts beside its weights, one number directly below its part, is left out.
+    """
+    both = average_beside(candidate.mapping)
+    held = {part: unwrap(candidate.mapping, (f"{part}.",)) for part in both}
+    for part, other in zip(both, reversed(both), strict=True):
+        mapping = {
+            name: one for name, one in held[part].items() if "." in name or one.numel() > 1 or name in held[other]
+        }
+        modules = tuple(unwrap(dict.fromkeys(candidate.modules), (f"{part}.",)))
+        yield _Candidate((*candidate.path, part), mapping, modules)
 
 
 def _modules(mapping: Mapping[Any, Any]) -> tuple[str, ...]:

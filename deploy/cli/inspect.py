@@ -78,7 +78,7 @@ def _rows(checkpoint: Checkpoint) -> list[tuple[str, str]]:
 def _weights(checkpoint: Checkpoint) -> str:
     under = f"under {checkpoint.found_under!r}" if checkpoint.found_under else "at the top of the file"
     choice = f", {checkpoint.weights}" if checkpoint.weights else ""
-    removed = ", ".join(repr(prefix) for prefix in checkpoint.removed_prefixes)
+    removed = ", ".join(repr(prefix) for prefix in checkpoint.removed_prefixes if prefix)
     return under + choice + (f", prefixes removed: {removed}" if removed else "")
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deploy.checkpoint.tensors import check_finite, check_floats, check_usable, main_dtype
 from deploy.checkpoint.training import training_facts
-from deploy.checkpoint.weights import find_weights, strip_prefixes
+from deploy.checkpoint.weights import find_weights, left_out_notes, strip_prefixes, unwrap
 from deploy.errors import UsageError
 from tests.checkpoint.checkpoints import prefixed
 
@@ -63,6 +63,38 @@ def test_ema_beside_raw_asks_which(key: str) -> None:
     chosen = find_weights(content, "ema")
     assert chosen.tensors["fc.weight"].sum() == 12
     assert (chosen.under, chosen.choice) == (key, "ema")
+
+
+def test_a_network_and_its_average_in_one_state_dict_ask_which() -> None:
+    """As a training module that holds both saves them, the average with a count of its steps."""
+    average = {**prefixed(EMA, "ema.module."), "ema.steps": torch.ones(1)}
+    content = {"state_dict": {**prefixed(RAW, "net."), **average}}
+    message = refusal(content)
+    assert "'state_dict.net'" in message
+    assert "'state_dict.ema'" in message
+    raw, chosen = find_weights(content, "raw"), find_weights(content, "ema")
+    assert (raw.under, set(raw.tensors)) == ("state_dict.net", set(RAW))
+    assert (chosen.under, set(chosen.tensors)) == ("state_dict.ema", set(prefixed(EMA, "module.")))
+    assert chosen.tensors["module.fc.weight"].sum() == 12
+    assert set(find_weights(content, None, whole=True).tensors) == set(content["state_dict"])
+
+
+@pytest.mark.parametrize("beside", ["module.fc.weight", "ema.fc.scale"])
+def test_what_is_no_average_of_the_network_stays_in_it(beside: str) -> None:
+    content = {**prefixed(RAW, "net."), **prefixed(EMA, "ema."), beside: torch.ones(3)}
+    assert set(find_weights(content, None).tensors) == set(content)
+
+
+def test_losses_and_counts_of_operations_beside_a_bare_network_go_last() -> None:
+    """As `thop` leaves them in every module, and a criterion that is a part of the network."""
+    counts = {"total_ops": torch.zeros(1), "fc.total_ops": torch.zeros(1), "fc.total_params": torch.zeros(1)}
+    tensors = {**RAW, "body.weight": torch.ones(1), **counts, "criterion.weight": torch.ones(2)}
+    (first, whole), (last, alone) = strip_prefixes(tensors)
+    assert (first, whole) == ((), tensors)
+    assert set(alone) == set(unwrap(tensors, last)) == {*RAW, "body.weight"}
+    assert left_out_notes(tensors, last) == (
+        "tensors that only training uses were left out: total_ops, fc.total_ops, fc.total_params, criterion.weight",
+    )
 
 
 def test_ema_alone_is_used_and_said() -> None:
