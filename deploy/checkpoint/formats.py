@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from deploy.checkpoint.pickles import load_plain, load_trusted, types_needed
 from deploy.checkpoint.quantized import TORCHAO, dequantized, read_quantized
+from deploy.checkpoint.safetensors_folder import weight_files
 from deploy.checkpoint.sharded import read_sharded
 from deploy.checkpoint.sniff import SAVE_STATE_DICT, WANTED, Kind, damaged, recognise
 from deploy.errors import UsageError, listed
@@ -38,6 +39,10 @@ def read_stored(path: Path, *, trust_pickle: bool = False) -> Stored:
     kind = recognise(path)
     if kind is Kind.SAFETENSORS:
         return _read_safetensors(path)
+    if kind is Kind.SAFETENSORS_FOLDER:
+        files = [_read_safetensors(file) for file in weight_files(path)]
+        tensors = {name: tensor for file in files for name, tensor in file.content.items()}
+        return Stored(format="safetensors", content=tensors, metadata=files[0].metadata)
     if kind is Kind.SHARDED:
         return Stored(format="distributed", content=_read_folder(path, trust_pickle=trust_pickle))
     if kind is Kind.PROGRAM:

@@ -21,11 +21,12 @@ from deploy.checkpoint.adapters import (
     require_merged,
 )
 from deploy.checkpoint.formats import read_stored
+from deploy.checkpoint.identify import UnknownArchitectureError
 from deploy.checkpoint.inputs import UNKNOWN
 from deploy.checkpoint.library import understand_library
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.checkpoint.preprocess import settle
-from deploy.checkpoint.pretrained_folder import is_pretrained_folder
+from deploy.checkpoint.pretrained_folder import CONFIG, is_pretrained_folder, lacks_config
 from deploy.checkpoint.program import PROGRAM, load_exported, program_module, read_program
 from deploy.checkpoint.signature import range_notes, with_values
 from deploy.checkpoint.sniff import Kind, recognise
@@ -67,7 +68,7 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
         checkpoint = read_checkpoint(replace(request, path=file))
         return checkpoint.model_copy(update={"name": model_name(request.path)})
     base = require_base(request.path, request.base) if _is_of_peft(request) else None
-    if is_pretrained_folder(base or request.path):
+    if is_pretrained_folder(base or request.path) and not _has_weights_alone(request):
         from deploy.checkpoint.pretrained import read_pretrained
 
         return settle(read_pretrained(request, name=model_name(request.path)), request.preprocessing)
@@ -86,6 +87,11 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
         check_variances(understood.tensors)
         # 5.
         return settle(_put_down(request, contents, understood, digest.result()), request.preprocessing)
+
+
+def _has_weights_alone(request: CheckpointRequest) -> bool:
+    """Whether of such a folder only the weights count: nothing in it says which network, or the factory does."""
+    return request.base is None and (bool(request.factory) or not (request.path / CONFIG).is_file())
 
 
 def _is_of_peft(request: CheckpointRequest) -> bool:
@@ -182,8 +188,10 @@ def _read_contents(request: CheckpointRequest) -> Contents:
 def _understand(request: CheckpointRequest, contents: Contents) -> Understood:
     try:
         return understand_factory(request, contents) if request.factory else understand_library(request, contents)
-    except UsageError:
+    except UsageError as error:
         require_merged(request.path, contents.found.tensors)
+        if is_pretrained_folder(request.path) and isinstance(error, UnknownArchitectureError):
+            raise lacks_config(request.path) from error
         raise
 
 

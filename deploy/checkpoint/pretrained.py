@@ -133,12 +133,12 @@ def import_transformers() -> ModuleType:
 
 
 def _check_options(request: CheckpointRequest) -> None:
-    given = {"--arch": request.arch, "--factory": request.factory, "--weights": request.weights}
+    given = {"--arch": request.arch, "--weights": request.weights}
     for option, value in given.items():
         if value:
             raise UsageError(
                 f"{option} {value} was given for {request.path}, whose {CONFIG} says which network it is",
-                expected=f"{CONFIG} alone, or the weights' file with {option}",
+                expected=f"{CONFIG} alone, or a network of your own as --factory package.module:function",
                 fix=f"leave out {option}",
             )
     if request.trust_pickle:

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from deploy.checkpoint.pretrained_folder import WEIGHTS, PretrainedFolder
+from deploy.checkpoint.pretrained_folder import PretrainedFolder
+from deploy.checkpoint.sniff import WEIGHTS
 from deploy.errors import UsageError
 
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")

@@ -12,6 +12,7 @@ from pathlib import Path
 from deploy.errors import UsageError
 
 WANTED = "a state_dict saved with torch.save, or a .safetensors file"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SAVE_STATE_DICT = "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
 
 _HEAD = 4096
@@ -38,12 +39,14 @@ _FOREIGN: tuple[tuple[int, bytes, str, str], ...] = (
 class Kind(Enum):
     """The containers that weights are read from; `SHARDED` is a folder of torch.distributed.checkpoint's.
 
-    `PROGRAM` is what torch.export.save writes: weights and the graph that computes with them.
+    `SAFETENSORS_FOLDER` holds one file of the usual name, or shards with their index. `PROGRAM` is what
+    torch.export.save writes: weights and the graph that computes with them.
     """
 
     TORCH_ZIP = auto()
     TORCH_LEGACY = auto()
     SAFETENSORS = auto()
+    SAFETENSORS_FOLDER = auto()
     SHARDED = auto()
     PROGRAM = auto()
 
@@ -100,6 +103,8 @@ def _read_head(path: Path) -> tuple[bytes, int]:
 def _recognise_folder(path: Path) -> Kind:
     if (path / ".metadata").is_file():
         return Kind.SHARDED
+    if any((path / name).is_file() for name in (WEIGHTS, INDEX)):
+        return Kind.SAFETENSORS_FOLDER
     if next(path.glob("*.distcp"), None):
         raise UsageError(
             f"{path} holds shards of torch.distributed.checkpoint without their .metadata",

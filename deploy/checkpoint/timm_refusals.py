@@ -4,7 +4,7 @@ Owns these refusals; what fits is decided in timm_models, which calls this.
 """
 
 from deploy.checkpoint.architecture import Shapes
-from deploy.checkpoint.identify import Difference
+from deploy.checkpoint.identify import Difference, UnknownArchitectureError
 from deploy.checkpoint.timm_entries import TIMM, TimmEntry, likeness, sketch, timm_version
 from deploy.checkpoint.timm_zoo import load_index
 from deploy.errors import UsageError, listed
@@ -49,7 +49,7 @@ def unknown(otherwise: UsageError | None, shapes: Shapes) -> UsageError:
             expected=f"the shapes of one of them too: other arguments of {maker}, such as embed_dim, make others",
             fix=f"{FACTORY}, a function that returns {maker} with the arguments of training",
         )
-    return UsageError(otherwise.found + words, expected=otherwise.expected, fix=otherwise.fix)
+    return UnknownArchitectureError(otherwise.found + words, expected=otherwise.expected, fix=otherwise.fix)
 
 
 def misfit(name: str, difference: Difference, entry: TimmEntry, size: tuple[int, int, int]) -> UsageError:

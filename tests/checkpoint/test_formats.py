@@ -150,9 +150,9 @@ def test_different_things_are_refused_in_different_words() -> None:
 
 
 def test_a_directory_names_the_files_in_it(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "weights.safetensors").touch()
     message = refusal(tmp_path)
-    assert "is a directory that holds model.safetensors" in message
+    assert "is a directory that holds weights.safetensors" in message
 
 
 def test_a_directory_of_several_checkpoints_names_them(tmp_path: Path) -> None:

@@ -623,7 +623,6 @@ def test_pickled_weights_are_refused_with_the_way_out(folder: Path) -> None:
     "options",
     [
         {"arch": "resnet18"},
-        {"factory": "m:f"},
         {"trust_pickle": True},
         {"input_shapes": ((3, 4),)},
         {"values": (ValuesRequest(input="input_ids", range=(0, 3)),)},

@@ -1,0 +1,89 @@
+"""The safetensors files of a folder: one, or shards with the index that says which tensor lies in which.
+
+Owns what must lie there, as far as headers and the index tell. Imports no torch.
+Called by formats and pretrained_folder.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from deploy.checkpoint.sniff import INDEX, WEIGHTS, Kind, damaged, recognise
+from deploy.errors import UsageError, listed
+
+SAVED = "a folder that model.save_pretrained(folder) and tokenizer.save_pretrained(folder) wrote"
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_SHOWN = 5
+
+
+def weight_files(path: Path) -> tuple[Path, ...]:
+    """The folder's file, or all its shards. Raises UsageError if there is none, or one is missing, cut or another's."""
+    if (path / WEIGHTS).is_file():
+        names: dict[str, list[str]] = {WEIGHTS: []}
+    elif (path / INDEX).is_file():
+        names = _shards(path)
+    else:
+        raise _no_weights(path)
+    absent = [name for name in names if not (path / name).is_file()]
+    if absent:
+        raise UsageError(
+            f"{path} lacks {len(absent)} of its {len(names)} weight files: {listed(absent, _SHOWN)}",
+            expected=f"every file that {INDEX} names",
+            fix="copy or download the folder again",
+        )
+    for name, tensors in names.items():
+        _check_file(path / name, tensors)
+    return tuple(path / name for name in names)
+
+
+def _shards(path: Path) -> dict[str, list[str]]:
+    """The tensors of each shard, by the index."""
+    index = read_json(path / INDEX)
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise UsageError(f"{path / INDEX} names no weights", expected="a weight_map of tensor names to files")
+    shards: dict[str, list[str]] = {}
+    for tensor, name in places.items():
+        if Path(name).name != name:
+            raise UsageError(f"{path / INDEX} names a file elsewhere: {name!r}", expected="files of this folder")
+        shards.setdefault(name, []).append(tensor)
+    return dict(sorted(shards.items()))
+
+
+def _check_file(path: Path, tensors: list[str]) -> None:
+    """Raises UsageError if a file is no whole safetensors file, or lacks a tensor that the index says it has."""
+    from safetensors import SafetensorError, safe_open
+
+    if recognise(path) is not Kind.SAFETENSORS:
+        raise UsageError(f"{path} is no safetensors file, in spite of its name", expected=SAVED)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            held = set(file.keys())
+    except SafetensorError as error:
+        raise damaged(path, error) from error
+    absent = [tensor for tensor in tensors if tensor not in held]
+    if absent:
+        raise UsageError(
+            f"{path} lacks {len(absent)} tensors that {INDEX} says it has: {listed(absent, _SHOWN)}",
+            expected="shards and index of one save",
+            fix="copy or download the folder again",
+        )
+
+
+def _no_weights(path: Path) -> UsageError:
+    pickled = next((name for name in _PICKLES if (path / name).exists()), None)
+    if pickled is None:
+        return UsageError(f"{path} holds config.json and no weights", expected=f"{WEIGHTS}, or {INDEX} with its shards")
+    return UsageError(
+        f"{path} holds its weights as a pickle ({pickled})",
+        expected=f"{WEIGHTS}, or {INDEX} with its shards",
+        fix="load it where it was trained and write it again: model.save_pretrained(folder, safe_serialization=True)",
+    )
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of the folder holds. Raises UsageError if it is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no JSON: {error}", expected=SAVED) from error
