@@ -13,8 +13,10 @@ from deploy.checkpoint.pickles import load_plain, load_trusted, types_needed
 from deploy.checkpoint.quantized import TORCHAO, dequantized, read_quantized
 from deploy.checkpoint.safetensors_folder import weight_files
 from deploy.checkpoint.sharded import read_sharded
-from deploy.checkpoint.sniff import SAVE_STATE_DICT, WANTED, Kind, damaged, recognise
+from deploy.checkpoint.sniff import SAVE_STATE_DICT, SAVE_WHOLE, WANTED, Kind, damaged, recognise
 from deploy.errors import UsageError, listed
+
+_DTENSOR = "torch.distributed.tensor.DTensor"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,12 @@ def _failed(path: Path, error: Exception) -> UsageError:
 def _refused_pickle(path: Path, names: list[str]) -> UsageError:
     if any(name.startswith("torch.nn.modules.") for name in names):
         return _whole_module(path, next(name for name in (*_not_torch(names), *names)))
+    if _DTENSOR in names:
+        return UsageError(
+            f"{path} holds DTensors: the piece of each weight that one rank of FSDP or tensor parallelism had",
+            expected="whole tensors",
+            fix=SAVE_WHOLE,
+        )
     if quantized := next((name for name in names if name.startswith(TORCHAO)), None):
         return UsageError(
             f"{path} holds weights that torchao has quantized ({quantized}), which the torchao here does not know",

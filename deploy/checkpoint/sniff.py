@@ -15,6 +15,10 @@ WANTED = "a state_dict saved with torch.save, or a .safetensors file"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SAVE_STATE_DICT = "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
 
+SAVE_WHOLE = (
+    "save whole tensors: get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) of "
+    "torch.distributed.checkpoint.state_dict; or the folder that torch.distributed.checkpoint.save writes"
+)
 _HEAD = 4096
 _ZIP = b"PK\x03\x04"
 _LEGACY_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # torch.serialization.MAGIC_NUMBER, pickled

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from deploy.checkpoint.sniff import SAVE_WHOLE
 from deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def dtype_name(tensor: "Tensor") -> str:
 
 
 def check_usable(tensors: Mapping[str, "Tensor"]) -> None:
-    """Raises UsageError for a tensor that is sparse, quantized, complex, an exotic float, or without data."""
+    """Raises UsageError for a tensor that is sparse, quantized, complex, an exotic float, a piece, or without data."""
     import torch
 
     for name, tensor in tensors.items():
@@ -34,6 +35,10 @@ def check_usable(tensors: Mapping[str, "Tensor"]) -> None:
             raise UsageError(
                 f"weight {name!r} has a shape but no data (it was saved from the meta device)",
                 fix="save the checkpoint after the weights were loaded",
+            )
+        if type(tensor).__name__ == "DTensor":
+            raise UsageError(
+                f"weight {name!r} is a DTensor: the piece that one rank had", expected="whole tensors", fix=SAVE_WHOLE
             )
         if tensor.is_quantized:
             raise UsageError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deploy.checkpoint.model import WeightsChoice
+from deploy.checkpoint.sniff import SAVE_WHOLE
 from deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -302,7 +303,7 @@ def _found(chosen: _Candidate, choice: WeightsChoice | None, *, others: list[_Ca
         raise UsageError(
             f"weight {flat!r} is a flat piece of FSDP's, without the names and shapes of what it was made of",
             expected="named tensors, whole or sharded",
-            fix="save the result of torch.distributed.checkpoint.state_dict.get_model_state_dict(model)",
+            fix=SAVE_WHOLE,
         )
     notes = []
     beside = sorted(set(chosen.mapping) - set(tensors))

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from deploy.checkpoint.formats import read_stored
 from deploy.checkpoint.load import build_module, read_checkpoint
@@ -121,6 +124,18 @@ def test_no_known_architecture_loses_a_part_of_its_own() -> None:
 def test_flat_parameters_of_fsdp_are_refused_with_the_way_out() -> None:
     with pytest.raises(UsageError, match=r"'layer\._flat_param'(.|\n)*get_model_state_dict"):
         find_weights({"model": {"layer._flat_param": torch.ones(4)}}, None)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_the_pieces_of_one_rank_are_refused_with_the_way_out(tmp_path: Path, *, trusted: bool) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/ranks", rank=0, world_size=1)
+    try:
+        weight = distribute_tensor(torch.ones(4, 2), init_device_mesh("cpu", (1,)), [Shard(0)])
+        torch.save({"head.weight": weight}, tmp_path / "w.pt")
+        with pytest.raises(UsageError, match=r"DTensor(.|\n)*full_state_dict=True"):
+            read_checkpoint(CheckpointRequest(path=tmp_path / "w.pt", trust_pickle=trusted))
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("factory", [NET, "tests.lit:LitNet"], ids=["the network", "the LightningModule"])
