@@ -22,6 +22,7 @@ from benchmarks.table.records import (
     AOTI,
     COMPILED,
     EAGER,
+    NAVIGATOR,
     ORT,
     OUR_AOTI,
     OUR_ORT,
@@ -172,6 +173,31 @@ def test_the_search_for_faster_artifacts_is_no_part_of_the_conversion_that_is_co
         run(job(folder, "resnet18"), lambda *_, model=model: model)
         text = (folder / "docs" / PAGE_FILE).read_text()
         assert ("130.0 s, 6.00 GB, 58.0 s of it the search" in text, "--effort normal" in text) == (said, said)
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(400.0, "met"), (300.0, "missed")])
+def test_model_navigator_is_held_against_the_stages_that_it_has_too(
+    seconds: float, verdict: str, tmp_path: Path
+) -> None:
+    """Conversions run beside each other, and neither the reading of the checkpoint nor the search is one of its own."""
+    stages = {
+        "read the checkpoint": Stage(start=1.0, end=5.0, peak=1),
+        "export": Stage(start=5.0, end=7.0, peak=1),
+        "convert to onnx": Stage(start=7.0, end=12.0, peak=1),
+        "convert to aoti": Stage(start=7.0, end=27.0, peak=1),
+        "prove against float64": Stage(start=27.0, end=40.0, peak=1),
+        "find the fastest aoti": Stage(start=40.0, end=90.0, peak=1),
+        "measure latency": Stage(start=90.0, end=120.0, peak=1),
+    }
+    ours = Cold(who="deployctl", command="python", seconds=121.0, peak=1, stages=stages)
+    theirs = cold(NAVIGATOR, build=10.0, optimize=10.0 + seconds)
+    model = measured("resnet18").model_copy(update={"cold": (ours, theirs)})
+    assert sums.same_stages(model) == 65.0
+    judged = {aim.name: aim.verdict for aim in aims([model])}
+    assert judged["Model Navigator's optimize() over the same stages of ours"] == verdict
+    run(job(tmp_path, "resnet18"), lambda *_: model)
+    text = (tmp_path / "docs" / PAGE_FILE).read_text()
+    assert f"{10 + seconds:.1f} s, 2.00 GB, {seconds:.1f} s of it optimize(); ours 65.0 s" in text
 
 
 def test_a_lost_route_has_dashes_and_its_reason(tmp_path: Path) -> None:

@@ -110,7 +110,11 @@ def _cold(models: Sequence[ModelRecord]) -> list[Aim]:
             sums.conversion_ratio,
             _Bound(limit=0.9, least=False),
         ),
-        ("Model Navigator's optimize() over our whole command", sums.navigator_ratio, _Bound(limit=5.0, least=True)),
+        (
+            "Model Navigator's optimize() over the same stages of ours",
+            sums.navigator_ratio,
+            _Bound(limit=5.0, least=True),
+        ),
     ]
     judged = []
     for name, ratio, bound in wanted:
