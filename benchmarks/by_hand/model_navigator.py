@@ -51,7 +51,7 @@ def serve(folder: Path, inputs: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     started = time.perf_counter()
     package = nav.package.load(folder / PACKAGE, folder / "served")
-    runner = package.get_runner(include_source=False)
+    runner = package.get_runner(include_source=False, device="cpu")
     runner.activate()
     say({"load_seconds": time.perf_counter() - started, "runner": runner.name()})
     names = list(package.status.input_metadata)

@@ -113,7 +113,8 @@ def _navigate(subject: Subject, work: Path) -> _Peer:
     except RuntimeError as error:
         last = str(error).strip().splitlines()[-1]
         return _Peer(python=python, folder=folder, cold=None, note=f"{NAVIGATOR}'s optimize() failed: {last}")
-    return _Peer(python=python, folder=folder, cold=cold, note=f"{NAVIGATOR}: {PINNED}, its best serialised runner")
+    note = f"{NAVIGATOR}: {PINNED}, its best serialised runner; it waits for no GPU here, which is mended"
+    return _Peer(python=python, folder=folder, cold=cold, note=note)
 
 
 def _judge(entrant: Entrant, baseline: Baseline, logs: Path) -> Accuracy:

@@ -32,6 +32,8 @@ NEEDED = (
     "tritonclient[grpc]~=2.47", "wrapt", "pyee", "rich",
 )  # fmt: skip
 
+_WAITS = "torch.cuda.synchronize()"
+
 
 def environment(folder: Path) -> Path:
     """The Python of a virtual environment in `folder` that holds it, made if it is not there yet."""
@@ -42,8 +44,18 @@ def environment(folder: Path) -> Path:
         install = [str(python), "-m", "pip", "install", "--quiet"]
         subprocess.run([*install, *NEEDED, *shared], check=True)
         subprocess.run([*install, "--no-deps", PINNED], check=True)
+        _mend(folder)
         (folder / "complete").touch()
     return python
+
+
+def _mend(folder: Path) -> None:
+    """Let its runners of torch wait for a GPU only where there is one: with a CPU build of torch each would fail."""
+    (path,) = folder.glob("lib/python*/site-packages/model_navigator/runners/torch.py")
+    text = path.read_text()
+    if _WAITS not in text:
+        raise RuntimeError(f"{PINNED} has another {path.name} than it was mended for")
+    path.write_text(text.replace(_WAITS, f"torch.cuda.is_available() and {_WAITS}"))
 
 
 @dataclass(slots=True, kw_only=True)
