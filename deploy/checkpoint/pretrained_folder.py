@@ -21,7 +21,7 @@ TOKENS, MASK, TYPES, PIXELS = "input_ids", "attention_mask", "token_type_ids", "
 SEQUENCE, EMBEDDING = "sequence", "sentence_embedding"
 # The way out for what is no network of one text or one image.
 OWN_MODULE = (
-    "give the module as --factory package.module:function, its weights as one file, and each input of its forward as "
+    "give the module as --factory package.module:function with the same folder, and each input of its forward as "
     "--input-shape NAME=DTYPE:SIZES"
 )
 

@@ -111,7 +111,7 @@ def _check_said(request: CheckpointRequest) -> None:
             raise UsageError(
                 f"{option} was given for {request.path}, a folder of transformers",
                 expected="what config.json and preprocessor_config.json say",
-                fix="leave it out, or give the module as --factory and its weights as one file",
+                fix="leave it out, or give the module as --factory",
             )
 
 
@@ -146,7 +146,7 @@ def _text(
             f"{type(network).__name__} reads from the values of its inputs how much it computes, which no graph holds",
             expected="a network whose computation follows from the inputs' shapes",
             fix="train one whose attention has one form for all texts, such as ModernBERT; or give a module of your "
-            "own in which that is fixed as --factory package.module:function, its weights as one file",
+            "own in which that is fixed as --factory package.module:function",
         )
     check_padding(folder, network)
     words = getattr(config.get_text_config(), "vocab_size", None)
@@ -250,7 +250,7 @@ def _image(
         raise UsageError(
             f"--dynamic was given for {request.path}, whose images have one size",
             expected="no --dynamic",
-            fix="leave it out, or give the module as --factory and its weights as one file",
+            fix="leave it out, or give the module as --factory",
         )
     config: Any = getattr(network.config, "vision_config", network.config)
     channels, built = int(getattr(config, "num_channels", 3)), sides(getattr(config, "image_size", None))

@@ -262,5 +262,5 @@ def _require_padding_taken(module: nn.Module, example: Sequence[Tensor], inputs:
             f"the model fails on rows that are filled up, as their mask says: {error}{user_line(error)}",
             expected="a forward that takes rows with padding: shorter texts of a batch have some",
             fix="mend that code; or, for rows of one length without padding, give a module that takes no mask as "
-            "--factory, its weights as one file",
+            "--factory",
         ) from error
