@@ -88,3 +88,8 @@ def listed(names: Iterable[str], limit: int) -> str:
     every = list(names)
     more = f" and {len(every) - limit} more" if len(every) > limit else ""
     return ", ".join(every[:limit]) + more
+
+
+def with_fix(error: UsageError, more: str) -> UsageError:
+    """The same refusal with one more way out."""
+    return UsageError(error.found, expected=error.expected, fix=f"{error.fix}; or {more}" if error.fix else more)

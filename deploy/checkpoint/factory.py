@@ -9,7 +9,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -145,11 +145,18 @@ def _beside_any_torch(users: Callable[[], Any]) -> Any:
     """What the user's code gives; once more where its import of torchvision failed, as it does beside a CPU torch."""
     try:
         return users()
-    except RuntimeError as error:
-        if _TORCHVISION not in str(error):
+    except Exception as error:
+        # transformers makes an ImportError of it.
+        if not any(_TORCHVISION in str(one) for one in _causes(error)):
             raise
     import_torchvision()
     return users()
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _unwrapped(module: Any) -> Any:

@@ -26,7 +26,7 @@ from deploy.checkpoint.inputs import UNKNOWN
 from deploy.checkpoint.library import understand_library
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.checkpoint.preprocess import settle
-from deploy.checkpoint.pretrained_folder import CONFIG, is_pretrained_folder, lacks_config
+from deploy.checkpoint.pretrained_folder import CONFIG, NAMED_OTHERWISE, is_pretrained_folder, lacks_config
 from deploy.checkpoint.program import PROGRAM, load_exported, program_module, read_program
 from deploy.checkpoint.signature import range_notes, with_values
 from deploy.checkpoint.sniff import Kind, recognise
@@ -35,10 +35,10 @@ from deploy.checkpoint.timm_entries import TIMM
 from deploy.checkpoint.timm_models import build_timm
 from deploy.checkpoint.timm_training import beside, hub_folder
 from deploy.checkpoint.training import training_facts
-from deploy.checkpoint.understand import FACTORY, Contents, Understood, understand_factory
+from deploy.checkpoint.understand import FACTORY, Contents, MisfitError, Understood, understand_factory
 from deploy.checkpoint.weights import find_weights, left_out_notes, unwrap
 from deploy.checkpoint.zoo import find_architecture
-from deploy.errors import UsageError
+from deploy.errors import UsageError, with_fix
 from deploy.files import sha256_path, size_of
 from deploy.spec import TensorSpec
 
@@ -192,6 +192,8 @@ def _understand(request: CheckpointRequest, contents: Contents) -> Understood:
         require_merged(request.path, contents.found.tensors)
         if is_pretrained_folder(request.path) and isinstance(error, UnknownArchitectureError):
             raise lacks_config(request.path) from error
+        if is_pretrained_folder(request.path) and isinstance(error, MisfitError):
+            raise with_fix(error, NAMED_OTHERWISE) from error
         raise
 
 

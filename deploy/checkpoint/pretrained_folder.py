@@ -21,8 +21,12 @@ TOKENS, MASK, TYPES, PIXELS = "input_ids", "attention_mask", "token_type_ids", "
 SEQUENCE, EMBEDDING = "sequence", "sentence_embedding"
 # The way out for what is no network of one text or one image.
 OWN_MODULE = (
-    "give the module as --factory package.module:function with the same folder, and each input of its forward as "
-    "--input-shape NAME=DTYPE:SIZES"
+    "give the module as --factory package.module:function, the file that torch.save(module.state_dict(), 'weights.pt') "
+    "writes of it, and each input of its forward as --input-shape NAME=DTYPE:SIZES"
+)
+NAMED_OTHERWISE = (
+    "give the file that torch.save(module.state_dict(), 'weights.pt') writes: transformers may name weights otherwise "
+    "on disk than in memory"
 )
 
 _TOKENIZER = (

@@ -18,14 +18,14 @@ from deploy.checkpoint.tensors import check_floats
 from deploy.checkpoint.timm_entries import TIMM, TimmEntry, digest_names, digest_shapes, import_timm, timm_version
 from deploy.checkpoint.timm_forms import check_fused, check_fused_like, headless_note, nearly_headless, pooling_note
 from deploy.checkpoint.timm_likely import Clues, likeliest_first
-from deploy.checkpoint.timm_refusals import FACTORY, INSTALL, SHOWN, ambiguous, misfit, nearest, unknown, with_fix
+from deploy.checkpoint.timm_refusals import FACTORY, INSTALL, SHOWN, ambiguous, misfit, nearest, unknown
 from deploy.checkpoint.timm_sizes import as_pair, asked_size, guessed_note, named_alike, of_a_size, sides_of
 from deploy.checkpoint.timm_training import TimmSaid, timm_preprocessing, what_timm_said
 from deploy.checkpoint.timm_zoo import index_is_ready, load_index
 from deploy.checkpoint.training import TrainingFacts
 from deploy.checkpoint.understand import Contents, Understood
 from deploy.checkpoint.weights import strip_prefixes
-from deploy.errors import UsageError, listed
+from deploy.errors import UsageError, listed, with_fix
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

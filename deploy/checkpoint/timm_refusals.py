@@ -65,8 +65,3 @@ def misfit(name: str, difference: Difference, entry: TimmEntry, size: tuple[int,
         expected="every tensor of the architecture and no other",
         fix=fix,
     )
-
-
-def with_fix(error: UsageError, more: str) -> UsageError:
-    """The same refusal with one more way out."""
-    return UsageError(error.found, expected=error.expected, fix=f"{error.fix}; or {more}" if error.fix else more)

@@ -4,8 +4,9 @@ Owns the two ways to that answer; matching, inputs and factories have files of t
 Called by load.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 from deploy.checkpoint.architecture import PREFIX, Shapes
@@ -36,7 +37,7 @@ from deploy.checkpoint.parts import beside_notes, ending_notes, inner_parts, is_
 from deploy.checkpoint.signature import range_notes, read_signature
 from deploy.checkpoint.tensors import check_floats
 from deploy.checkpoint.training import TrainingFacts
-from deploy.checkpoint.weights import Found, average_beside, parts_of, strip_prefixes
+from deploy.checkpoint.weights import ADDED, Found, average_beside, parts_of, strip_prefixes, unwrap
 from deploy.checkpoint.zoo import find_architecture, load_zoo
 from deploy.errors import UsageError
 from deploy.spec import Dim, TensorSpec
@@ -55,6 +56,10 @@ class Contents:
     found: Found
     facts: TrainingFacts
     dtype: str
+
+
+class MisfitError(UsageError):
+    """The weights are not those of the factory's module."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,15 +209,31 @@ def _fitting_module(
             fits += [] if found else [(removed, full)]
         if fits and forms is parts and (len(fits) > 1 or average_beside(contents.found.tensors)):
             raise _several(reference, [removed for removed, _ in fits], average_beside(contents.found.tensors))
+        fits = fits or (forms is whole and _inside(module, expected, forms)) or []
         if fits:
             return module, options, *fits[0]
     assert difference is not None
-    raise UsageError(
+    raise MisfitError(
         f"the weights do not fit the module of --factory {reference}:\n    "
         + "\n    ".join(difference.lines(limit=20)),
         expected="every tensor of the module and no other",
         fix="let the function build what was trained, with the same arguments",
     )
+
+
+def _inside(
+    module: "nn.Module", expected: Shapes, forms: Iterable[tuple[tuple[str, ...], dict[str, "Tensor"]]]
+) -> list[tuple[tuple[str, ...], dict[str, "Tensor"]]]:
+    """The forms that fit the one part which holds all weights of a module that was built round the saved network."""
+    from deploy.checkpoint.build import complete
+
+    paths = [name.split(".")[:-1] for name in expected]
+    common = [parts[0] for parts in takewhile(lambda parts: len({*parts}) == 1, zip(*paths, strict=False))]
+    steps = [f"{ADDED}{'.'.join(common[: depth + 1])}." for depth in range(len(common))]
+    found = [
+        ((*removed, step), complete(module, unwrap(tensors, (step,)))) for step in steps for removed, tensors in forms
+    ]
+    return [(removed, full) for removed, full in found if not compare(_shapes(full), expected)]
 
 
 def _require_tensors(reference: str, module: "nn.Module") -> None:

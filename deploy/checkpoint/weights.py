@@ -34,6 +34,8 @@ _ONLY_IN_TRAINING = re.compile(r"^(criterion|loss(es|_.*)?|.*_loss|metrics?|.*_m
 _PROFILED = frozenset(("total_ops", "total_params"))
 # The step that leaves out what only training uses, where no prefix tells it from the network.
 NETWORK_ALONE = ""
+# Before a prefix that is put before all names: the factory's module holds, as a part, the network that was saved.
+ADDED = "+"
 _FLAT = re.compile(r"(^|\.)_?flat_param(_\d+)?$")
 USUAL_KEYS = frozenset(
     ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "module", "params")
@@ -123,6 +125,8 @@ def unwrap(tensors: Mapping[str, T], removed: Iterable[str]) -> dict[str, T]:
     for step in removed:
         if step == NETWORK_ALONE:
             current = {name: tensor for name, tensor in current.items() if not _is_left_over(name)}
+        elif step.startswith(ADDED):
+            current = {step.removeprefix(ADDED) + name: tensor for name, tensor in current.items()}
         elif step.startswith("."):
             current = {name.replace(step, "."): tensor for name, tensor in current.items()}
         else:
@@ -168,7 +172,7 @@ def left_out_notes(tensors: Mapping[str, "Tensor"], removed: Iterable[str]) -> t
     for step in removed:
         if step == NETWORK_ALONE:
             gone += filter(_is_left_over, current)
-        elif not step.startswith("."):
+        elif not step.startswith((".", ADDED)):
             gone += [name for name in current if not name.startswith(step)]
         current = unwrap(current, (step,))
     if not gone:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
+from deploy.checkpoint.weights import ADDED
 from deploy.cli.options import checkpoint_options
 
 if TYPE_CHECKING:
@@ -78,8 +79,11 @@ def _rows(checkpoint: Checkpoint) -> list[tuple[str, str]]:
 def _weights(checkpoint: Checkpoint) -> str:
     under = f"under {checkpoint.found_under!r}" if checkpoint.found_under else "at the top of the file"
     choice = f", {checkpoint.weights}" if checkpoint.weights else ""
-    removed = ", ".join(repr(prefix) for prefix in checkpoint.removed_prefixes if prefix)
-    return under + choice + (f", prefixes removed: {removed}" if removed else "")
+    steps = checkpoint.removed_prefixes
+    removed = ", ".join(repr(step) for step in steps if step and not step.startswith(ADDED))
+    added = ", ".join(repr(step.removeprefix(ADDED)) for step in steps if step.startswith(ADDED))
+    under += choice + (f", prefixes removed: {removed}" if removed else "")
+    return under + (f", prefix added: {added}" if added else "")
 
 
 def _classes(checkpoint: Checkpoint) -> str:

@@ -166,12 +166,32 @@ def test_a_factory_works_in_a_child_process(folder: Path) -> None:
     assert result.stdout.strip() == "[7.0, 23.0]", result.stderr
 
 
-@pytest.mark.parametrize("where", ["above", "inside"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_module_built_round_the_saved_network_takes_its_weights(prefix: str, folder: Path) -> None:
+    """As one that scales its input first, or that gives one of a transformers network's outputs."""
+    torch.save({f"{prefix}weight": torch.full((2, 4), 2.0), f"{prefix}bias": torch.zeros(2)}, folder / "w.pt")
+    request = CheckpointRequest(path=folder / "w.pt", factory="mynet:Net", input_shapes=((4,),))
+    checkpoint = read_checkpoint(request)
+    assert checkpoint.removed_prefixes == (*([prefix] if prefix else ()), "+model.")
+    assert rows_of_output(checkpoint) == [8.0, 8.0]
+    torch.save({"weight": torch.full((2, 4), 2.0)}, folder / "w.pt")
+    with pytest.raises(UsageError, match=r"missing: model\.weight, model\.bias"):
+        read_checkpoint(request)
+
+
+@pytest.mark.parametrize("where", ["above", "inside", "inside what hides it"])
 def test_a_factory_may_import_torchvision_beside_any_torch(where: str, tmp_path: Path) -> None:
     """Beside a CPU torch PyPI's torchvision fails to import in a new process, until its operators are declared."""
     line = "import torchvision"
     code = [line, "def build():", "    return torchvision.ops.MLP(4, [2])"]
     inside = ["def build():", f"    {line}", "    return torchvision.ops.MLP(4, [2])"]
+    if where == "inside what hides it":  # as transformers does
+        inside[1:2] = [
+            "    try:",
+            f"        {line}",
+            "    except Exception as error:",
+            "        raise ImportError from error",
+        ]
     (tmp_path / "seeing.py").write_text("\n".join(code if where == "above" else inside))
     torch.save({"0.weight": torch.ones(2, 4), "0.bias": torch.ones(2)}, tmp_path / "w.pt")
     command = ["-m", "deploy", "inspect", "w.pt", "--factory", "seeing:build", "--input-shape", "4"]

@@ -55,3 +55,9 @@ def test_a_missing_shard_is_named(folder: Path) -> None:
 def test_a_network_that_nothing_names_asks_for_its_config_or_a_factory(folder: Path) -> None:
     with pytest.raises(UsageError, match=r"holds weights and no config\.json(.|\n)*--factory package\.module:function"):
         read(folder, factory=None)
+
+
+def test_a_folder_that_names_its_weights_otherwise_says_how_to_save_them(folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"do not fit(.|\n)*torch\.save\(module\.state_dict\(\), 'weights\.pt'\)"):
+        read(folder, factory="torch.nn:Identity")
