@@ -74,4 +74,6 @@ def _receive(connection: http.client.HTTPConnection) -> HttpResponse | OSError:
     except http.client.HTTPException as error:
         return OSError(f"no HTTP answer: {error!r}")
     length = response.headers.get("Inference-Header-Content-Length")
+    if length and not length.isdecimal():
+        return OSError(f"no HTTP answer: Inference-Header-Content-Length is {length!r}")
     return HttpResponse(status=response.status, body=body, header_length=int(length) if length else None)

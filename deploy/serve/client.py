@@ -22,6 +22,10 @@ Protocol = Literal["grpc", "http"]
 PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http")
 Tensors = Mapping[str, np.ndarray]
 
+# A server is asked directly over both protocols. gRPC alone would go through a proxy that the environment names for the
+# web, even to this machine: it refuses the call, or adds its own time to every latency.
+DIRECT = ("grpc.enable_http_proxy", 0)
+_OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1), DIRECT)
 # Refused requests are in no counter, so the wait for them has an end.
 _SETTLING_SECONDS = 5.0
 _STILL_SECONDS = 0.05
@@ -78,7 +82,7 @@ def connect(protocol: Protocol, address: str, *, seconds: float) -> tuple[Any, A
     if protocol == "grpc":
         from tritonclient import grpc
 
-        return grpc, grpc.InferenceServerClient(address)
+        return grpc, grpc.InferenceServerClient(address, channel_args=list(_OPTIONS))
     from tritonclient import http as http_module
 
     return http_module, http_module.InferenceServerClient(address, connection_timeout=seconds, network_timeout=seconds)
@@ -112,9 +116,9 @@ class Client:
 
     def infer(self, model: ModelAddress, inputs: Tensors) -> dict[str, np.ndarray]:
         """The wanted outputs for one request. Raises RequestFailed if the server gives none."""
+        request = self._request(model, inputs)
         with self._translated():
-            result = self._client.infer(**self._request(model, inputs), **self._patience())
-            return _arrays(model, result)
+            return _arrays(model, self._client.infer(**request, **self._patience()))
 
     def infer_all(
         self, model: ModelAddress, requests: Sequence[Tensors]
@@ -122,7 +126,7 @@ class Client:
         """The answers to requests that are sent all at once, each its outputs or its failure, in order."""
         prepared = [self._request(model, inputs) for inputs in requests]
         results = self._grpc_results(prepared) if self.protocol == "grpc" else self._http_results(prepared)
-        return [found if isinstance(found, RequestFailed) else _arrays(model, found) for found in results]
+        return [found if isinstance(found, RequestFailed) else self._read(model, found) for found in results]
 
     def classify(self, model: ModelAddress, inputs: Tensors, *, count: int) -> list[list[ClassScore]]:
         """For each row the `count` best classes of the model's first wanted output, in the server's words."""
@@ -131,21 +135,14 @@ class Client:
         request = self._request(model, inputs) | {"outputs": wanted}
         with self._translated():
             found = self._client.infer(**request, **self._patience()).as_numpy(output)
-        return [[_class_score(entry) for entry in row] for row in np.atleast_2d(found)]
+            return [[_class_score(entry) for entry in row] for row in np.atleast_2d(found)]
 
     def statistics(self, model: ModelAddress) -> Statistics:
         """The server's counters for this model version since it was loaded; warm-up counts too."""
         as_json = {"as_json": True} if self.protocol == "grpc" else {}
         with self._translated():
             found = self._client.get_inference_statistics(model.name, str(model.version), **as_json, **self._patience())
-        # As JSON, gRPC writes numbers as text and leaves out zeros.
-        counted = found["model_stats"][0]
-        stats = counted.get("inference_stats", {})
-        return Statistics(
-            requests=sum(int(stats.get(end, {}).get("count", 0)) for end in ("success", "fail")),
-            inferences=int(counted.get("inference_count", 0)),
-            executions=int(counted.get("execution_count", 0)),
-        )
+            return _counted(found)
 
     def counted(self, model: ModelAddress, *, since: Statistics, requests: int) -> Statistics:
         """What was counted after `since`, once so many requests are in it and the counters stand still.
@@ -166,7 +163,7 @@ class Client:
         """The version that the server gives itself, e.g. `2.51.0`."""
         with self._translated():
             about = self._client.get_server_metadata(**self._patience())
-        return str(about["version"] if self.protocol == "http" else about.version)
+            return str(about["version"] if self.protocol == "http" else about.version)
 
     def ready(self, model: ModelAddress) -> bool:
         """Whether the server would answer requests for this model version."""
@@ -214,6 +211,13 @@ class Client:
         answers = send_at_once(self.address, [self._raw(request) for request in requests], seconds=self._seconds)
         return [self._parsed(answer) for answer in answers]
 
+    def _read(self, model: ModelAddress, found: Any) -> dict[str, np.ndarray] | RequestFailed:
+        try:
+            with self._translated():
+                return _arrays(model, found)
+        except RequestFailed as error:
+            return error
+
     def _raw(self, request: dict[str, Any]) -> HttpRequest:
         body, header_length = self._client.generate_request_body(request["inputs"], outputs=request["outputs"])
         path = f"/v2/models/{request['model_name']}/versions/{request['model_version']}/infer"
@@ -225,7 +229,11 @@ class Client:
             return self._failed(answer)
         if answer.status != http.client.OK:
             return self._failed(OSError(_error_text(answer.body)))
-        return self._client.parse_response_body(answer.body, header_length=answer.header_length)
+        try:
+            with self._translated():
+                return self._client.parse_response_body(answer.body, header_length=answer.header_length)
+        except RequestFailed as error:
+            return error
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -233,8 +241,19 @@ class Client:
 
         try:
             yield
+        except RequestFailed:
+            raise
         except (InferenceServerException, OSError) as error:
             raise self._failed(error) from error
+        except Exception as error:  # what a server, or something in its place, may send knows no limits
+            raise self._unread(f"{type(error).__name__}: {error}") from error
+
+    def _unread(self, why: str) -> RequestFailed:
+        return RequestFailed(
+            f"the answer of {self.address} over {self.protocol} cannot be read: {why}",
+            expected="a server of KServe v2, such as Triton",
+            fix="check the address: something else may have answered in the server's place",
+        )
 
     def _failed(self, error: Exception) -> RequestFailed:
         from tritonclient.utils import InferenceServerException
@@ -256,6 +275,17 @@ def _arrays(model: ModelAddress, result: Any) -> dict[str, np.ndarray]:
             fix="see that the server serves this version, with `deployctl verify`",
         )
     return arrays
+
+
+def _counted(found: Any) -> Statistics:
+    """The counters in an answer; as JSON, gRPC writes numbers as text and leaves out zeros."""
+    counted = found["model_stats"][0]
+    stats = counted.get("inference_stats", {})
+    return Statistics(
+        requests=sum(int(stats.get(end, {}).get("count", 0)) for end in ("success", "fail")),
+        inferences=int(counted.get("inference_count", 0)),
+        executions=int(counted.get("execution_count", 0)),
+    )
 
 
 def _error_text(body: bytes) -> str:

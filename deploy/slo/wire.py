@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from deploy.errors import UnfinishedError
+from deploy.serve.client import DIRECT
 
 
 class Ended(NamedTuple):
@@ -81,6 +82,7 @@ class GrpcWire:
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", -1),
             ("grpc.use_local_subchannel_pool", 1),
+            DIRECT,
             # A server that comes back is to be found again at once, not after gRPC's growing pauses.
             ("grpc.max_reconnect_backoff_ms", 250),
         ]

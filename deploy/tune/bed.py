@@ -20,7 +20,7 @@ from deploy.processes import prepare
 from deploy.repository.integrity import require_intact
 from deploy.repository.layout import Version
 from deploy.repository.protobuf import parse_config
-from deploy.serve.client import Client, ModelAddress, RequestFailed
+from deploy.serve.client import Client, ModelAddress, RequestFailed, connect
 from deploy.serve.client import Protocol as WireProtocol
 from deploy.serve.engines import Engine
 from deploy.serve.local import adapt, check_shared_memory, served_view
@@ -202,8 +202,6 @@ class Bed:
         return True
 
     def _start(self) -> None:
-        from tritonclient import grpc
-
         # A search lasts for hours: what is started again is looked at again.
         require_intact(self.plan.version)
         with ExitStack() as stack:
@@ -211,7 +209,7 @@ class Bed:
             view = served_view(folder / "models", [self.plan.version], self.plan.engine)
             options = ServerOptions(control="explicit", scratch=folder)
             self._server = stack.enter_context(TritonServer(view, engine=self.plan.engine, options=options))
-            self._control = grpc.InferenceServerClient(self._server.grpc_address)
+            _, self._control = connect("grpc", self._server.grpc_address, seconds=_LOAD_SECONDS)
             stack.callback(self._control.close)
             self._loaded = False
             self._stack = stack.pop_all()

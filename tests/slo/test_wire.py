@@ -3,9 +3,6 @@
 import json
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
@@ -15,6 +12,7 @@ from deploy.errors import UnfinishedError
 from deploy.slo import wire
 from deploy.slo.counters import ServerTalk, compare
 from deploy.slo.wire import Ended, GrpcWire, HttpWire, Query, Wire, WireOutput, unreachable
+from tests.slo.gateway import answering
 from tests.slo.law import Law, served
 
 OUTPUT = WireOutput(name="OUTPUT__0", datatype="FP32", shape=(1, 3))
@@ -45,34 +43,6 @@ def outcome(way: Wire) -> str | None:
     return end(way).problem
 
 
-@contextmanager
-def answering(body: bytes, headers: dict[str, str] | None = None) -> Iterator[str]:
-    """The address of a server that answers everything alike."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.do_GET()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 def said(**changes: Any) -> dict[str, Any]:
     output = {"name": "OUTPUT__0", "datatype": "FP32", "shape": [1, 3], "data": [0.0, 0.5, 1.0]}
     return {"model_name": "law", "model_version": "1", "outputs": [output | changes]}
@@ -99,6 +69,18 @@ def test_a_server_that_takes_no_connection_is_named(monkeypatch: pytest.MonkeyPa
         pytest.raises(UnfinishedError, match=r"took no connection within 0\.3 s, before any query was sent"),
     ):
         GrpcWire(f"127.0.0.1:{mute.getsockname()[1]}", query(), deadline=5)
+
+
+def test_a_proxy_for_the_web_takes_no_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC alone would send what goes to this very machine through it."""
+    for name in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with served(Law(p99=0.01)) as (url, _):
+        with ServerTalk(url, "grpc") as talk:
+            assert talk.metadata("law", "").versions == ("1",)
+        assert outcome(GrpcWire(url, query(), deadline=5)) is None
 
 
 def test_an_answer_by_another_version_is_none() -> None:
