@@ -223,10 +223,13 @@ def link_or_copy(source: Path, destination: Path) -> None:
 def relative_files(folder: Path) -> Iterator[str]:
     """The POSIX paths of all regular files below `folder`, relative to it, sorted.
 
-    Raises UsageError for a symbolic link or a special file: nothing published may point elsewhere.
+    Raises UsageError for a symbolic link or a special file: nothing published may point elsewhere. What another process
+    takes away or renames meanwhile is not there; a folder that may not be read raises PermissionError.
     """
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+    walked = os.walk(folder, onerror=_raise_unless_gone)
+    for path in sorted(Path(root, name) for root, folders, names in walked for name in (*folders, *names)):
+        strange = path.is_symlink() or not (path.is_dir() or path.is_file())
+        if strange and os.path.lexists(path):
             raise UsageError(
                 f"{shown(str(path))} is a link or a special file",
                 expected="regular files only",
@@ -234,6 +237,11 @@ def relative_files(folder: Path) -> Iterator[str]:
             )
         if path.is_file():
             yield path.relative_to(folder).as_posix()
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def shown(path: str) -> str:

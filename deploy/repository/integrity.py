@@ -7,6 +7,7 @@ Triton looks for a backend's library in the version's folder and then in the mod
 beside the versions is as dangerous as one inside.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from deploy.repository.layout import (
     promoted_version,
     served_versions,
 )
+from deploy.repository.lock import between_promotions
 from deploy.repository.manifest import Manifest, changed_files, refuse_changed, version_digest
 
 # What `write_atomically` calls a file until it is whole: another process may be promoting or publishing just now.
@@ -108,6 +110,15 @@ def stray_entries(model_folder: Path) -> tuple[str, ...]:
 
 def config_strays(version: Version) -> tuple[str, ...]:
     """Why the model's `config.pbtxt` is not the one that promotion wrote, one sentence; empty if it is, or absent."""
+    found = _config_strays(version)
+    if not found:
+        return ()
+    # A promotion that is under way changes one config after the other.
+    with between_promotions(version.model_folder):
+        return _config_strays(version)
+
+
+def _config_strays(version: Version) -> tuple[str, ...]:
     model = version.model_folder
     config = model / CONFIG_FILE
     if not config.exists():
@@ -134,7 +145,7 @@ def _strays(model: Path) -> Iterator[str]:
             yield f"{name} is a link"
         elif path.name == WARMUP_FOLDER and path.is_dir():
             yield from _strange_samples(path)
-        elif not _belongs(path):
+        elif not _belongs(path) and _is_still_there(path):
             yield f"{name} does not belong in a model's folder"
 
 
@@ -144,11 +155,17 @@ def _belongs(path: Path) -> bool:
     return path.is_file() and (path.name == CONFIG_FILE or bool(_UNFINISHED_CONFIG.fullmatch(path.name)))
 
 
+def _is_still_there(path: Path) -> bool:
+    """Whether it is no file of a moment ago, which has its own name by now."""
+    return os.path.lexists(path)
+
+
 def _strange_samples(folder: Path) -> Iterator[str]:
     """A warm-up sample is called by its digest, so that it needs no list to be checked by."""
     for path in sorted(folder.iterdir()):
         name = shown(f"{folder.parent.name}/{folder.name}/{path.name}")
         if path.is_symlink() or not path.is_file():
-            yield f"{name} is no regular file"
+            if _is_still_there(path):
+                yield f"{name} is no regular file"
         elif not _UNFINISHED_SAMPLE.fullmatch(path.name) and sha256_file(path) != path.name:
             yield f"{name} is not the sample of that digest"

@@ -11,8 +11,6 @@ that the ensemble of before runs, after it what no promoted ensemble runs any mo
 leaves an ensemble whose steps are all served; the next call of either finishes what was left.
 """
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +33,7 @@ from deploy.repository.layout import (
     version_numbers,
 )
 from deploy.repository.lint import require_clean
+from deploy.repository.lock import held
 from deploy.repository.manifest import Manifest, created_now, version_digest
 
 
@@ -302,12 +301,8 @@ def _held(repository: Path, name: str) -> Iterator[None]:
     with ExitStack() as stack:
         # All take them in one order, so that no two wait for each other.
         for one in sorted(_going_with(repository, name)):
-            folder = repository / one / ATTESTATIONS_FOLDER
             with disk_errors_explained(f"reading the promotions of {one}"):
-                folder.mkdir(exist_ok=True)
-                descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-            stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+                stack.enter_context(held(repository / one))
         yield
 
 

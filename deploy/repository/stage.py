@@ -150,10 +150,13 @@ def stage_root(repository: Path) -> Path:
 
 
 def remove_stale_stages(repository: Path) -> tuple[Path, ...]:
-    """Remove the stages whose processes are gone, and give back which those were."""
+    """Remove the stages whose processes are gone, and give back which those were.
+
+    Those of another user, who shares the repository by their group, are that one's to remove.
+    """
     removed = []
     for path in sorted(stage_root(repository).glob("*.lock")):
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, PermissionError):
             descriptor = os.open(path, os.O_RDWR)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
