@@ -4,7 +4,9 @@ Owns the child and the files it writes; judges nothing. Called by run.
 """
 
 import json
+import math
 import threading
+import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +24,10 @@ from deploy.slo.stream import STREAMS, Streamed, parse_streams
 
 _SAMPLE = b'{"name":"Sample"'
 _BEGIN = b'"ph":"b"'
+# Standard deviations of a Poisson number: so few arrivals come by chance once in a billion runs.
+_FEWER = 6.0
+# Longer than the news of a query's end is on its way.
+_NEWS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +128,18 @@ class LoadRun:
     def sent(self) -> int:
         """How many queries were sent so far."""
         return len(self._sent)
+
+    def keeps_pace(self) -> bool:
+        """Whether so many queries were sent by now as random arrivals may bring, and not plainly fewer."""
+        if not self._sent:
+            return False
+        expected = self._plan.rate * (time.monotonic() - self._sent[0])
+        return len(self._sent) >= expected - _FEWER * math.sqrt(expected)
+
+    def ended_by_deadline(self) -> int:
+        """How many queries, from the first on, were sent so long ago that each has ended, at its deadline at least."""
+        until = time.monotonic() - self._plan.deadline - _NEWS_SECONDS
+        return min(self.known, sum(sent <= until for sent in self._sent))
 
     @property
     def failures(self) -> dict[int, str]:

@@ -143,16 +143,31 @@ def drive(request: SloRequest, query: Query) -> Finding:
                     return found
                 count = next(waiting)
             if ended:
-                seen = run.observed().between(request.warm_up, run.known)
-                results = judge_all(request, looks, seen)
-                cut_short = Finding.of(run, request.warm_up, results=results, seen=seen, looks=taken)
-                return replace(cut_short, cut_short=True)
+                return _ended(request, looks, run, taken)
             time.sleep(_POLL_SECONDS)
 
 
-def judge_all(request: SloRequest, looks: Looks, seen: Observed) -> tuple[BoundResult, ...]:
-    """Every bound by what was seen so far. To pass, all must; to fail, one is enough, so that they share its error."""
-    error = looks.share(len(seen))
+def _ended(request: SloRequest, looks: Looks, run: LoadRun, taken: int) -> Finding:
+    """What was seen of a run that ended before all its queries: cut short, or by the clock.
+
+    Arrivals are random, and a low rate's may take much longer than planned. By the clock every query counts that had
+    its deadline, however it ended.
+    """
+    by_clock = not run.ended and run.keeps_pace()
+    count = run.ended_by_deadline() if by_clock else run.known
+    seen = run.observed().between(request.warm_up, count)
+    results = judge_all(request, looks, seen, last=True)
+    found = Finding.of(run, request.warm_up, results=results, seen=seen, looks=taken + 1)
+    by_clock = by_clock and len(seen) > 0
+    return replace(found, by_clock=by_clock, cut_short=not by_clock)
+
+
+def judge_all(request: SloRequest, looks: Looks, seen: Observed, *, last: bool = False) -> tuple[BoundResult, ...]:
+    """Every bound by what was seen so far. To pass, all must; to fail, one is enough, so that they share its error.
+
+    `last`: no other look follows, however few queries there were.
+    """
+    error = looks.share(looks.total if last else len(seen))
     return tuple(
         judge(
             bound,

@@ -1,4 +1,4 @@
-"""What other processes do meanwhile, and other users did before, turns no verdict: promotions, results in the making."""
+"""What others do meanwhile, or did before, turns no verdict: promotions, results in the making, other users' locks."""
 
 import os
 import shutil

@@ -5,11 +5,14 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from deploy.errors import ExitCode, UnfinishedError, UsageError
@@ -215,6 +218,44 @@ def test_a_client_that_cannot_keep_the_rate_makes_the_run_invalid(request_: SloR
     assert found.exit_code is ExitCode.UNFINISHED
     assert found.invalid is not None
     assert "client" in found.invalid
+
+
+def test_arrivals_that_take_longer_than_planned_prove_what_they_do(
+    request_: SloRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random arrivals of low rates often outlast the schedule; here the clock is told to be ahead of it."""
+    monkeypatch.setattr("deploy.slo.run._GRACE_SECONDS", -2.0)
+    median = Bound(kind="latency", q=0.5, limit=300.0)
+    found = run(request_, Law(p99=0.05), rate=30, seconds=6, deadline=0.5, min_seconds=6, bounds=(median,))
+    assert (found.judgement.verdict, found.invalid) == (Verdict.PASS, None)
+    assert 10 <= found.queries < 180
+    assert f"the time was up after {found.queries} of 180 queries" in " ".join(found.remarks)
+
+
+def test_a_generator_that_stands_still_proves_nothing(request_: SloRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped like a machine that sleeps: far fewer queries than any luck explains."""
+    monkeypatch.setattr("deploy.slo.run._GRACE_SECONDS", 0.0)
+    with served(Law(p99=0.01)) as (url, _), stopped_generator(after=2.0):
+        found = check_slo(replace(request_, url=url, seconds=4, max_queries=None, min_seconds=30, deadline=0.5))
+    assert found.exit_code is ExitCode.UNFINISHED
+    assert "the load generator did not come to its end" in (found.invalid or "")
+
+
+@contextmanager
+def stopped_generator(*, after: float) -> Iterator[None]:
+    """A block during which the load generator's process stops for good once it has run for so long."""
+
+    def stop() -> None:
+        time.sleep(after)
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if any("mlperf" in one.path for one in child.memory_maps()):
+                    child.suspend()
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    yield
+    thread.join()
 
 
 def test_nobody_there_is_said_before_any_load(request_: SloRequest) -> None:
