@@ -1,10 +1,13 @@
-"""What a command ends with where its output cannot be written: never with 1, which is a verdict."""
+"""What a command ends with where its output cannot be written, or it is told to end: never with 1, a verdict."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -40,3 +43,47 @@ def test_a_reader_that_went_away_is_no_verdict() -> None:
         os.close(write)
     assert found.returncode == 4
     assert found.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "program", "code"),
+    [
+        (signal.SIGTERM, "env", 130),
+        (signal.SIGHUP, "env", 130),
+        # It goes on, and ends as it would have.
+        (signal.SIGHUP, "nohup", 4),
+    ],
+    ids=["terminated", "hung up", "nohup"],
+)
+def test_whoever_ends_a_command_finds_it_tidy(number: signal.Signals, program: str, code: int, tmp_path: Path) -> None:
+    """A closed terminal is an interruption like any: the temporary files and what was started go with it."""
+    samples = tmp_path / "samples.npz"
+    np.savez(samples, allow_pickle=False, INPUT__0=np.zeros((1, 4), np.float32))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"127.0.0.1:{mute.getsockname()[1]}"
+        command = [
+            program,
+            sys.executable,
+            "-m",
+            "deploy",
+            "slo",
+            "law",
+            "--url",
+            url,
+            "--p99-ms",
+            "10",
+            "--rate",
+            "10",
+        ]
+        process = subprocess.Popen(
+            [*command, "--samples", str(samples)],
+            cwd=ROOT, env={**os.environ, "TMPDIR": str(scratch)}, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        with mute.accept()[0], mute.accept()[0]:
+            process.send_signal(number)
+            said = process.communicate(timeout=60)[1]
+    assert process.returncode == code, said
+    assert ("interrupted" in said) == (code == 130)
+    assert list(scratch.iterdir()) == []

@@ -73,7 +73,10 @@ def cli(*, debug: bool) -> None:
 
 def main() -> NoReturn:
     """Run `deployctl` and exit: 0 passed, 1 no or undecided, 2 wrong use, 3 missing, 4 unfinished, 130 interrupted."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # Whoever is started under `nohup` is to outlive its terminal.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _interrupt)
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         code = cli.main(arguments, prog_name="deployctl", standalone_mode=False)

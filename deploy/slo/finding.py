@@ -19,8 +19,8 @@ _MOST_ERRORS = 20
 class Finding:
     """What one run showed: the queries that count, how they were judged, and what else was noted.
 
-    `versions` are the numbers of answers by the version that they say they are by; empty where none says so. `by_clock`:
-    the time was up before all queries had come; `cut_short`: the load ended before its time.
+    `versions` are the numbers of answers by the version that they say they are by; empty where none says so.
+    `by_clock`: the time was up before all queries had come; `cut_short`: the load ended before its time.
     """
 
     results: tuple[BoundResult, ...]
