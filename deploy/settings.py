@@ -33,6 +33,8 @@ Place = Annotated[str, AfterValidator(_beside_or_url)]  # a folder or a URL such
 LONGEST_MS = 3_600_000.0
 # A step, a wait or a load: a week at most, which every timer here can count.
 LONGEST_SECONDS = 604_800.0
+# A share of queries: of fewer than one in a billion nothing is ever shown, and 1 less that share is to be below 1.
+LEAST_SHARE = 1e-9
 Milliseconds = Annotated[float, Field(gt=0, le=LONGEST_MS, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=LONGEST_SECONDS, allow_inf_nan=False)]
 SecondsOrZero = Annotated[float, Field(ge=0, le=LONGEST_SECONDS, allow_inf_nan=False)]

@@ -13,6 +13,7 @@ from deploy.cli.options import config_option
 from deploy.cli.published import end, record_json, tell_kept
 from deploy.cli.types import MILLISECONDS, POSITIVE, SECONDS, SECONDS_OR_ZERO, Amount
 from deploy.errors import DeployError, UnfinishedError, UsageError
+from deploy.settings import LEAST_SHARE
 
 if TYPE_CHECKING:
     from deploy.errors import ExitCode
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from deploy.slo.settings import SloSettings
     from deploy.slo.stream import StreamQuestion
 
-_SHARE = Amount(min=0, max=1, min_open=True, max_open=True)
+_SHARE = Amount(min=LEAST_SHARE, max=1, max_open=True)
 _TOKENS = 32
 _FILE = click.Path(path_type=Path, dir_okay=False)
 

@@ -6,6 +6,7 @@ Owns how each is read. Used by options and commands; `deploy.cli.config` asks th
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import click
@@ -36,9 +37,11 @@ class Amount(click.FloatRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """The number; whatever is none, or is out of bounds, is refused."""
+        # Before the bounds, which would be told of infinity alone.
+        with suppress(ValueError, TypeError):
+            if not math.isfinite(float(value)):
+                self.fail(f"{value!r} is not a finite number", param, ctx)
         number: float = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
 
 

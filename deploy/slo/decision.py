@@ -56,11 +56,15 @@ class Looks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """What one look saw of one bound: `over` of `n` queries broke it, in clusters of this design effect."""
+    """What one look saw of one bound: `over` of `n` queries broke it, in clusters of this design effect.
+
+    `failed` of those that broke it got no good answer at all, however long that took.
+    """
 
     n: int
     over: int
     design_effect: float = 1.0
+    failed: int = 0
 
 
 def too_few(over: float, n: float, allowed: float) -> float:
@@ -200,12 +204,21 @@ def _verdict(counted: Counted, allowed: float, pass_error: float, fail_error: fl
 def _reason(bound: Bound, counted: Counted, verdict: Verdict, more: int | None, truth: tuple[float, float]) -> str:
     if not counted.n:
         return "no query was counted"
-    broke = "failed" if bound.kind == "errors" else f"took over {bound.limit:g} ms"
-    said = f"{counted.over} of {counted.n} queries {broke} and {_percent(1.0 - bound.q)} may"
+    said = f"{counted.over} of {counted.n} queries {_broke(bound, counted)} and {_percent(1.0 - bound.q)} may"
     said += f"; the true share lies in {_percent(truth[0])} to {_percent(truth[1])}"
     if verdict is not Verdict.UNDECIDED:
         return said
     return f"{said}, {'too near for any run' if more is None else f'and about {more} more queries would decide'}"
+
+
+def _broke(bound: Bound, counted: Counted) -> str:
+    """What the queries did that broke the bound."""
+    if bound.kind == "errors":
+        return "failed"
+    late = f"took over {bound.limit:g} ms"
+    if not counted.failed:
+        return late
+    return "failed" if counted.failed == counted.over else f"failed ({counted.failed}) or {late}"
 
 
 def _percent(share: float) -> str:

@@ -103,7 +103,13 @@ def make_query(subject: Subject, rows: Rows, metadata: ServedMetadata) -> Query:
     return Query(
         model=subject.name,
         version=subject.on_the_wire,
-        inputs=tuple({name: array[row : row + 1] for name, array in rows.arrays.items()} for row in range(count)),
+        inputs=tuple(
+            {
+                name: array[row] if _is_whole(declared[name]) else array[row : row + 1]
+                for name, array in rows.arrays.items()
+            }
+            for row in range(count)
+        ),
         outputs=tuple(_one_row(output) if batched else output for output in metadata.outputs),
     )
 
@@ -167,9 +173,19 @@ def _spec(tensor: ServedInput) -> TensorSpec:
             expected=f"one of {', '.join(_DTYPES)}",
             fix="give --repository: an ensemble is asked with the images that it was proven with",
         )
-    shape = [BATCH, *tensor.shape[1:]] if tensor.shape[:1] == (-1,) else list(tensor.shape)
+    batched = [BATCH, *tensor.shape[1:]] if tensor.shape[:1] == (-1,) else list(tensor.shape)
+    shape = [BATCH, *tensor.shape] if _is_whole(tensor) else batched
     sizes = tuple(f"{tensor.name}:{axis}" if size == -1 else size for axis, size in enumerate(shape))
     return TensorSpec(name=tensor.name, dtype=_DTYPES[tensor.datatype], shape=sizes)
+
+
+def _is_whole(tensor: ServedInput) -> bool:
+    """Whether the first size is no batch: of a model that batches nothing, a sample is the whole tensor."""
+    return tensor.shape[:1] > (1,)
+
+
+def _sample(tensor: ServedInput, array: np.ndarray, row: int) -> np.ndarray:
+    return np.asarray(array[row] if _is_whole(tensor) else array[row : row + 1])
 
 
 def _one_row(output: WireOutput) -> WireOutput:
@@ -179,7 +195,7 @@ def _one_row(output: WireOutput) -> WireOutput:
 
 def _check_fits(subject: Subject, declared: ServedInput, array: np.ndarray) -> None:
     wanted = "object" if declared.datatype == _FILES else _DTYPES.get(declared.datatype, declared.datatype)
-    shape = (1, *array.shape[1:])
+    shape = array.shape[1:] if _is_whole(declared) else (1, *array.shape[1:])
     fits = len(shape) == len(declared.shape) and all(
         size in (-1, actual) for size, actual in zip(declared.shape, shape, strict=True)
     )

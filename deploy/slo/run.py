@@ -171,7 +171,7 @@ def judge_all(request: SloRequest, looks: Looks, seen: Observed, *, last: bool =
     return tuple(
         judge(
             bound,
-            _count(bound, seen.scheduled, over_bound(bound, seen)),
+            _count(bound, seen),
             pass_error=error,
             fail_error=error / len(request.bounds),
             confidence=request.confidence,
@@ -187,8 +187,9 @@ def over_bound(bound: Bound, seen: Observed) -> np.ndarray:
     return np.asarray(seen.failed | (seen.measured(bound) * 1000 > bound.limit))
 
 
-def _count(bound: Bound, scheduled: np.ndarray, over: np.ndarray) -> Counted:
-    return Counted(n=len(over), over=int(over.sum()), design_effect=design_effect(scheduled, over))
+def _count(bound: Bound, seen: Observed) -> Counted:
+    over, failed = over_bound(bound, seen), int(seen.failed.sum())
+    return Counted(n=len(over), over=int(over.sum()), design_effect=design_effect(seen.scheduled, over), failed=failed)
 
 
 def _enough(request: SloRequest, found: Finding) -> bool:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from deploy.records import Record
 from deploy.serve.client import Protocol
-from deploy.settings import LocalPath, Milliseconds, Seconds, SecondsOrZero, read_table
+from deploy.settings import LEAST_SHARE, LocalPath, Milliseconds, Seconds, SecondsOrZero, read_table
 from deploy.slo.records import Bound
 
 PERCENTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p95_ms": 0.95, "p99_ms": 0.99, "p999_ms": 0.999}
@@ -37,8 +37,8 @@ class SloSettings(Record):
     llm: bool | None = None
     tokens: int | None = Field(default=None, gt=1)
     prompts: LocalPath | None = None
-    error_rate: float | None = Field(default=None, gt=0, lt=1)
-    rate: float | None = Field(default=None, gt=0)
+    error_rate: float | None = Field(default=None, ge=LEAST_SHARE, lt=1)
+    rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     url: str | None = None
     protocol: Protocol | None = None
     duration: Seconds | None = None

@@ -217,6 +217,7 @@ def children(parent: int) -> list[int]:
         (("--url", "localhost:1", "--rate", "10"), "no bound was given"),
         (("--url", "localhost:1", "--rate", "nan", "--p99-ms", "15"), "'nan' is not a finite number"),
         (("--url", "localhost:1", "--rate", "10", "--p99-ms", "inf"), "'inf' is not a finite number"),
+        (("--url", "localhost:1", "--rate", "10", "--error-rate", "1e-17"), "1e-17 is not in the range"),
         (("--url", "localhost:1", "--rate", "1e7", "--duration", "3600", "--p99-ms", "15"), "queries"),
         (
             ("--url", "127.0.0.1:1", "--rate", "10", "--p99-ms", "15", "--junit", "/proc/no/slo.xml"),
@@ -271,6 +272,7 @@ def test_an_address_of_the_newer_internet_stands_in_brackets() -> None:
         ("[slo]\np99_ms = -1\n", "p99_ms"),
         ("[slo]\np99_ms = inf\n", "p99_ms"),
         ("[slo]\nrate = nan\n", "rate"),
+        ("[slo]\nrate = inf\nwarm_up = 0\n", "rate"),
         ("[slo]\np98_ms = 1\n", "p98_ms"),
         ("[other]\n", "the table [other] is not known"),
         ("[package]\n", "has no table [slo]"),

@@ -141,3 +141,14 @@ def _simulated(over: np.ndarray, random: np.random.Generator) -> Verdict:
         if found.judgement.verdict is not Verdict.UNDECIDED:
             return found.judgement.verdict
     return Verdict.UNDECIDED
+
+
+@pytest.mark.parametrize(
+    ("failed", "words"),
+    [(0, "20 of 1000 queries took over"), (5, "failed (5) or took over"), (20, "queries failed and")],
+)
+def test_what_got_no_answer_is_not_called_slow(failed: int, words: str) -> None:
+    bound = Bound(kind="latency", q=0.99, limit=10.0)
+    counted = Counted(n=1000, over=20, failed=failed)
+    found = judge(bound, counted, pass_error=0.01, fail_error=0.01, confidence=0.99)
+    assert words in found.judgement.reason

@@ -71,3 +71,33 @@ def test_arrays_are_no_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="BYTES, which --samples cannot hold") as refused:
         find_rows(find_subject(WHOLE, None), tmp_path / "samples.npz", METADATA)
     assert "--repository" in refused.value.fix
+
+
+@pytest.mark.parametrize(
+    ("shape", "samples", "asked"),
+    [
+        ((-1, 4), (3, 4), (1, 4)),
+        ((1, 4), (3, 4), (1, 4)),
+        # A model that batches nothing: the first size is the tensor's own.
+        ((4,), (3, 4), (4,)),
+        ((2, 4), (3, 2, 4), (2, 4)),
+    ],
+)
+def test_a_sample_is_a_row_or_the_whole_tensor(
+    shape: tuple[int, ...], samples: tuple[int, ...], asked: tuple[int, ...], tmp_path: Path
+) -> None:
+    values = np.arange(np.prod(samples), dtype=np.float32).reshape(samples)
+    np.savez(tmp_path / "samples.npz", allow_pickle=False, X=values)
+    served = ServedMetadata(
+        versions=("1",),
+        inputs=(ServedInput(name="X", datatype="FP32", shape=shape),),
+        outputs=(WireOutput(name="Y", datatype="FP32", shape=shape),),
+    )
+    subject = find_subject("plain", None)
+    query = make_query(subject, find_rows(subject, tmp_path / "samples.npz", served), served)
+    assert [inputs["X"].shape for inputs in query.inputs] == [asked] * 3
+    assert query.inputs[1]["X"].ravel().tolist() == values[1].ravel().tolist()
+    assert query.outputs[0].shape == asked
+    wrong = ServedMetadata(versions=("1",), inputs=(ServedInput(name="X", datatype="FP32", shape=(5,)),), outputs=())
+    with pytest.raises(UsageError, match=r"rows"):
+        find_rows(subject, tmp_path / "samples.npz", wrong)
