@@ -54,5 +54,8 @@ def _opened(path: Path) -> int:
     """The lock's descriptor. A user of the same group who made it may have left it readable only, which is enough."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:
-        return os.open(path, os.O_RDONLY)
+    except PermissionError as error:
+        try:
+            return os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise error from None

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from deploy.errors import UsageError
 from deploy.files import relative_files
 from deploy.repository.integrity import config_strays, stray_entries
 from deploy.repository.layout import ATTESTATIONS_FOLDER, Version, promoted_version
@@ -114,7 +115,7 @@ def not_ours(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
     def refuse(ending: str) -> None:
         def refusing(path: Any, flags: int, *rest: Any, **named: Any) -> int:
-            if str(path).endswith(ending) and flags & os.O_RDWR and Path(path).exists():
+            if str(path).endswith(ending) and flags & os.O_RDWR:
                 raise PermissionError(13, "Permission denied", str(path))
             return opened(path, flags, *rest, **named)
 
@@ -128,6 +129,12 @@ def test_a_lock_that_another_user_made_is_a_lock(pets: Version, not_ours: Callab
     not_ours("/.lock")
     promote(pets.repository, "pets", 1)
     assert promoted_version(pets.model_folder) == 1
+
+
+def test_a_folder_that_takes_no_lock_is_said_to_be_that(pets: Version, not_ours: Callable[[str], None]) -> None:
+    not_ours("/.lock")
+    with pytest.raises(UsageError, match="lock may not be read or written while reading the promotions of pets"):
+        promote(pets.repository, "pets", 2)
 
 
 def test_a_stage_that_another_users_process_left_keeps_nobody_from_packaging(
