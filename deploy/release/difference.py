@@ -75,11 +75,16 @@ class _Labels:
         return classes[index] if classes else None
 
     def moved(self, chosen: np.ndarray) -> np.ndarray:
-        """The newer version's indices as the older one counts them, by label; -1 for a label it does not have."""
+        """The newer version's indices as the older one counts them, by label.
+
+        A label that the older one does not have keeps its index beyond the older one's last, as who labels rows of it
+        counts too; else it is -1.
+        """
         if self.before is None or self.after is None or self.before == self.after:
             return chosen
-        known = {label: index for index, label in enumerate(self.before)}
-        moved: np.ndarray = np.array([known.get(label, -1) for label in self.after])[chosen]
+        known, count = {label: index for index, label in enumerate(self.before)}, len(self.before)
+        places = [known.get(label, index if index >= count else -1) for index, label in enumerate(self.after)]
+        moved: np.ndarray = np.array(places)[chosen]
         return moved
 
 

@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 from deploy.cli.diff import command
 from deploy.errors import ExitCode, MissingError, UnfinishedError, UsageError
 from deploy.evidence import Judgement, Verdict
-from deploy.release.asked import Side, gather_rows
+from deploy.release.asked import Asked, Side, gather_rows
 from deploy.release.diff import DiffRequest, DiffResult, Race, diff
+from deploy.release.difference import _accuracy, _Decided, _Labels
 from deploy.release.gates import Limits, judge_gates, overall
 from deploy.repository.attest import attestations
 from deploy.repository.find import find_version
@@ -166,6 +167,22 @@ def test_a_class_that_only_moved_is_no_flip(folder: Path) -> None:
     assert evidence.answers.flipped_rows == 0
     assert evidence.answers.outputs[0].max_error > 1
     assert "label 0" in [change.what for change in evidence.changes if change.part == "contract"]
+
+
+def test_a_class_that_was_added_is_right_where_the_labels_say_so() -> None:
+    """Its number beyond the older version's is the only one it has; nobody was right about it before."""
+    labels = _Labels(before=CLASSES, after=(*CLASSES, "fox"))
+    truth = np.arange(4)
+    asked = Asked(name="labelled.npz", real=True, inputs=(), origin=(0, 1, 2, 3), counted=np.ones(4, bool), truth=truth)
+    scores = (np.eye(4, 3), np.eye(4))
+    decided = _Decided(
+        asked=asked, before=np.array([0, 1, 2, 0]), after=truth, moved=labels.moved(truth),
+        flipped=np.array([False, False, False, True]), scores=scores, axis=1,
+    )  # fmt: skip
+    found = _accuracy([decided])
+    assert found is not None
+    assert (found.before, found.after, found.fixed, found.broken) == (0.75, 1.0, 1, 0)
+    assert _Labels(before=CLASSES, after=("fox", "dog", "cat", "eel")).moved(truth).tolist() == [-1, 1, 0, 2]
 
 
 def test_samples_that_one_version_does_not_take_are_no_reason_to_judge_by_others(folder: Path) -> None:
