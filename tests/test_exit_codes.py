@@ -10,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deploy.evidence import Judgement, Verdict
+from tests.repository.samples import Sample, put
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -32,6 +35,29 @@ def test_where_nothing_at_all_can_be_written_the_code_still_says_it() -> None:
     with Path("/dev/full").open("w") as full:
         assert deployctl("targets", stdout=full.fileno(), stderr=full.fileno()).returncode == 4
         assert deployctl("targets", "--nonsense", stdout=full.fileno(), stderr=full.fileno()).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", b"\\u05e9"), ("latin-1", b"\\u05e9"), ("utf-8", b"\xd7\xa9")]
+)
+def test_what_the_terminal_cannot_show_is_escaped(encoding: str, shown: bytes, tmp_path: Path) -> None:
+    """A result is not lost with a label of another script."""
+    put(tmp_path / "models", Sample(parity=Judgement(verdict=Verdict.PASS, reason="label \u05e9 is right")))
+    found = subprocess.run(
+        [sys.executable, "-m", "deploy", "report", "models", "pets"],
+        check=False, cwd=tmp_path, capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert shown in found.stdout
+
+
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_a_stream_that_was_closed_beforehand_fails_nothing(closed: str, tmp_path: Path) -> None:
+    put(tmp_path / "models", Sample())
+    line = f"exec {sys.executable} -m deploy verify {tmp_path}/models --static {closed}>&-"
+    found = subprocess.run(["sh", "-c", line], check=False, cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
 
 
 def test_a_reader_that_went_away_is_no_verdict() -> None:

@@ -5,6 +5,7 @@ script `deployctl` calls `main`.
 """
 
 import importlib
+import io
 import signal
 import sys
 from contextlib import suppress
@@ -73,6 +74,10 @@ def cli(*, debug: bool) -> None:
 
 def main() -> NoReturn:
     """Run `deployctl` and exit: 0 passed, 1 no or undecided, 2 wrong use, 3 missing, 4 unfinished, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        # A label that the terminal's encoding lacks is shown escaped: it is no reason to lose a result.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     for number in (signal.SIGTERM, signal.SIGHUP):
         # Whoever is started under `nohup` is to outlive its terminal.
         if signal.getsignal(number) is signal.SIG_DFL:

@@ -36,8 +36,9 @@ class Stages(AbstractContextManager[Progress]):
 
 
 @contextmanager
-def _display(stream: TextIO, *, quiet: bool) -> Iterator[Progress]:
-    if quiet:
+def _display(stream: TextIO | None, *, quiet: bool) -> Iterator[Progress]:
+    # There is no stderr where it was closed before the command began.
+    if quiet or stream is None:
         yield Silent()
     elif stream.isatty() and os.environ.get("TERM") != "dumb":
         with LiveStages(stream).shown() as live:
