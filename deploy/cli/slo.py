@@ -159,9 +159,13 @@ def _check_outputs(request: "SloRequest", files: dict[str, Path | None]) -> None
     from deploy.repository.attest import require_attestable
     from deploy.slo.question import find_subject
 
-    for path in files.values():
-        if path is not None:
-            require_writable(path)
+    named = [path for path in files.values() if path is not None]
+    for path in named:
+        require_writable(path)
+    if len({path.resolve() for path in named}) < len(named):
+        raise UsageError(
+            f"--junit and --markdown are both {named[0]}", expected="a file for each", fix="choose another for one"
+        )
     subject = find_subject(request.reference, request.repository)
     if subject.version is not None:
         require_attestable(subject.version, fix="ask with --samples instead of --repository to print the result only")

@@ -224,6 +224,10 @@ def children(parent: int) -> list[int]:
             "cannot be written",
         ),
         (("--url", "127.0.0.1:1", "--rate", "10", "--p99-ms", "15", "--markdown", "x" * 300), "cannot be written"),
+        (
+            (*"--url 127.0.0.1:1 --rate 10 --p99-ms 15 --junit /tmp/../tmp/slo.out --markdown /tmp/slo.out".split(),),
+            "a file for each",
+        ),
         (("--config", "absent.toml"), "there is no file absent.toml"),
     ],
 )
