@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from deploy.serve.client import Client, ModelAddress, RequestFailed
+from deploy.serve.ports import Ports
+from deploy.serve.server import TritonServer
 from tests.slo.gateway import answering
 
 LAW = ModelAddress(name="law", version=1, outputs=("OUTPUT__0",))
@@ -45,3 +48,17 @@ def test_of_several_requests_each_fails_by_itself(body: bytes) -> None:
     with answering(body) as address, Client("http", address, seconds=5) as client:
         found = client.infer_all(LAW, [ROW, ROW])
     assert [type(one) for one in found] == [RequestFailed, RequestFailed]
+
+
+@pytest.mark.parametrize("body", [PAGE, b"[]", b"", b'{"name": "triton"}'])
+def test_who_took_a_port_meanwhile_is_not_our_server(body: bytes, tmp_path: Path) -> None:
+    server = TritonServer(tmp_path, engine=cast(Any, None))
+    with answering(body) as address:
+        port = int(address.rpartition(":")[2])
+        server._ports = Ports(http=port, grpc=port, metrics=port)
+        assert not server._is_ready()
+    ours = json.dumps({"name": server._id, "version": "2.51.0"}).encode()
+    with answering(ours) as address:
+        port = int(address.rpartition(":")[2])
+        server._ports = Ports(http=port, grpc=port, metrics=port)
+        assert server._is_ready()

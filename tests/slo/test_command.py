@@ -225,7 +225,7 @@ def children(parent: int) -> list[int]:
         ),
         (("--url", "127.0.0.1:1", "--rate", "10", "--p99-ms", "15", "--markdown", "x" * 300), "cannot be written"),
         (
-            (*"--url 127.0.0.1:1 --rate 10 --p99-ms 15 --junit /tmp/../tmp/slo.out --markdown /tmp/slo.out".split(),),
+            ("--url", "127.0.0.1:1", "--rate", "10", "--p99-ms", "15", "--junit", "x.out", "--markdown", "./x.out"),
             "a file for each",
         ),
         (("--config", "absent.toml"), "there is no file absent.toml"),
