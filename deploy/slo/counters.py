@@ -99,6 +99,27 @@ class ServerTalk:
                 fix="check --url: a gateway may have answered in the server's place",
             ) from error
 
+    def require_single(self, model: str, version: str) -> None:
+        """Raises UsageError if the model answers no single request: it would fail whatever the server does.
+
+        A server without Triton's extension says nothing of it.
+        """
+        as_json = {"as_json": True} if self.protocol == "grpc" else {}
+        try:
+            found = self._client.get_model_config(model, version, **as_json, **self._patience)
+            config = found.get("config", found)
+            sequences = "sequence_batching" in config
+            decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled"))
+        except Exception:  # noqa: BLE001 - an extension, and whatever a server sends in its place
+            return
+        if sequences or decoupled:
+            what = "takes requests that belong to sequences" if sequences else "sends several answers to a request"
+            raise UsageError(
+                f"{model} at {self.address} {what}",
+                expected="a model that answers each request by itself",
+                fix="ask a language model with --llm; of others a load of single requests says nothing",
+            )
+
     def counters(self, model: str, version: str) -> Counters | None:
         """The counters now; None where the server has none that can be read, or is gone."""
         as_json = {"as_json": True} if self.protocol == "grpc" else {}

@@ -103,6 +103,7 @@ def measure_slo(request: SloRequest, *, progress: Progress = Silent(), rested: b
         if request.stream is not None:
             query, source = make_stream_query(subject, request.stream, metadata)
         else:
+            talk.require_single(subject.name, subject.on_the_wire)
             rows = find_rows(subject, request.samples, metadata)
             query, source = make_query(subject, rows, metadata), rows.source
         if rested:

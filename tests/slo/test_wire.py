@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deploy.errors import UnfinishedError
+from deploy.errors import UnfinishedError, UsageError
 from deploy.slo import wire
 from deploy.slo.counters import ServerTalk, compare
 from deploy.slo.wire import Ended, GrpcWire, HttpWire, Query, Wire, WireOutput, unreachable
@@ -154,6 +154,25 @@ def stats(*versions: tuple[str, int]) -> bytes:
         for version, count in versions
     ]
     return json.dumps({"model_stats": counted}).encode()
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_transaction_policy": {"decoupled": True}}, "sends several answers to a request"),
+        ({"sequence_batching": {"max_sequence_idle_microseconds": 1}}, "takes requests that belong to sequences"),
+        ({"model_transaction_policy": {"decoupled": False}, "dynamic_batching": {}}, None),
+        (["no", "config"], None),
+    ],
+)
+def test_a_model_that_answers_no_single_request_is_refused(config: Any, said: str | None) -> None:
+    """Every query of a load would fail, and the server be blamed."""
+    with answering(json.dumps(config).encode()) as address, ServerTalk(address, "http") as talk:
+        if said is None:
+            talk.require_single("law", "")
+        else:
+            with pytest.raises(UsageError, match=said):
+                talk.require_single("law", "")
 
 
 def test_the_counters_are_those_of_the_version_that_answers() -> None:
