@@ -102,8 +102,9 @@ def compare_answers(sides: tuple[Side, Side], answered: Sequence[Answered]) -> A
     for index in range(max(len(before.outputs), len(after.outputs))):
         missing = _incomparable(before, after, index, answered)
         if missing:
-            tensors = (before if index < len(before.outputs) else after).outputs
-            outputs.append(OutputDifference(output=tensors[index].name, incomparable=missing))
+            output = (before if index < len(before.outputs) else after).outputs[index]
+            lost = index < len(before.outputs) and row_axis(output) is not None
+            outputs.append(OutputDifference(output=output.name, incomparable=missing, decisions_lost=lost))
             continue
         decided = _decide(sides, answered, index)
         chosen = [one for one in decided if one.asked.real == real]
@@ -146,6 +147,7 @@ def _output(
     return numbers.model_copy(
         update={
             "decisions": _decisions(judged, name, labels),
+            "decisions_lost": not decided and row_axis(sides[0].manifest.spec.outputs[index]) is not None,
             "seeded_decisions": _decisions(seeded, name, labels),
         }
     )

@@ -107,7 +107,7 @@ def _flips(answers: AnswerDifference, limit: float) -> Judgement:
     if any(one.low > limit for one in found):
         return Judgement.no(f"{said}; {limit:.2%} may")
     if all(one.high <= limit for one in found):
-        return Judgement.yes(f"{said}; {limit:.2%} may")
+        return _lost(answers) or Judgement.yes(f"{said}; {limit:.2%} may")
     return Judgement.undecided(f"{said}; {limit:.2%} may: give more samples with --samples, or allow more")
 
 
@@ -115,8 +115,13 @@ def _flipped_rows(answers: AnswerDifference, limit: float) -> Judgement:
     if not _decisions(answers):
         return Judgement.undecided(_FEWEST)
     said = f"{answers.flipped_rows} of {answers.rows} {answers.judged_on} flip, {limit:g} may"
-    verdict = Verdict.PASS if answers.flipped_rows <= limit else Verdict.FAIL
-    return Judgement(verdict=verdict, reason=said)
+    return Judgement.no(said) if answers.flipped_rows > limit else _lost(answers) or Judgement.yes(said)
+
+
+def _lost(answers: AnswerDifference) -> Judgement | None:
+    """That nothing was seen of an output's decisions; None where all were compared."""
+    lost = [one.output for one in answers.outputs if one.decisions_lost]
+    return Judgement.undecided(f"the decisions of {', '.join(lost)} cannot be compared") if lost else None
 
 
 def _accuracy_drop(answers: AnswerDifference, limit: float) -> Judgement:

@@ -67,8 +67,9 @@ def invalid(finding: Finding, request: SloRequest, client: ClientSide) -> str | 
     """
     if finding.cut_short:
         return (
-            f"the load generator did not come to its end: {finding.sent} queries sent, {len(finding.seen)} known of "
-            f"{request.total}"
+            f"the load generator did not come to its end: it sent {finding.sent:,} of {request.warm_up + request.total:,} "
+            f"queries in time, and how {len(finding.seen):,} of them ended is known; lower --rate if this client cannot "
+            "send as fast"
         )
     verdict = overall(finding.results).verdict
     if not len(finding.seen) or _fell_behind(finding.seen):

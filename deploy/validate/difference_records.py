@@ -90,11 +90,13 @@ class OutputDifference(Record):
 
     `relative_l2` is the norm of the difference over that of the older version's values. `eager_multiple` is the largest
     error over what parity allows one unit of, eager's own error and its floor; None where no evidence says what
-    that is. `misplaced` counts elements that are finite in one version only.
+    that is. `misplaced` counts elements that are finite in one version only. `decisions_lost`: it carried decisions in
+    the older version, and nothing of the newer can be held against them.
     """
 
     output: str
     incomparable: str = ""
+    decisions_lost: bool = False
     elements: int = 0
     max_error: float = 0.0
     relative_l2: float = 0.0

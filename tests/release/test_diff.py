@@ -26,7 +26,7 @@ from deploy.repository.manifest import Manifest
 from deploy.slo.decision import interval
 from deploy.spec import BATCH, Dim
 from deploy.targets import find_target
-from deploy.validate.difference_records import DiffEvidence
+from deploy.validate.difference_records import DiffEvidence, OutputDifference, SizeDifference
 from tests.release.versions import put_linear, save_samples
 from tests.repository.samples import CLASSES, Sample, classifier
 from tests.serve.tiny import PIXELS, Linear
@@ -57,6 +57,9 @@ class Bent(Linear):
     @property
     def bias(self) -> np.ndarray:
         return np.array([self.lift, 1.0, 2.0], np.float32)
+
+
+SIZE = SizeDifference(artifact_before=1, artifact_after=1, total_before=1, total_after=1)
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +233,18 @@ def test_a_limit_fires(folder: Path, limits: Limits, verdict: Verdict, words: st
     judgement = judged(once(folder, 1, 3, samples="labelled.npz"), limits)
     assert judgement.verdict is verdict
     assert words in judgement.reason
+
+
+@pytest.mark.parametrize("limits", [Limits(max_flips=0.9), Limits(max_flipped_rows=1000)])
+def test_decisions_that_cannot_be_compared_are_not_taken_for_kept(folder: Path, limits: Limits) -> None:
+    """An output of another shape, or that is gone, flips nothing that could be counted."""
+    answers = once(folder, 1, 2).answers
+    assert answers is not None
+    gone = OutputDifference(output="boxes", incomparable="only the older version has it", decisions_lost=True)
+    lost = answers.model_copy(update={"outputs": (*answers.outputs, gone)})
+    found = [judge_gates(limits, answers=one, size=SIZE, slowdown=None)[0].judgement for one in (answers, lost)]
+    assert [one.verdict for one in found] == [Verdict.PASS, Verdict.UNDECIDED]
+    assert found[1].reason == "the decisions of boxes cannot be compared"
 
 
 def test_accuracy_that_falls_fails_and_few_samples_decide_nothing(folder: Path) -> None:
