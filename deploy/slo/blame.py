@@ -66,10 +66,10 @@ def invalid(finding: Finding, request: SloRequest, client: ClientSide) -> str | 
     one without what the client added.
     """
     if finding.cut_short:
+        planned, known = request.warm_up + request.total, len(finding.seen)
         return (
-            f"the load generator did not come to its end: it sent {finding.sent:,} of {request.warm_up + request.total:,} "
-            f"queries in time, and how {len(finding.seen):,} of them ended is known; lower --rate if this client cannot "
-            "send as fast"
+            f"the load generator did not come to its end: it sent {finding.sent:,} of {planned:,} queries in time, and "
+            f"how {known:,} of those that count ended is known; lower --rate if this client cannot send as fast"
         )
     verdict = overall(finding.results).verdict
     if not len(finding.seen) or _fell_behind(finding.seen):
