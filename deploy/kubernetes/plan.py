@@ -180,13 +180,19 @@ def _evidence(version: Version) -> tuple[ServedEvidence | None, LatencyEvidence 
 
 
 def _attested_rate(version: Version) -> float | None:
-    """The rate of the newest load run that proved something."""
+    """The rate of the newest load run that passed, whose bounds are promised; else of the newest that proved something.
+
+    One that was tried in vain is no rate at which anything is kept.
+    """
+    newest = None
     for attestation in reversed(attestations(version)):
         if attestation.kind == "slo":
             evidence = SloEvidence.read(attestation.path)
             if evidence.invalid is None:
-                return evidence.rate
-    return None
+                if evidence.judgement.passed:
+                    return evidence.rate
+                newest = newest or evidence.rate
+    return newest
 
 
 def _queue(

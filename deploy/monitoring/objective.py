@@ -57,10 +57,14 @@ class Objective:
 
 
 def objectives_of(model: str, bounds: Iterable[Bound]) -> tuple[Objective, ...]:
-    """One objective per bound: a latency percentile with its limit, an error rate without one."""
+    """One objective per bound: a latency percentile with its limit, an error rate without one.
+
+    None for a bound on tokens, of which the server's metrics say nothing.
+    """
     return tuple(
         Objective(model=model, bound_ms=bound.limit if bound.kind == "latency" else None, quantile=bound.q)
         for bound in bounds
+        if bound.kind in ("latency", "errors")
     )
 
 

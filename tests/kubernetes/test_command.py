@@ -11,8 +11,13 @@ from click.testing import CliRunner, Result
 
 from deploy.cli.main import cli
 from deploy.errors import UsageError
+from deploy.evidence import Verdict
 from deploy.kubernetes.request import Source, check_image, object_name, prometheus_namespace
+from deploy.monitoring.objective import objectives_of
+from deploy.repository.attest import attest
+from deploy.slo.records import Bound
 from tests.kubernetes.example import NAME, REPOSITORIES
+from tests.report.samples import slo
 from tests.repository.samples import put
 
 CPU = REPOSITORIES / "cpu"
@@ -96,6 +101,25 @@ def test_a_version_that_was_changed_is_refused(tmp_path: Path) -> None:
     (version.folder / "model.onnx").write_bytes(b"another")
     result = run(tmp_path / "models", "pets", "--output", tmp_path / "out", "--image", IMAGE)
     assert "model.onnx has changed" in str(result.exception)
+
+
+def test_the_check_asks_for_what_was_kept_at_the_rate_at_which_it_was(tmp_path: Path) -> None:
+    """A later run that failed at a higher rate says nothing of these bounds at that one."""
+    version = put(tmp_path / "models").version
+    for verdict, rate in ((Verdict.PASS, 100.0), (Verdict.FAIL, 500.0)):
+        attest(version, "slo", slo(verdict, rate=rate))
+    given = ("--target", "26.08-cpu", "--models", "s3://b/m", "--tool-image", "tools:1")
+    result = run(tmp_path / "models", "pets", "--output", tmp_path / "out", *given)
+    assert result.exit_code == 0, result.output
+    (job,) = (path for path in (tmp_path / "out").rglob("*.yaml") if "kind: Job" in path.read_text())
+    arguments = job.read_text().replace("'", "").split()
+    assert "100" in arguments and "500" not in arguments
+    assert "15" in arguments
+
+
+def test_bounds_on_tokens_are_no_promise_of_the_servers_metrics() -> None:
+    bounds = [Bound(kind="ttft", q=0.99, limit=200.0), Bound(kind="latency", q=0.99, limit=15.0)]
+    assert [one.name for one in objectives_of("pets", bounds)] == ["p99-15ms"]
 
 
 def test_names_of_objects() -> None:
