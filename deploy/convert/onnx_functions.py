@@ -20,6 +20,9 @@ def functions() -> dict[Callable[..., Any], Callable[..., Any]]:
     aten = torch.ops.aten
     return {
         aten.logaddexp.default: _log_of_sum,
+        aten.logaddexp2.default: _binary_log_of_sum,
+        aten.log1p.default: _log_of_more_than_one,
+        aten.expm1.default: _power_less_one,
         aten.logcumsumexp.default: _log_of_sums,
         aten.cumprod.default: _products,
         aten.cummax.default: _maxima,
@@ -30,11 +33,16 @@ def functions() -> dict[Callable[..., Any], Callable[..., Any]]:
         aten.softmax.int: _softmax,
         aten.log_softmax.int: _log_softmax,
         aten.searchsorted.Tensor: _places_among,
+        aten.sort.default: _sorted,
+        aten.sort.stable: _sorted_in_order,
         aten.kthvalue.default: _kth,
         aten.median.dim: _median,
         aten.log_sigmoid.default: _log_sigmoid,
         aten._cdist_forward.default: _distances,
         aten.signbit.default: _has_sign,
+        aten.clamp.default: _clamped,
+        aten.clamp_min.default: _clamped,
+        aten.clamp_max.default: _clamped_above,
         aten.fmax.default: _larger_number,
         aten.fmin.default: _smaller_number,
     }
@@ -44,6 +52,37 @@ def functions() -> dict[Callable[..., Any], Callable[..., Any]]:
 def _log_of_sum(self: Any, other: Any) -> Any:
     """`log(exp(a) + exp(b))` by the larger of the two: the exporter's own is infinite from 89 on."""
     return _joined(*alike(self, other, fraction=True))
+
+
+def _binary_log_of_sum(self: Any, other: Any) -> Any:
+    """That of powers of two."""
+    first, second, dtype = alike(self, other, fraction=True)
+    op, unit = opset(), constant(math.log(2), dtype)
+    return op.Div(_joined(op.Mul(first, unit), op.Mul(second, unit), dtype), unit)
+
+
+def _log_of_more_than_one(self: Any) -> Any:
+    """`log(1 + x)` of a small x too, which is lost beside the one: what of it was counted is put right by a factor."""
+    op, (value, _, dtype) = opset(), alike(self, 1.0)
+    one = constant(1, dtype)
+    more = op.Add(value, one)
+    log = op.Log(more)
+    right = op.Mul(log, op.Div(value, op.Sub(more, one)))
+    return op.Where(op.Equal(more, one), value, op.Where(_is_small(value, dtype), right, log))
+
+
+def _power_less_one(self: Any) -> Any:
+    """`exp(x) - 1` of a small x too, as above."""
+    op, (value, _, dtype) = opset(), alike(self, 1.0)
+    one = constant(1, dtype)
+    power = op.Exp(value)
+    less = op.Sub(power, one)
+    right = op.Mul(less, op.Div(value, op.Log(power)))
+    return op.Where(op.Equal(power, one), value, op.Where(_is_small(value, dtype), right, less))
+
+
+def _is_small(value: Any, dtype: Any) -> Any:
+    return opset().Less(opset().Abs(value), constant(0.5, dtype))
 
 
 def _joined(first: Any, second: Any, dtype: Any) -> Any:
@@ -178,6 +217,23 @@ def _places_among(
     return op.Cast(counts, to=ir.DataType.INT32) if out_int32 else counts
 
 
+def _sorted(self: Any, dim: int = -1, descending: bool = False) -> tuple[Any, Any]:
+    """In order of size, and where each was; of equal ones the first comes first, as torch has it."""
+    import onnx_ir as ir
+    from onnxscript.function_libs.torch_lib.ops.core import aten_sort
+
+    usual = self.dtype.is_floating_point() or self.dtype in (ir.DataType.INT64, ir.DataType.INT32)
+    values, at = aten_sort(self if usual else cast(self, ir.DataType.INT32), dim, descending)
+    return (values if usual else opset().Cast(values, to=self.dtype)), at
+
+
+def _sorted_in_order(
+    self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False
+) -> tuple[Any, Any]:  # fmt: skip
+    """The same: ONNX knows no other order. `stable` changes nothing."""
+    return _sorted(self, dim, descending)
+
+
 def _kth(self: Any, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Any, Any]:
     """The k-th smallest, and where it is."""
     return _at(self, _axes(k), dim, keepdim=keepdim)
@@ -224,6 +280,19 @@ def _has_sign(self: Any) -> Any:
     """-0.0 has one too."""
     op = opset()
     return below_zero(self, self.dtype) if self.dtype.is_floating_point() else op.Less(self, constant(0, self.dtype))
+
+
+def _clamped(self: Any, min: float | None = None, max: float | None = None) -> Any:  # noqa: A002 - torch's names
+    """Infinity is within bounds that are not given; ONNX Runtime has the largest finite number in place of those."""
+    from onnxscript.function_libs.torch_lib.ops.core import aten_clamp
+
+    if self.dtype.is_floating_point():
+        min, max = (-math.inf if min is None else min), (math.inf if max is None else max)  # noqa: A001
+    return aten_clamp(self, min, max)
+
+
+def _clamped_above(self: Any, max: float) -> Any:  # noqa: A002 - torch's name
+    return _clamped(self, None, max)
 
 
 def _larger_number(self: Any, other: Any) -> Any:

@@ -28,8 +28,8 @@ def arithmetic() -> dict[Callable[..., Any], Callable[..., Any]]:
         aten.fmod.Tensor: _left_over,
         aten.floor_divide.default: _floor_divide,
         aten.floor_divide.Scalar: _floor_divide,
-        aten.div.Tensor_mode: _divide,
-        aten.div.Scalar_mode: _divide,
+        aten.div.Tensor_mode: divide,
+        aten.div.Scalar_mode: divide,
         aten.copysign.Scalar: _with_sign,
         aten.copysign.Tensor: _with_sign,
         aten.floor.default: _floor,
@@ -38,6 +38,8 @@ def arithmetic() -> dict[Callable[..., Any], Callable[..., Any]]:
         aten.trunc.default: _trunc,
         aten.isin.Tensor_Tensor: _is_in,
         aten.pow.Tensor_Tensor: _power,
+        aten.pow.Scalar: _power,
+        aten.pow.Tensor_Scalar: _power,
     }
 
 
@@ -95,7 +97,7 @@ def _floor_divide(self: Any, other: Any) -> Any:
     return op.Where(op.Equal(divisor, constant(0, dtype)), op.Div(dividend, divisor), whole)
 
 
-def _divide(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
+def divide(self: Any, other: Any, rounding_mode: str | None = None) -> Any:
     """A division that is rounded down, towards zero, or not; of integers the exporter makes one of float32."""
     if rounding_mode == "floor":
         return _floor_divide(self, other)
@@ -112,9 +114,24 @@ def _truncate(value: Any, dtype: Any) -> Any:
 
 
 def _power(self: Any, exponent: Any) -> Any:
-    """Of integers to a power of fractions the exporter makes integers."""
-    base, power, _ = alike(self, exponent)
-    return opset().Pow(base, power)
+    """Of integers to a power of fractions the exporter makes integers; ONNX Runtime rounds integers beyond 2^53."""
+    base, power, dtype = alike(self, exponent)
+    return opset().Pow(base, power) if dtype.is_floating_point() else _whole_power(base, power, dtype)
+
+
+def _whole_power(base: Any, power: Any, dtype: Any) -> Any:
+    """By squares, as torch has it: of two and more, powers from 64 on have no bit left that counts."""
+    import onnx_ir as ir
+
+    op, wide = opset(), ir.DataType.INT64
+    square, left = (op.Cast(value, to=wide) for value in (base, power))
+    one, two, most = (constant(number, wide) for number in (1, 2, 64))
+    usual = op.And(op.GreaterOrEqual(left, constant(0, wide)), op.Less(left, most))
+    otherwise, answer = op.Pow(square, left), one
+    for _ in range(6):  # bits of a power below 64
+        answer = op.Where(op.Equal(op.Mod(left, two), one), op.Mul(answer, square), answer)
+        square, left = op.Mul(square, square), op.Div(left, two)
+    return op.Cast(op.Where(usual, answer, otherwise), to=dtype)
 
 
 # Integers are whole, and ONNX does not round them.

@@ -52,6 +52,13 @@ WRITTEN: dict[str, Callable[[Tensor], Tensor]] = {
     "fractions / 2.5, trunc": lambda mask: torch.div(FLOATS + mask, 2.5, rounding_mode="trunc"),
     "fmod of fractions": lambda mask: torch.fmod(FLOATS + mask, -6.2831),
     "float16 // 3": lambda mask: (mask.half() - 2) // 3,
+    "large ** 3": lambda mask: ((IDS + mask) % 2000003) ** 3,
+    "int64 ** int64": lambda mask: (IDS % 1000 + 1) ** (mask + 1),
+    "3 ** int64": lambda mask: 3 ** (mask + 33),
+    "7 ** int32": lambda mask: 7 ** mask.int(),
+    "int64 ** 7": lambda mask: (IDS % 307 + mask) ** 7,
+    "int32 ** 2": lambda mask: (mask.int() - 3) ** 2,
+    "ones to any power": lambda mask: (mask.clamp(max=2) - 1) ** (mask * 99),
     "float16 by a float32 number": lambda mask: torch.remainder(mask.half(), torch.tensor(2.5)),
 }
 
