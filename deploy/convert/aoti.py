@@ -30,6 +30,7 @@ from deploy.convert.compiler import (
     is_avx2,
 )
 from deploy.convert.cuda import device_details, exact_float32
+from deploy.convert.every_size import sizes_tried
 from deploy.convert.export import load_program
 from deploy.convert.flex import (
     DECOMPOSED,
@@ -247,7 +248,10 @@ def _run_compiler(
     options = known_settings(settings, config.get_config_copy())
     arguments, keywords = exported.example_inputs
     try:
-        with torch.set_grad_enabled(gradients), deep_recursion(module.graph), loops_as_large_as_before():
+        with (
+            torch.set_grad_enabled(gradients), deep_recursion(module.graph), loops_as_large_as_before(),
+            sizes_tried(general=True),
+        ):  # fmt: skip
             files = aot_compile(module, arguments, keywords, options=options)
     except InductorError as error:
         raise UnfinishedError(

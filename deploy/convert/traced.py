@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.model import Checkpoint
-from deploy.convert.advice import advise_call
+from deploy.convert.advice import BEYOND, advise_call, beyond_sizes
 from deploy.convert.attention_layers import attention_in_place
 from deploy.convert.contiguity import unbound_sizes
 from deploy.convert.contract import read_spec, require_poolable, require_rows
 from deploy.convert.cuda import moved
+from deploy.convert.every_size import distances_of_any_number, sizes_tried
 from deploy.convert.explain import explain_export_error, user_line
 from deploy.convert.flatten import arguments_of, leaves, output_names, positional
 from deploy.convert.model import Device, Precision
@@ -74,6 +75,8 @@ class Traceable:
         if batched:  # statistics of a batch, say, have none of one row
             require_rows(names, outputs, _call(module, arrange, [tensor[:1] for tensor in example]))
         notes = _numbers(module, arrange, example, outputs=outputs, batched=batched)
+        if self.checkpoint.how == "factory":
+            _call_at_the_ends(module, arrange, inputs, self.dims, device=self.device)
         flat = with_edges(positional(module, parameters, absent), self.checkpoint, self.precision)
         exported = _export(flat, example, inputs=inputs, dims=self.dims, folder=self.checkpoint.how == "config")
         require_poolable(exported)
@@ -101,7 +104,9 @@ class Traceable:
 @contextmanager
 def traceable() -> Iterator[None]:
     """While this lasts an export sees torch's own layers as they are traced best. Not for several threads at once."""
-    with traceable_transformers(), attention_in_place(), unbound_sizes():
+    with (
+        traceable_transformers(), attention_in_place(), unbound_sizes(), sizes_tried(), distances_of_any_number(),
+    ):  # fmt: skip
         yield
 
 
@@ -158,6 +163,32 @@ def _first_call(
         with suppress(UnfinishedError):
             return largest, _call(module, arrange, largest)
         raise
+
+
+def _call_at_the_ends(
+    module: nn.Module, arrange: Arrange, inputs: Sequence[TensorSpec], dims: Sequence[Dim], *, device: Device
+) -> None:
+    """Raises UnfinishedError if the greatest integers lie beyond the least sizes, as lengths do beyond a short row.
+
+    Both are what was asked for, and every proof tries them together.
+    """
+    import torch
+
+    ranges = {index: tensor.values for index, tensor in enumerate(inputs) if tensor.values and not tensor.mask}
+    least = tuple(dim.model_copy(update={"maximum": dim.minimum}) for dim in dims)
+    tensors = list(seeded_inputs(inputs, batch=sample_rows(dims, device), dims=least))
+    for index, (low, _) in ranges.items():
+        tensors[index] = torch.full_like(tensors[index], low)
+    for index, (low, high) in ranges.items() if any(dim.name != BATCH for dim in dims) else ():
+        tensors[index] = torch.full_like(tensors[index], high)
+        try:
+            _call(module, arrange, moved(tuple(tensors), device))
+        except UnfinishedError as error:
+            # What else fails at such sizes is told by the export, which knows what sizes the model takes.
+            if BEYOND.search(error.found):
+                expected, fix = beyond_sizes(inputs[index].name)
+                raise UnfinishedError(error.found, expected=expected, fix=fix) from error
+        tensors[index] = torch.full_like(tensors[index], low)
 
 
 def sample_rows(dims: Sequence[Dim], device: Device) -> int:

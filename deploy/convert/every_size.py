@@ -1,0 +1,130 @@
+"""Whether something holds at every size that requests may have, found by trying them all.
+
+Owns two mends of torch's tracer. A network that cuts one map to another's size, or pools with `ceil_mode`, asks whether
+`2 * (height // 2) <= height`. It is so for any height, torch cannot tell, takes the answer of the traced sample for a
+bound, and refuses the sizes that were asked for. And `torch.cdist` has one way to compute few distances and another for
+many, which makes the number where they part a bound. Called by traced, round each export.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_MOST = 40_000  # steps of arithmetic for one question: less than a second
+# What torch's reasoning by bounds loses track of: sums and products it can do.
+_ARITHMETIC = (
+    "FloorDiv", "CleanDiv", "IntTrueDiv", "FloatTrueDiv", "Mod", "PythonMod", "ToFloat", "TruncToInt", "FloorToInt",
+    "CeilToInt", "RoundToInt", "Max", "Min",
+)  # fmt: skip
+_EITHER, _EXACTLY = "use_mm_for_euclid_dist_if_necessary", "donot_use_mm_for_euclid_dist"
+_PROBES = 7  # tried first: what depends on the size mostly shows within a few
+
+
+@contextmanager
+def sizes_tried(*, general: bool = False) -> Iterator[None]:
+    """While this lasts, a question with the same answer at every size binds none.
+
+    With `general`, one whose answers differ is told what holds for any of them, where whoever asks has such a way: a
+    compiler that goes by the traced sample instead writes code for that one's sizes. Others bind as ever, as all do in
+    a release of torch that asks otherwise. Not for use in several threads at once.
+    """
+    from sympy import sympify
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    asked: Callable[..., Any] | None = getattr(ShapeEnv, "_evaluate_expr", None)
+    if asked is None:
+        yield
+        return
+    takes = inspect.signature(asked)
+    found: dict[Any, frozenset[bool]] = {}
+
+    def tried(self: Any, orig_expr: Any, *given: Any, **named: Any) -> Any:
+        ranges = _ranges(self, orig_expr)
+        if not ranges or self._maybe_evaluate_static(orig_expr) is not None:
+            return asked(self, orig_expr, *given, **named)
+        key = (orig_expr, ranges)
+        if key not in found:
+            found[key] = _answers(orig_expr, ranges)
+        if len(found[key]) == 1:
+            return sympify(*found[key])
+        otherwise = takes.bind(self, orig_expr, *given, **named).arguments.get("fallback_value")
+        if found[key] and general and otherwise is not None:
+            return sympify(otherwise)
+        return asked(self, orig_expr, *given, **named)
+
+    ShapeEnv._evaluate_expr = tried  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        ShapeEnv._evaluate_expr = asked  # type: ignore[method-assign]
+
+
+def _ranges(environment: Any, question: Any) -> tuple[tuple[Any, range], ...]:
+    """The symbols of a question that torch cannot reason about, each with the sizes it may be; empty for any other."""
+    from sympy import preorder_traversal
+    from sympy.logic.boolalg import Boolean
+    from torch.utils._sympy import functions
+
+    hard = [getattr(functions, name) for name in _ARITHMETIC if hasattr(functions, name)]
+    if not isinstance(question, Boolean) or not question.has(*hard):
+        return ()
+    ranges = []
+    for symbol in sorted(question.free_symbols, key=str):
+        bounds = environment.var_to_range.get(symbol)
+        # One without a hint is a value of the data, whose bounds are no sizes that anybody asked for.
+        if bounds is None or symbol not in _hints(environment) or not (bounds.lower.is_Integer and bounds.upper.is_Integer):
+            return ()
+        ranges.append((symbol, range(int(bounds.lower), int(bounds.upper) + 1)))
+    steps = sum(1 for _ in preorder_traversal(question)) * math.prod(len(sizes) for _, sizes in ranges)
+    return tuple(ranges) if steps <= _MOST else ()
+
+
+def _hints(environment: Any) -> Any:
+    return getattr(environment, "backed_var_to_val", None) or getattr(environment, "var_to_val", {})
+
+
+def _answers(question: Any, ranges: tuple[tuple[Any, range], ...]) -> frozenset[bool]:
+    """The answers at all sizes: one, or both; none where torch's own arithmetic cannot tell."""
+    from torch.utils._sympy.interp import sympy_interp
+    from torch.utils._sympy.reference import PythonReferenceAnalysis
+
+    symbols = [symbol for symbol, _ in ranges]
+    step = [max(1, len(sizes) // _PROBES) for _, sizes in ranges]
+    few = itertools.product(*(sizes[::by] for (_, sizes), by in zip(ranges, step, strict=True)))
+    answers: set[bool] = set()
+    for sizes in itertools.chain(few, itertools.product(*(sizes for _, sizes in ranges))):
+        try:
+            answers.add(bool(sympy_interp(PythonReferenceAnalysis, dict(zip(symbols, sizes, strict=True)), question)))
+        except (NotImplementedError, ArithmeticError, TypeError):
+            return frozenset()
+        if len(answers) > 1:
+            break
+    return frozenset(answers)
+
+
+@contextmanager
+def distances_of_any_number() -> Iterator[None]:
+    """While this lasts `torch.cdist` of tensors whose sizes follow from requests is traced in its exact way.
+
+    Not for use in several threads at once.
+    """
+    import torch
+
+    computed = torch.cdist
+
+    def cdist(x1: Any, x2: Any, p: float = 2.0, compute_mode: str = _EITHER) -> Any:
+        sizes = (*x1.shape[-2:], *x2.shape[-2:])
+        if compute_mode == _EITHER and any(isinstance(size, torch.SymInt) for size in sizes):
+            compute_mode = _EXACTLY
+        return computed(x1, x2, p, compute_mode)
+
+    torch.cdist = torch.functional.cdist = cdist
+    try:
+        yield
+    finally:
+        torch.cdist = torch.functional.cdist = computed

@@ -1,0 +1,121 @@
+"""Networks whose code asks something of a size that holds for all sizes, which torch cannot tell."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deploy.checkpoint.load import read_checkpoint
+from deploy.convert.aoti import compile_aoti
+from deploy.convert.every_size import sizes_tried
+from deploy.convert.export import export_program
+from deploy.convert.traced import traceable
+from deploy.processes import Worker, run_alone
+from deploy.validate.executables import AotiModel
+from tests.convert.helpers import target
+from tests.signatures.models import ask
+
+SMALLEST, LARGEST = 5, 40
+
+
+def cut_to_the_smaller(image: Tensor) -> Tensor:
+    larger = functional.interpolate(functional.max_pool2d(image, 2), scale_factor=2)
+    return image[:, :, : larger.shape[2], : larger.shape[3]] + larger
+
+
+def cut_to_the_image(image: Tensor) -> Tensor:
+    larger = functional.interpolate(functional.max_pool2d(image, 2, ceil_mode=True), scale_factor=2)
+    return larger[:, :, : image.shape[2], : image.shape[3]] + image
+
+
+def padded_to_a_multiple(image: Tensor) -> Tensor:
+    height, width = image.shape[2:]
+    padded = functional.pad(image, (0, -width % 4, 0, -height % 4))
+    return padded.cos()[:, :, :height, :width]
+
+
+def larger_by_a_whole_factor(image: Tensor) -> Tensor:
+    return functional.interpolate(image, scale_factor=3, mode="bicubic")
+
+
+def shifted_by_a_view(image: Tensor) -> Tensor:
+    """Relative positions as in Transformer-XL: columns of a wider matrix become diagonals."""
+    rows, columns = image.shape[2:]
+    wide = functional.pad(image, (0, 1)).flatten(2)[:, :, : rows * columns]
+    return wide.view(image.shape)
+
+
+def distances(image: Tensor) -> Tensor:
+    points = image.flatten(2).transpose(1, 2)
+    return torch.cdist(points, points[:, :30] + 9).amin(2)
+
+
+NETWORKS = (
+    cut_to_the_smaller, cut_to_the_image, padded_to_a_multiple, larger_by_a_whole_factor, shifted_by_a_view, distances,
+)  # fmt: skip
+
+
+class Applied(nn.Module):
+    """A function behind a convolution of images of any size."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor] = cut_to_the_image) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(1, 2, 1)
+        self.function = function
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.function(self.body(image))
+
+
+def images() -> list[Tensor]:
+    sizes = ((5, 40), (6, 7), (19, 18), (29, 31), (40, 32))
+    return [torch.randn(1 + height % 3, 1, height, width) for height, width in sizes]
+
+
+@pytest.mark.parametrize("function", NETWORKS, ids=lambda one: one.__name__)
+def test_it_is_exported_for_every_size(function: Callable[[Tensor], Tensor]) -> None:
+    network, axes = Applied(function).eval(), ("height", "width")
+    dims = {axis: torch.export.Dim(name, min=SMALLEST, max=LARGEST) for axis, name in enumerate(axes, start=2)}
+    shapes = ({0: torch.export.Dim("batch", min=1, max=4), **dims},)
+
+    with traceable(), torch.no_grad():
+        exported = torch.export.export(network, (torch.zeros(2, 1, 21, 22),), dynamic_shapes=shapes, strict=False)
+
+    for image in images():
+        torch.testing.assert_close(exported.module()(image), network(image))
+
+
+def test_a_question_with_two_answers_still_binds() -> None:
+    def even(image: Tensor) -> Tensor:
+        return image * 2 if image.shape[2] % 2 else image
+
+    shapes = ({2: torch.export.Dim("height", min=SMALLEST, max=LARGEST)},)
+    with pytest.raises(Exception, match="height"), traceable():
+        torch.export.export(Applied(even), (torch.zeros(2, 1, 21, 22),), dynamic_shapes=shapes, strict=False)
+
+
+def test_torch_is_left_as_it_was() -> None:
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    before = ShapeEnv._evaluate_expr, torch.cdist, torch.functional.cdist
+    with traceable(), sizes_tried(general=True):
+        assert ShapeEnv._evaluate_expr is not before[0] and torch.cdist is not before[1]
+    assert before == (ShapeEnv._evaluate_expr, torch.cdist, torch.functional.cdist)
+
+
+def test_an_archive_pools_images_of_every_size_to_their_end(tmp_path: Path) -> None:
+    """The compiler takes `ceil_mode` for none where it changes nothing in the traced sample, and asks nobody else."""
+    network, words = Applied(), {"dynamic": (f"image:2,3={SMALLEST}..{LARGEST}",)}
+    checkpoint = read_checkpoint(ask(network, tmp_path / "m.pt", ("1,20,20",), **words))
+    program = run_alone("export", export_program, checkpoint, max_batch=4, folder=tmp_path).value
+    archive = run_alone("compile", compile_aoti, program, target=target(), folder=tmp_path).value.path
+
+    with Worker("model", log=Path(os.devnull)) as worker, torch.no_grad():
+        worker.make(AotiModel, archive, threads=1)
+        for image in images():
+            (found,) = worker.call("run", [image.numpy()])
+            torch.testing.assert_close(torch.from_numpy(found), network(image))
