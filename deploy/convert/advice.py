@@ -27,8 +27,17 @@ _ANY_EXPORT = Advice(
     "a forward without data-dependent Python control flow",
     "change that code (choose by torch.where or torch.cond; keep numbers in tensors: no item(), int() or bool())",
 )
+BEYOND = re.compile(r"index -?\d+ is out of bounds|out of range in self")  # what torch says of a place beyond a size
+_OWN_LENGTH = (
+    r"arange\([^\n]*\.max\(",
+    Advice(
+        "a mask as long as the inputs, not as the longest row at hand",
+        "take its length from an input: torch.arange(x.shape[1], device=x.device) < lengths[:, None]",
+    ),
+)
 # Searched in torch's words and the user's line after them.
 _OF_CALLS = (
+    _OWN_LENGTH,
     (
         r"one of the following scalar types: Long, Int|tensors used as indices must be",
         Advice(
@@ -95,6 +104,14 @@ _OF_CALLS = (
     ),
 )  # fmt: skip
 _OF_EXPORTS = (
+    _OWN_LENGTH,
+    (
+        r"takes \d+ positional arguments? but \d+ w",  # what is called with too much, and was not before the export
+        Advice(
+            "a module of Python code throughout: torch traces no part that is scripted (torch.jit.script, .trace)",
+            "give that part by its class in the factory, without torch.jit: its weights have the same names",
+        ),
+    ),
     (
         r"\.numpy\(\)",
         Advice(
@@ -136,6 +153,15 @@ _OF_EXPORTS = (
         ),
     ),
 )  # fmt: skip
+
+
+def beyond_sizes(name: str) -> Advice:
+    """For integers that name places in another input, at the least sizes of that."""
+    return Advice(
+        f"a forward that takes every value of {name} at every size that --dynamic asks for",
+        f"bound them in the forward, such as {name}.clamp(max=x.shape[1]); or end --values {name}=LOW..HIGH at the "
+        "least size, and begin the sizes there (--dynamic NAME:AXES=MIN..MAX)",
+    )
 
 
 def advise_call(error: BaseException, place: str) -> Advice:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from deploy.cache import Store
 from deploy.convert.aoti_numbers import compute_exactly
 from deploy.convert.aoti_prepack import PACKED, PREPACK, prepack
+from deploy.convert.aoti_tiles import sums_at_their_places
 from deploy.convert.aoti_weights import put_together, take_apart, weights_file
 from deploy.convert.archive import MODEL_NAME, read_metadata
 from deploy.convert.compiler import (
@@ -250,7 +251,7 @@ def _run_compiler(
     try:
         with (
             torch.set_grad_enabled(gradients), deep_recursion(module.graph), loops_as_large_as_before(),
-            sizes_tried(general=True),
+            sizes_tried(general=True), sums_at_their_places(),
         ):  # fmt: skip
             files = aot_compile(module, arguments, keywords, options=options)
     except InductorError as error:

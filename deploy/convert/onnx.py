@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _BEST_TESTED_OPSET = 20
 _INLINE_LIMIT = 1_900_000_000  # bytes of weights; a protobuf message ends at 2 GiB
 _OPERATOR = re.compile(r"(?:aten|prims)\.(\w+)")
+_TRANSLATED = re.compile(r"translating node .*?target=torch\.ops\.(aten\.\w+)")
+_TELLING = 6  # letters of a name that stands at the end of another
 _REWRITES: dict[str, Callable[[ir.Model], int]] = {"rewritten": rewrite, "attention": rewrite_with_attention}
 
 
@@ -136,11 +138,15 @@ def _translate(exported: ExportedProgram, *, opset: int, graph: str = "") -> ir.
 
 
 def _reason(error: BaseException) -> str:
-    root = error
+    """What the exporter failed on, with the operator it was at where that is not said."""
+    root, text = error, str(error)
     while root.__cause__ is not None:
         root = root.__cause__
+        text += f"\n{root}"
     lines = [line.strip() for line in str(root).splitlines() if line.strip()]
-    return f"{type(root).__name__}: {lines[0] if lines else ''}"
+    reason = f"{type(root).__name__}: {lines[0] if lines else ''}"
+    at = None if _OPERATOR.search(reason) else _TRANSLATED.search(text)
+    return f"{reason}, in {at[1]}" if at else reason
 
 
 def _line_of(reason: str, exported: ExportedProgram) -> str:
@@ -148,10 +154,17 @@ def _line_of(reason: str, exported: ExportedProgram) -> str:
     named = _OPERATOR.search(reason)
     for node in exported.graph.nodes if named else ():
         packet = getattr(node.target, "overloadpacket", None)
-        # A decomposition into torch's own primitives drops the beginning of a name such as special_bessel_j0.
-        if packet is not None and named and f"_{packet.__name__}".endswith(f"_{named[1]}"):
+        if packet is not None and named and _became(packet.__name__, named[1]):
             return traced_line(node.meta.get("stack_trace") or "")
     return ""
+
+
+def _became(name: str, other: str) -> bool:
+    """Whether torch makes the one of the other: special_bessel_j0 bessel_j0, matrix_exp linalg_matrix_exp, erfinv erf_inv."""
+    if f"_{name}".endswith(f"_{other}"):
+        return True
+    before, after = (one.replace("_", "") for one in (name, other.removesuffix("_ex")))
+    return len(before) >= _TELLING and (after.endswith(before) or before.endswith(after))
 
 
 def _rename(model: ir.Model, spec: Spec) -> None:

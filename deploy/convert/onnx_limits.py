@@ -87,9 +87,9 @@ def _require_kernels(path: Path, dtypes: str, *, fix: str) -> dict[str, str]:
     options.log_severity_level = 4
     try:
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except (errors.NotImplemented, errors.InvalidGraph) as error:
+    except (errors.NotImplemented, errors.InvalidGraph, errors.Fail) as error:
         # Before what it lacks stands where the file lies, which is nobody's business later.
-        found = re.search(r"Could not find an implementation for .*|Type '.*", str(error))
+        found = re.search(r"Could not find an implementation for .*|Type '.*|Type parameter .*", str(error))
         what = found.group() if found else "it cannot load the graph"
         raise UnfinishedError(f"{release} has no {dtypes} kernel on a CPU: {what}", fix=fix) from error
     return needed

@@ -1,6 +1,7 @@
 """What is said of forwards and factories that people bring, and cannot be served as they are: what to change."""
 
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,40 @@ class Tokens(nn.Module):
         return self.table(ids).mean(1)  # type: ignore[no-any-return]
 
 
+class Lengths(nn.Module):
+    """The last real step of each row, and a mask as long as the longest row."""
+
+    def __init__(self, *, masked: bool = False) -> None:
+        super().__init__()
+        self.table, self.masked = nn.Embedding(10, 4), masked
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        x: Tensor = self.table(ids)
+        if self.masked:
+            return (x * (torch.arange(lengths.max())[None] < lengths[:, None]).unsqueeze(-1)).sum(1)
+        return x[torch.arange(x.shape[0]), lengths - 1]
+
+
+class LongestRow(Lengths):
+    """The mask."""
+
+    def __init__(self) -> None:
+        super().__init__(masked=True)
+
+
+class Scripted(Part):
+    """A part that is a script."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.body = torch.jit.script(self.body)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)  # type: ignore[no-any-return]
+
+
 class Squeezes(Part):
     """Drops the batch where it is one."""
 
@@ -213,6 +248,33 @@ def test_what_a_factory_draws_at_random_is_not_taken_for_trained(module: nn.Modu
 def test_a_factory_with_a_seed_of_its_own_is_taken(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(ask(SeededTable(), tmp_path / "m.pt", ("8",)))
     assert export_program(checkpoint, max_batch=2, folder=tmp_path).path.exists()
+
+
+OF_LENGTHS = {"values": ("ids=0..9", "lengths=1..6"), "dynamic": ("ids:1=1..6",)}
+AT_THE_LEAST = (
+    r"\[2, 1\], \[2\]: index 5 is out of bounds[\s\S]*lengths\.clamp\(max=x\.shape\[1\]\); or end --values lengths"
+)
+
+
+@pytest.mark.parametrize(
+    ("module", "inputs", "words", "said"),
+    [
+        (Lengths(), ("int64:6", "int64:scalar"), OF_LENGTHS, AT_THE_LEAST),
+        (LongestRow(), ("int64:6", "int64:scalar"), OF_LENGTHS, r"torch\.arange\(x\.shape\[1\]"),
+        (Scripted(), ("8",), {}, r"without torch\.jit"),
+    ],
+    ids=["lengths beyond the least size", "a mask as long as the longest row", "a script"],
+)
+def test_the_way_out_of_what_batches_in_training_had_is_said(
+    module: nn.Module, inputs: tuple[str, ...], words: dict[str, tuple[str, ...]], said: str, tmp_path: Path
+) -> None:
+    assert re.search(said, str(refused(module, tmp_path, inputs, **words)))
+
+
+def test_lengths_within_the_least_size_are_taken(tmp_path: Path) -> None:
+    words = {"values": ("ids=0..9", "lengths=1..3"), "dynamic": ("ids:1=3..6",)}
+    checkpoint = read_checkpoint(ask(Lengths(), tmp_path / "m.pt", ("int64:6", "int64:scalar"), **words))
+    assert export_program(checkpoint, max_batch=4, folder=tmp_path).spec.outputs[0].shape == ("batch", 4)
 
 
 @pytest.mark.slow
