@@ -33,7 +33,7 @@ def sizes_tried(*, general: bool = False) -> Iterator[None]:
     compiler that goes by the traced sample instead writes code for that one's sizes. Others bind as ever, as all do in
     a release of torch that asks otherwise. Not for use in several threads at once.
     """
-    from sympy import sympify
+    from sympy import sympify  # type: ignore[import-untyped]
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     asked: Callable[..., Any] | None = getattr(ShapeEnv, "_evaluate_expr", None)
@@ -57,7 +57,7 @@ def sizes_tried(*, general: bool = False) -> Iterator[None]:
             return sympify(otherwise)
         return asked(self, orig_expr, *given, **named)
 
-    ShapeEnv._evaluate_expr = tried  # type: ignore[method-assign, assignment]
+    ShapeEnv._evaluate_expr = tried  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -67,7 +67,7 @@ def sizes_tried(*, general: bool = False) -> Iterator[None]:
 def _ranges(environment: Any, question: Any) -> tuple[tuple[Any, range], ...]:
     """The symbols of a question that torch cannot reason about, each with the sizes it may be; empty for any other."""
     from sympy import preorder_traversal
-    from sympy.logic.boolalg import Boolean
+    from sympy.logic.boolalg import Boolean  # type: ignore[import-untyped]
     from torch.utils._sympy import functions
 
     hard = [getattr(functions, name) for name in _ARITHMETIC if hasattr(functions, name)]
@@ -77,7 +77,9 @@ def _ranges(environment: Any, question: Any) -> tuple[tuple[Any, range], ...]:
     for symbol in sorted(question.free_symbols, key=str):
         bounds = environment.var_to_range.get(symbol)
         # One without a hint is a value of the data, whose bounds are no sizes that anybody asked for.
-        if bounds is None or symbol not in _hints(environment) or not (bounds.lower.is_Integer and bounds.upper.is_Integer):
+        if bounds is None or symbol not in _hints(environment):
+            return ()
+        if not (bounds.lower.is_Integer and bounds.upper.is_Integer):
             return ()
         ranges.append((symbol, range(int(bounds.lower), int(bounds.upper) + 1)))
     steps = sum(1 for _ in preorder_traversal(question)) * math.prod(len(sizes) for _, sizes in ranges)

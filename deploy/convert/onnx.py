@@ -160,7 +160,7 @@ def _line_of(reason: str, exported: ExportedProgram) -> str:
 
 
 def _became(name: str, other: str) -> bool:
-    """Whether torch makes the one of the other: special_bessel_j0 bessel_j0, matrix_exp linalg_matrix_exp, erfinv erf_inv."""
+    """Whether torch makes the other of the one, as linalg_matrix_exp of matrix_exp and erf_inv of erfinv."""
     if f"_{name}".endswith(f"_{other}"):
         return True
     before, after = (one.replace("_", "") for one in (name, other.removesuffix("_ex")))

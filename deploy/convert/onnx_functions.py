@@ -282,16 +282,16 @@ def _has_sign(self: Any) -> Any:
     return below_zero(self, self.dtype) if self.dtype.is_floating_point() else op.Less(self, constant(0, self.dtype))
 
 
-def _clamped(self: Any, min: float | None = None, max: float | None = None) -> Any:  # noqa: A002 - torch's names
+def _clamped(self: Any, min: float | None = None, max: float | None = None) -> Any:
     """Infinity is within bounds that are not given; ONNX Runtime has the largest finite number in place of those."""
     from onnxscript.function_libs.torch_lib.ops.core import aten_clamp
 
     if self.dtype.is_floating_point():
-        min, max = (-math.inf if min is None else min), (math.inf if max is None else max)  # noqa: A001
+        min, max = (-math.inf if min is None else min), (math.inf if max is None else max)
     return aten_clamp(self, min, max)
 
 
-def _clamped_above(self: Any, max: float) -> Any:  # noqa: A002 - torch's name
+def _clamped_above(self: Any, max: float) -> Any:
     return _clamped(self, None, max)
 
 

@@ -27,9 +27,7 @@ def places() -> dict[Callable[..., Any], Callable[..., Any]]:
 
 
 # The signature is the operator's own, here and below: the exporter reads it.
-def _reduced_by_index(  # noqa: PLR0913, PLR0917
-    self: Any, dim: int, index: Any, src: Any, reduce: str, include_self: bool = True
-) -> Any:
+def _reduced_by_index(self: Any, dim: int, index: Any, src: Any, reduce: str, include_self: bool = True) -> Any:
     """Of a mean, the sum and the count of those that an index names; the exporter leaves the last of them."""
     from onnxscript.function_libs.torch_lib.ops.core import aten_scatter_reduce
 
@@ -61,8 +59,7 @@ def _put_at(self: Any, indices: Any, values: Any, accumulate: bool = False) -> A
 
 
 def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
-    """Read where it lies. The exporter sums what is multiplied by zeros beside it: an infinity there makes it no number.
-    """
+    """Read where it lies. The exporter sums it with zeros times what is beside it, which infinities make no number."""
     import onnx_ir as ir
 
     op, rank = opset(), len(self.shape)

@@ -128,7 +128,8 @@ class Lengths(nn.Module):
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         x: Tensor = self.table(ids)
         if self.masked:
-            return (x * (torch.arange(lengths.max())[None] < lengths[:, None]).unsqueeze(-1)).sum(1)
+            mask: Tensor = torch.arange(lengths.max())[None] < lengths[:, None]  # type: ignore[call-overload]
+            return (x * mask.unsqueeze(-1)).sum(1)
         return x[torch.arange(x.shape[0]), lengths - 1]
 
 
@@ -146,7 +147,7 @@ class Scripted(Part):
         super().__init__()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            self.body = torch.jit.script(self.body)
+            self.body = torch.jit.script(self.body)  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)  # type: ignore[no-any-return]
