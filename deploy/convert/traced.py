@@ -104,9 +104,7 @@ class Traceable:
 @contextmanager
 def traceable() -> Iterator[None]:
     """While this lasts an export sees torch's own layers as they are traced best. Not for several threads at once."""
-    with (
-        traceable_transformers(), attention_in_place(), unbound_sizes(), sizes_tried(), distances_of_any_number(),
-    ):  # fmt: skip
+    with traceable_transformers(), attention_in_place(), unbound_sizes(), distances_of_any_number():
         yield
 
 
@@ -256,7 +254,8 @@ def _export(
             return export(module, example, dynamic_shapes=(shapes,) if symbols else None, strict=False)
 
     def attempt() -> ExportedProgram:
-        return traced(torch.export.export)
+        with sizes_tried():  # not for a draft, which tells its questions apart by torch's own stack
+            return traced(torch.export.export)
 
     def draft() -> ExportedProgram:
         return traced(torch.export.draft_export)

@@ -82,7 +82,7 @@ def test_it_is_exported_for_every_size(function: Callable[[Tensor], Tensor]) -> 
     dims = {axis: torch.export.Dim(name, min=SMALLEST, max=LARGEST) for axis, name in enumerate(axes, start=2)}
     shapes = ({0: torch.export.Dim("batch", min=1, max=4), **dims},)
 
-    with traceable(), torch.no_grad():
+    with traceable(), sizes_tried(), torch.no_grad():
         exported = torch.export.export(network, (torch.zeros(2, 1, 21, 22),), dynamic_shapes=shapes, strict=False)
 
     for image in images():
@@ -94,7 +94,7 @@ def test_a_question_with_two_answers_still_binds() -> None:
         return image * 2 if image.shape[2] % 2 else image
 
     shapes = ({2: torch.export.Dim("height", min=SMALLEST, max=LARGEST)},)
-    with pytest.raises(Exception, match="height"), traceable():
+    with pytest.raises(Exception, match="height"), traceable(), sizes_tried():
         torch.export.export(Applied(even), (torch.zeros(2, 1, 21, 22),), dynamic_shapes=shapes, strict=False)
 
 

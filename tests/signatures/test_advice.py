@@ -128,8 +128,7 @@ class Lengths(nn.Module):
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         x: Tensor = self.table(ids)
         if self.masked:
-            mask: Tensor = torch.arange(lengths.max())[None] < lengths[:, None]  # type: ignore[call-overload]
-            return (x * mask.unsqueeze(-1)).sum(1)
+            return x * (torch.arange(lengths.max()) < lengths[:, None]).unsqueeze(-1)  # type: ignore[call-overload, no-any-return]
         return x[torch.arange(x.shape[0]), lengths - 1]
 
 
