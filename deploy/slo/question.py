@@ -104,11 +104,7 @@ def make_query(subject: Subject, rows: Rows, metadata: ServedMetadata) -> Query:
         model=subject.name,
         version=subject.on_the_wire,
         inputs=tuple(
-            {
-                name: array[row] if _is_whole(declared[name]) else array[row : row + 1]
-                for name, array in rows.arrays.items()
-            }
-            for row in range(count)
+            {name: _sample(declared[name], array, row) for name, array in rows.arrays.items()} for row in range(count)
         ),
         outputs=tuple(_one_row(output) if batched else output for output in metadata.outputs),
     )
