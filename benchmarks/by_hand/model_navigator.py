@@ -63,7 +63,8 @@ def serve(folder: Path, inputs: Path, threads: int) -> None:
             with np.load(folder / f"{order}.npz", allow_pickle=False) as archive:
                 found = runner.infer({name: archive[str(index)] for index, name in enumerate(names)})
             outputs = {str(index): np.asarray(array) for index, array in enumerate(found.values())}
-            np.savez(folder / f"{order}-out.npz", **outputs)  # older NumPy takes every keyword for an array
+            # Its older NumPy takes every keyword for an array, `allow_pickle` too.
+            np.savez(folder / f"{order}-out.npz", **outputs)  # type: ignore[arg-type]
             say({})
             continue
         batch, calls = order

@@ -12,6 +12,7 @@ from benchmarks.table.plots import CONVERSION_PLOT, SPEED_PLOT
 from benchmarks.table.records import AOTI, BY_HAND, EAGER, NAVIGATOR, ORT, OUR_AOTI, OUR_ORT, ModelRecord, Table
 from benchmarks.table.subjects import ALL
 from deploy.latency_evidence import Quantile
+from deploy.validate.statistics import Estimate
 
 _CONTENDERS = (*BY_HAND, OUR_AOTI, OUR_ORT, NAVIGATOR)
 _DASH = "—"
@@ -117,10 +118,16 @@ def _speed(models: Sequence[ModelRecord]) -> Iterator[str]:
         ]
         for model in models
     ]
-    means = [sums.geometric_mean(sums.speedup(model, name) for model in models) for name in (*routes, sums.CONTROL)]
+    means = [_mean_over(models, name) for name in (*routes, sums.CONTROL)]
     best = sums.geometric_mean(sums.against_best(model) for model in models)
     rows.append(["geometric mean", *map(shown, means), "", "", shown(best), ""])
     yield from _table(heads, rows)
+
+
+def _mean_over(models: Sequence[ModelRecord], name: str) -> Estimate | None:
+    """The geometric mean of a route; None where it was not measured on every model, and so is no mean of the same."""
+    found = [sums.speedup(model, name) for model in models]
+    return sums.geometric_mean(found) if None not in found else None
 
 
 def _packaging(models: Sequence[ModelRecord]) -> Iterator[str]:
