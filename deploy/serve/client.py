@@ -7,9 +7,10 @@ import http.client
 import json
 import queue
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -126,7 +127,10 @@ class Client:
         """The answers to requests that are sent all at once, each its outputs or its failure, in order."""
         prepared = [self._request(model, inputs) for inputs in requests]
         results = self._grpc_results(prepared) if self.protocol == "grpc" else self._http_results(prepared)
-        return [found if isinstance(found, RequestFailed) else self._read(model, found) for found in results]
+        return [
+            found if isinstance(found, RequestFailed) else self._or_why_not(partial(_arrays, model, found))
+            for found in results
+        ]
 
     def classify(self, model: ModelAddress, inputs: Tensors, *, count: int) -> list[list[ClassScore]]:
         """For each row the `count` best classes of the model's first wanted output, in the server's words."""
@@ -211,10 +215,11 @@ class Client:
         answers = send_at_once(self.address, [self._raw(request) for request in requests], seconds=self._seconds)
         return [self._parsed(answer) for answer in answers]
 
-    def _read(self, model: ModelAddress, found: Any) -> dict[str, np.ndarray] | RequestFailed:
+    def _or_why_not(self, read: Callable[[], Any]) -> Any:
+        """What is read of an answer, or the failure to."""
         try:
             with self._translated():
-                return _arrays(model, found)
+                return read()
         except RequestFailed as error:
             return error
 
@@ -229,11 +234,8 @@ class Client:
             return self._failed(answer)
         if answer.status != http.client.OK:
             return self._failed(OSError(_error_text(answer.body)))
-        try:
-            with self._translated():
-                return self._client.parse_response_body(answer.body, header_length=answer.header_length)
-        except RequestFailed as error:
-            return error
+        parse = self._client.parse_response_body
+        return self._or_why_not(partial(parse, answer.body, header_length=answer.header_length))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
