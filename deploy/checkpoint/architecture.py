@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 PREFIX = "torchvision/"
 QUANTIZABLE = "quantized_"
-EPSILON = "norm_epsilon"  # an option of ours, which no builder has: the epsilon of every batch norm
+# Options of ours, which no builder has: the epsilon of every batch norm, and the layers of another head by their paths.
+EPSILON = "norm_epsilon"
+HEAD = "head"
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]

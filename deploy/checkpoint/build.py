@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from deploy.checkpoint.architecture import EPSILON, Architecture
+from deploy.checkpoint.architecture import EPSILON, HEAD, Architecture
+from deploy.checkpoint.head_layers import parse_layer
 from deploy.checkpoint.vision import import_torchvision
 from deploy.errors import UsageError
 
@@ -46,17 +47,20 @@ def parameters_on_meta() -> Iterator[None]:
 def build_architecture(entry: Architecture, options: Mapping[str, Any]) -> nn.Module:
     """The builder's module, its parameters on the meta device.
 
-    `options` are the builder's keywords, `in_channels` and `norm_epsilon`. No torchvision builder takes the number of
-    input channels, so the first convolution is changed where it is not 3.
+    `options` are the builder's keywords, `in_channels`, `norm_epsilon` and `head`. No torchvision builder takes the
+    number of input channels, so the first convolution is changed where it is not 3; a head of training's own is put
+    where the builder's is.
     """
     builder = import_torchvision().models.get_model_builder(entry.builder)
     keywords = dict(options)
     channels, epsilon = keywords.pop("in_channels", 3), keywords.pop(EPSILON, None)
+    head = keywords.pop(HEAD, {})
     if "weights_backbone" in inspect.signature(builder).parameters:
         keywords["weights_backbone"] = None  # by default such a builder downloads them
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = _built_without_data(builder, keywords)
+    put_head(module, head)
     if channels != 3:
         assert entry.stem is not None
         _change_channels(module, entry.stem.removesuffix(".weight"), channels)
@@ -65,6 +69,41 @@ def build_architecture(entry: Architecture, options: Mapping[str, Any]) -> nn.Mo
             if isinstance(part, nn.BatchNorm2d):
                 part.eps = epsilon
     return module
+
+
+def put_head(module: nn.Module, head: Mapping[str, str | Mapping[str, str]]) -> nn.Module:
+    """The module with what its `head` option says at each path."""
+    for path, part in make_head(head).items():
+        module.set_submodule(path, part)
+    return module
+
+
+def make_head(head: Mapping[str, str | Mapping[str, str]]) -> dict[str, nn.Module]:
+    """What a `head` option says by path: one layer, or several by name in an nn.Sequential.
+
+    Raises UsageError where torch.nn does not make a layer of its arguments.
+    """
+    made: dict[str, nn.Module] = {}
+    with parameters_on_meta():
+        for path, said in head.items():
+            layers = {"": said} if isinstance(said, str) else said
+            parts = OrderedDict((name, _layer(text)) for name, text in layers.items())
+            made[path] = parts[""] if "" in parts else nn.Sequential(parts)
+    return made
+
+
+def _layer(text: str) -> nn.Module:
+    name, arguments, keywords = parse_layer(text)
+    if name in ("Softmax", "LogSoftmax") and not arguments:
+        keywords = {"dim": 1, **keywords}  # of rows of scores; without it torch guesses the same, and warns
+    try:
+        return getattr(nn, name)(*arguments, **keywords)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise UsageError(
+            f"torch.nn makes no layer of {text}: {' '.join(str(error).split())}",
+            expected="arguments that torch.nn takes; sizes are read from the weights",
+            fix="correct --head",
+        ) from error
 
 
 def _built_without_data(builder: Callable[..., nn.Module], keywords: Mapping[str, Any]) -> nn.Module:

@@ -21,7 +21,11 @@ _MOST_NETWORKS = 4  # a teacher beside its student, a generator beside its discr
 _FACTORY = "give your own architecture, or a builder with a changed head, as --factory package.module:function"
 
 
-class UnknownArchitectureError(UsageError):
+class MismatchError(UsageError):
+    """The weights are not those of the architecture."""
+
+
+class UnknownArchitectureError(MismatchError):
     """No builder of torchvision has these tensors."""
 
 
@@ -141,7 +145,7 @@ def require_match(match: Match) -> None:
     if refusal := _without_statistics(match):
         raise refusal
     if match.difference:
-        raise UsageError(
+        raise MismatchError(
             f"the weights do not fit {PREFIX}{match.architecture.name}, which was asked for:\n    "
             + "\n    ".join(match.difference.lines(limit=20)),
             expected="every tensor of the architecture and no other",

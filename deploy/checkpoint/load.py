@@ -31,8 +31,8 @@ from deploy.checkpoint.program import PROGRAM, load_exported, program_module, re
 from deploy.checkpoint.signature import range_notes, with_values
 from deploy.checkpoint.sniff import Kind, recognise
 from deploy.checkpoint.tensors import check_finite, check_usable, check_variances, dtype_name, main_dtype
+from deploy.checkpoint.timm_build import build_timm
 from deploy.checkpoint.timm_entries import TIMM
-from deploy.checkpoint.timm_models import build_timm
 from deploy.checkpoint.timm_training import beside, hub_folder
 from deploy.checkpoint.training import training_facts
 from deploy.checkpoint.understand import FACTORY, Contents, MisfitError, Understood, understand_factory
@@ -62,8 +62,9 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
 
     Raises UsageError where one of these cannot be done.
     """
-    if request.arch and request.factory:
-        raise UsageError("--arch and --factory were both given", expected="one of them")
+    for option, value in (("--arch", request.arch), ("--head", request.head)):
+        if value and request.factory:
+            raise UsageError(f"{option} and --factory were both given", expected="one of them")
     if (file := hub_folder(request.path)) is not None:
         checkpoint = read_checkpoint(replace(request, path=file))
         return checkpoint.model_copy(update={"name": model_name(request.path)})
@@ -201,6 +202,7 @@ def _read_program(request: CheckpointRequest) -> Checkpoint:
     """The Checkpoint of an exported program. Raises UsageError if the request says what the program itself says."""
     given = {
         "--arch": request.arch,
+        "--head": request.head,
         "--factory": request.factory,
         "--input-shape": request.inputs,
         "--dynamic": request.dynamic,

@@ -78,6 +78,7 @@ class CheckpointRequest:
     path: Path
     base: Path | None = None
     arch: str | None = None
+    head: str | None = None
     factory: str | None = None
     weights: WeightsChoice | None = None
     input_shapes: tuple[tuple[int, ...], ...] = ()
@@ -116,15 +117,16 @@ class Checkpoint(Record):
     """A checkpoint that was read, understood and found whole. `build_module` turns it into a module.
 
     `architecture` is `torchvision/<builder>`, `timm/<name>`, `transformers/<class>`,
-    `factory/<package.module:function>`, `program/<class>` or `torchscript/<class>`; `how` says whether it was inferred
-    from the weights, asked for by name, built by the user's factory, named in a config.json, a program's own or an
-    archive's. `options` are the builder's keyword arguments (`num_classes` and so on), with `in_channels` where it is
-    not 3. Inputs have the names of the forward's parameters, where those are known; their shapes begin with the dynamic
-    dim `batch`, and `dims` bounds every other dynamic dim in them. The parameters in `absent` are given None.
-    `decisions` has the decision axis by output name, where the shape alone would not tell. `size` is that of all files,
-    in bytes; `found_under` the dotted path to the weights, None for the top. `base` is the checkpoint that an adapter
-    at `path` changes; `digest` is then of both. `kept` are the files that a version keeps of a checkpoint that is a
-    folder, relative to `network_path`: its tokenizer. Those in `own` lie at `path`: an adapter's own tokenizer.
+    `factory/<package.module:function>`, `program/<class>` or `torchscript/<class>`; `how` says whether it was
+    inferred from the weights, asked for by name, built by the user's factory, named in a config.json, a program's own
+    or an archive's. `options` are the builder's keyword arguments (`num_classes` and so on), with `in_channels` where
+    it is not 3, and the layers of a `head` that is not the builder's. Inputs have the names of the forward's
+    parameters, where those are known; their shapes begin with the dynamic dim `batch`, and `dims` bounds every other
+    dynamic dim in them. The parameters in `absent` are given None. `decisions` has the decision axis by output name,
+    where the shape alone would not tell. `size` is that of all files, in bytes; `found_under` the dotted path to the
+    weights, None for the top. `base` is the checkpoint that an adapter at `path` changes; `digest` is then of both.
+    `kept` are the files that a version keeps of a checkpoint that is a folder, relative to `network_path`: its
+    tokenizer. Those in `own` lie at `path`: an adapter's own tokenizer.
     """
 
     path: Path

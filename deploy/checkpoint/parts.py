@@ -20,9 +20,9 @@ _STUBS = frozenset(("quant", "dequant"))  # with which torchvision's quantizable
 _OWN_ENDING = {"squeezenet1_0": 3, "squeezenet1_1": 3}
 
 
-def inner_parts(modules: Iterable[str], removed: Iterable[str]) -> frozenset[str]:
-    """The names of the network's modules, without the wrappers `removed` from the names of its weights."""
-    return frozenset(unwrap(dict.fromkeys(modules), removed))
+def inner_parts(modules: Iterable[str], removed: Iterable[str]) -> tuple[str, ...]:
+    """The names of the network's modules in their order, without the wrappers `removed` from those of its weights."""
+    return tuple(unwrap(dict.fromkeys(modules), removed))
 
 
 def beside_notes(modules: Iterable[str], names: Iterable[str], removed: Iterable[str]) -> tuple[str, ...]:
@@ -68,8 +68,8 @@ def ending_notes(entry: Architecture, parts: Collection[str], *, asked: bool) ->
         f"the weights fit {PREFIX}{entry.name}, but the network that was saved goes on behind its last layer, {last}, "
         f"with {names}: such as a softmax, which no weights tell",
         expected="the builder's own network, which ends there",
-        fix="give the network that was trained as --factory package.module:function, or leave that part out with "
-        f"--arch {entry.name}",
+        fix="say every layer of the head, such as --head 'Linear, Softmax(dim=1)'; or leave that part out with "
+        f"--arch {entry.name}; or give the network that was trained as --factory package.module:function",
     )
 
 

@@ -133,7 +133,7 @@ def import_transformers() -> ModuleType:
 
 
 def _check_options(request: CheckpointRequest) -> None:
-    given = {"--arch": request.arch, "--weights": request.weights}
+    given = {"--arch": request.arch, "--head": request.head, "--weights": request.weights}
     for option, value in given.items():
         if value:
             raise UsageError(

@@ -14,10 +14,14 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from deploy.checkpoint.architecture import Shapes
 from deploy.checkpoint.vision import import_torchvision
 from deploy.errors import MissingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TIMM = "timm/"
 _SKETCH = 24  # names whose digests are smallest: the share that two sketches have in common estimates that of the names
@@ -76,6 +80,11 @@ def import_timm() -> ModuleType:
 def index_file(folder: Path) -> Path:
     """Where the index of the installed timm lies in a folder: each release adds architectures."""
     return folder / f"timm-{timm_version()}.json.gz"
+
+
+def shapes_of(tensors: "Mapping[str, Tensor]") -> Shapes:
+    """Names and shapes, without counters: files may lack them, and the index does."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
 
 
 def digest_names(names: Iterable[str]) -> str:

@@ -3,20 +3,31 @@
 Owns the comparison with timm's index, and what timm says of the input. Called by library and load.
 """
 
-import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
-from deploy.checkpoint.architecture import Shapes
+from deploy.checkpoint.architecture import HEAD, Shapes
 from deploy.checkpoint.identify import compare
 from deploy.checkpoint.inputs import check_plain, input_specs, with_dynamic
 from deploy.checkpoint.model import CheckpointRequest
+from deploy.checkpoint.own_head import no_such_head
+from deploy.checkpoint.parts import inner_parts
 from deploy.checkpoint.tensors import check_floats
-from deploy.checkpoint.timm_entries import TIMM, TimmEntry, digest_names, digest_shapes, import_timm, timm_version
+from deploy.checkpoint.timm_build import build_timm, built_timm, usual, without_classes
+from deploy.checkpoint.timm_entries import (
+    TIMM,
+    TimmEntry,
+    digest_names,
+    digest_shapes,
+    import_timm,
+    shapes_of,
+    timm_version,
+)
 from deploy.checkpoint.timm_forms import check_fused, check_fused_like, headless_note, nearly_headless, pooling_note
+from deploy.checkpoint.timm_heads import bodies, with_own_head
 from deploy.checkpoint.timm_likely import Clues, likeliest_first
 from deploy.checkpoint.timm_refusals import FACTORY, INSTALL, SHOWN, ambiguous, misfit, nearest, unknown
 from deploy.checkpoint.timm_sizes import as_pair, asked_size, guessed_note, named_alike, of_a_size, sides_of
@@ -31,7 +42,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _IMAGE = "image"
-_COUNTER = "num_batches_tracked"
 # Arguments after which a positional embedding has other rows than the index counted.
 _TOKENS = frozenset(("img_size", "patch_size", "reg_tokens", "class_token", "no_embed_class", "global_pool"))
 
@@ -55,13 +65,14 @@ def understand_timm(
     if otherwise is not None and timm_version() is None:
         raise with_fix(otherwise, f"install timm, whose architectures are then tried too: {INSTALL}") from otherwise
     removed, tensors = _unwrapped(contents)
-    shapes = _shapes(tensors)
+    shapes = shapes_of(tensors)
     said = what_timm_said(contents)
-    match, hint = _match(request, said, shapes, facts=contents.facts, otherwise=otherwise)
+    modules = inner_parts(contents.found.modules, removed)
+    match, hint = _match(request, said, shapes, modules=modules, facts=contents.facts, otherwise=otherwise)
     options, size, guessed = _sized(match, request, contents.facts, said)
     name = _tagged(_asked(request) or match.entry.name, said)
-    module = _built(name, options, shapes)
-    difference = compare(shapes, _shapes(module.state_dict()))
+    module = built_timm(name, options, shapes)
+    difference = compare(shapes, shapes_of(module.state_dict()))
     if difference:
         check_fused(shapes, name, module, classes=options["num_classes"])
         raise misfit(name, difference, match.entry, size)
@@ -91,23 +102,6 @@ def understand_timm(
     )
 
 
-def build_timm(architecture: str, options: Mapping[str, Any], *, filled: Collection[str]) -> "nn.Module":
-    """The module, without memory for the parameters that will be `filled`, where it can be built so."""
-    from deploy.checkpoint.build import left_on_meta, parameters_on_meta
-
-    timm, name = import_timm(), architecture.removeprefix(TIMM)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with parameters_on_meta():
-                module: nn.Module = timm.create_model(name, pretrained=False, **options)
-        except RuntimeError:
-            return timm.create_model(name, pretrained=False, **options)  # type: ignore[no-any-return]
-        if left_on_meta(module, filled=filled):
-            return timm.create_model(name, pretrained=False, **options)  # type: ignore[no-any-return]
-    return module
-
-
 def is_of_timm(contents: Contents) -> bool:
     """Whether timm itself wrote what lies with the weights, and names an architecture that can be built here."""
     said = what_timm_said(contents)
@@ -121,9 +115,10 @@ def timm_look_alikes(request: CheckpointRequest, understood: Understood) -> tupl
     """
     if request.arch is not None or not index_is_ready():
         return ()
-    built = {
-        match.entry.name: as_pair(match.options.get("img_size")) for match in _matches(_shapes(understood.tensors))
-    }
+    shapes = shapes_of(understood.tensors)
+    built = {match.entry.name: as_pair(match.options.get("img_size")) for match in _matches(shapes)}
+    if HEAD in understood.options:
+        built = dict.fromkeys(body.entry.name for body in bodies(load_index().values(), shapes))
     if not built:
         return ()
     names, _ = likeliest_first(built, Clues.of(request, None, classes=understood.num_classes))
@@ -137,16 +132,23 @@ def _unwrapped(contents: Contents) -> tuple[tuple[str, ...], dict[str, "Tensor"]
     """The tensors without the prefixes of wrappers: in the first form whose names timm knows, else in the last."""
     known = {digest for entry in load_index().values() for digest in (entry.names, entry.headless)}
     forms = list(strip_prefixes(contents.found.tensors))
-    return next((form for form in forms if digest_names(_shapes(form[1])) in known), forms[-1])
+    return next((form for form in forms if digest_names(shapes_of(form[1])) in known), forms[-1])
 
 
 def _match(
-    request: CheckpointRequest, said: TimmSaid, shapes: Shapes, *, facts: TrainingFacts, otherwise: UsageError | None
-) -> tuple[TimmMatch, tuple[str, ...]]:
+    request: CheckpointRequest, said: TimmSaid, shapes: Shapes, *, modules: Sequence[str], facts: TrainingFacts,
+    otherwise: UsageError | None,
+) -> tuple[TimmMatch, tuple[str, ...]]:  # fmt: skip
     """The match, and a note where the file itself chose between several, or told what no index has."""
     asked = _asked(request)
-    if asked is not None:
-        entry = _find(asked)
+    entry = _find(asked) if asked is not None else None
+    if request.head is not None or (entry and digest_names(shapes) not in (entry.names, entry.headless)):
+        own = _with_own_head(request, said, shapes, modules=modules, entry=entry)
+        if own is None and request.head is not None:
+            raise otherwise or no_such_head(request.head)
+        if own is not None:
+            return own
+    if entry is not None:
         return TimmMatch(entry=entry, options=_options(entry, shapes)), ()
     matches, named = list(_matches(shapes)), (said.arch or "").partition(".")[0]
     chosen = [match for match in matches if match.entry.name == named]
@@ -159,13 +161,15 @@ def _match(
         return TimmMatch(entry=entry, options=_options(entry, shapes)), (f"the file says that it is {said.arch}",)
     matches = matches or [
         TimmMatch(entry=entry, options=_options(entry, shapes))
-        for entry in nearly_headless(load_index().values(), shapes, _without_classes)
+        for entry in nearly_headless(load_index().values(), shapes, without_classes)
     ]
     size = said.size or as_pair(facts.size)
     matches = matches or _of_a_size(request, shapes, size)
+    if not matches and (own := _with_own_head(request, said, shapes, modules=modules, entry=None)) is not None:
+        return own
     if not matches:
         check_fused(shapes, None, None, classes=None)
-        check_fused_like(shapes, [name for name, _ in nearest(shapes)], _usual)
+        check_fused_like(shapes, [name for name, _ in nearest(shapes)], usual)
         raise unknown(otherwise, shapes)
     if len(matches) > 1:
         matches = [match for match in matches if _fits(match, shapes)] or matches
@@ -173,6 +177,30 @@ def _match(
         return matches[0], ()
     built = {match.entry.name: as_pair(match.options.get("img_size")) for match in matches}
     raise ambiguous(*likeliest_first(built, Clues.of(request, size, classes=matches[0].options["num_classes"])))
+
+
+def _with_own_head(
+    request: CheckpointRequest, said: TimmSaid, shapes: Shapes, *, modules: Sequence[str], entry: TimmEntry | None
+) -> tuple[TimmMatch, tuple[str, ...]] | None:
+    """The one network, of all or the `entry` that was asked for, whose head alone is another; None where none is.
+
+    Raises UsageError if several are.
+    """
+
+    def built(entry: TimmEntry) -> "nn.Module | None":
+        return usual(entry.name, **{**_options(entry, shapes), "num_classes": 2})
+
+    entries = [entry] if entry else load_index().values()
+    found = [
+        (TimmMatch(entry=one, options={**_options(one, shapes), "num_classes": own.num_classes, HEAD: own.option}), own)
+        for one, own in with_own_head(entries, shapes, said=request.head, modules=modules, build=built)
+    ]
+    named = (said.arch or "").partition(".")[0]
+    chosen = [one for one in found if one[0].entry.name == named] or [one for one in found if _fits(one[0], shapes)]
+    if len(chosen) > 1:
+        names = {match.entry.name: as_pair(match.options.get("img_size")) for match, _ in chosen}
+        raise ambiguous(*likeliest_first(names, Clues.of(request, said.size, classes=chosen[0][1].num_classes)))
+    return (chosen[0][0], (chosen[0][1].note,)) if chosen else None
 
 
 def _fits(match: TimmMatch, shapes: Shapes) -> bool:
@@ -184,7 +212,7 @@ def _fits(match: TimmMatch, shapes: Shapes) -> bool:
         module = build_timm(TIMM + match.entry.name, match.options, filled=shapes)
     except Exception:  # noqa: BLE001 - timm's builders raise what an argument leads them to
         return True
-    return not compare(shapes, _shapes(module.state_dict()))
+    return not compare(shapes, shapes_of(module.state_dict()))
 
 
 def _of_a_size(request: CheckpointRequest, shapes: Shapes, told: tuple[int, int] | None) -> list[TimmMatch]:
@@ -194,26 +222,12 @@ def _of_a_size(request: CheckpointRequest, shapes: Shapes, told: tuple[int, int]
     """
 
     def built(entry: TimmEntry, size: tuple[int, int] | None) -> Shapes | None:
-        module = _usual(entry.name, **_options(entry, shapes), **({"img_size": list(size)} if size else {}))
-        return None if module is None else _shapes(module.state_dict())
+        module = usual(entry.name, **_options(entry, shapes), **({"img_size": list(size)} if size else {}))
+        return None if module is None else shapes_of(module.state_dict())
 
     alike = named_alike(load_index().values(), shapes)
     found = of_a_size(alike, shapes, sides_of(request.input_shapes) or told, built)
     return [TimmMatch(entry=entry, options=_options(entry, shapes)) for entry in found]
-
-
-def _without_classes(name: str) -> Shapes | None:
-    """The tensors of the network without a head; None where timm does not make it so."""
-    module = _usual(name, num_classes=0)
-    return None if module is None else _shapes(module.state_dict())
-
-
-def _usual(name: str, **options: Any) -> "nn.Module | None":
-    """The network as timm makes it, without data; None where timm does not make it so."""
-    try:
-        return build_timm(TIMM + name, options, filled=())
-    except Exception:  # noqa: BLE001 - timm's builders raise what an argument leads them to
-        return None
 
 
 def _tagged(name: str, said: TimmSaid) -> str:
@@ -221,19 +235,6 @@ def _tagged(name: str, said: TimmSaid) -> str:
     known = said.arch is not None and said.arch.partition(".")[0] == name
     cfg = import_timm().models.get_pretrained_cfg(said.arch) if known else None
     return said.arch if cfg is not None and said.arch else name
-
-
-def _built(name: str, options: Mapping[str, Any], shapes: Shapes) -> "nn.Module":
-    """The module. Raises UsageError where timm does not take the arguments that the file says."""
-    try:
-        return build_timm(TIMM + name, options, filled=shapes)
-    except Exception as error:  # timm's builders raise what an argument leads them to
-        first = str(error).strip().partition("\n")[0]
-        raise UsageError(
-            f"timm {timm_version()} cannot build {name} with {dict(options)}: {type(error).__name__}: {first}",
-            expected="arguments that timm's builder takes, and an image size that the network can have",
-            fix=f"say another size with --input-shape; or {FACTORY}",
-        ) from error
 
 
 def _asked(request: CheckpointRequest) -> str | None:
@@ -317,8 +318,3 @@ def _sized(
     if match.entry.sized:
         options["img_size"] = list(size)
     return options, (channels, *size), notes
-
-
-def _shapes(tensors: Mapping[str, "Tensor"]) -> Shapes:
-    """Names and shapes, without counters: files may lack them, and timm's index does."""
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith(_COUNTER)}

@@ -4,16 +4,18 @@ Owns the two ways to that answer; matching, inputs and factories have files of t
 Called by load.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
-from deploy.checkpoint.architecture import PREFIX, Shapes
+from deploy.checkpoint.architecture import HEAD, PREFIX, Shapes
 from deploy.checkpoint.detectors import as_trained
 from deploy.checkpoint.formats import Stored
+from deploy.checkpoint.heads import with_own_head
 from deploy.checkpoint.identify import (
     Match,
+    MismatchError,
     compare,
     forms_of,
     identify,
@@ -33,6 +35,7 @@ from deploy.checkpoint.inputs import (
     with_dynamic,
 )
 from deploy.checkpoint.model import CheckpointRequest, Preprocessing
+from deploy.checkpoint.own_head import no_such_head
 from deploy.checkpoint.parts import beside_notes, ending_notes, inner_parts, is_quantizable
 from deploy.checkpoint.signature import range_notes, read_signature
 from deploy.checkpoint.tensors import check_floats
@@ -89,10 +92,9 @@ def understand_zoo(request: CheckpointRequest, contents: Contents) -> Understood
     """The torchvision builder that fits, inferred or asked for. Raises UsageError if there is not exactly one."""
     *_, (removed, tensors) = strip_prefixes(contents.found.tensors)
     parts = inner_parts(contents.found.modules, removed)
-    match = _match(request, _shapes(tensors), contents.facts.arch, parts)
+    match, ending = _match(request, _shapes(tensors), contents.facts.arch, parts)
     entry, keywords = as_trained(match.architecture, request.preprocessing)
     match = replace(match, architecture=entry)
-    ending = ending_notes(entry, parts, asked=request.arch is not None)
     shape = input_shape(match, request, contents.facts)
     options = dict(match.options) | keywords
     if entry.size_option and entry.size_option not in options:
@@ -134,7 +136,40 @@ def _check_dynamic(match: Match, dims: tuple[Dim, ...]) -> None:
         )
 
 
-def _match(request: CheckpointRequest, shapes: Shapes, told: str | None, parts: Collection[str]) -> Match:
+def _match(
+    request: CheckpointRequest, shapes: Shapes, told: str | None, parts: Sequence[str]
+) -> tuple[Match, tuple[str, ...]]:
+    """The network with the builder's own head or with training's, and what to say of what it ends with."""
+    if request.head is not None:
+        own = _match_body(request, shapes, parts)
+        if own is None:
+            raise no_such_head(request.head)
+        return own
+    try:
+        match = _match_builder(request, shapes, told, parts)
+    except MismatchError:
+        own = _match_body(request, shapes, parts)
+        if own is None:
+            raise
+        return own
+    return match, ending_notes(match.architecture, parts, asked=request.arch is not None)
+
+
+def _match_body(
+    request: CheckpointRequest, shapes: Shapes, parts: Sequence[str]
+) -> tuple[Match, tuple[str, ...]] | None:
+    """The network with a head of training's own, and what to say of that; None where none has such a body."""
+    from deploy.checkpoint.build import make_head
+
+    entry = find_architecture(request.arch) if request.arch is not None else None
+    zoo = {entry.name: entry} if entry else load_zoo()
+    found = with_own_head(shapes, zoo, said=request.head, modules=parts, quantizable=is_quantizable(parts))
+    if found is not None:
+        make_head(found[0].options[HEAD])  # refuses arguments that torch does not take, before any work
+    return found
+
+
+def _match_builder(request: CheckpointRequest, shapes: Shapes, told: str | None, parts: Sequence[str]) -> Match:
     """`told` is the name in the file itself: it decides between builders that fit, and counts for nothing where it does
     not. Between a builder's forms it decides only where it names one: training's name is that of the builder.
     """

@@ -79,8 +79,13 @@ Where weights fit several architectures:
 The auxiliary heads of `googlenet` and `inception_v3` serve training only and are left out, whether the checkpoint has
 them or not.
 
-A builder whose head was replaced by one of another structure, such as `fc = nn.Sequential(Dropout, Linear)`, is no
-longer that builder: it is refused with the nearest three, and `--factory package.module:function` gives its code.
+A classifier whose head was replaced, as in `fc = nn.Sequential(Dropout, Linear)`, is told by its other weights, and the
+layers of the head by their own: linear layers, norms, and nothing unknown between them. What has no weights leaves no
+trace: before the first layer it is taken for a dropout, which `inspect` says; between layers or behind them it is asked
+for, as `--head "Dropout, Linear, ReLU, Linear"`, every layer in its order and each as torch.nn calls it, with arguments
+where training gave any: `LeakyReLU(0.2)`. Sizes are read from the weights. timm's networks are told in the same way
+where their last layer is what was replaced. A head of other code needs `--factory package.module:function`, and so does
+a network whose body was changed.
 
 Input size: from the positional embedding where there is one, else what the builder's default pre-trained weights were
 made for (crop, or the side that images are resized to; for video the frames of a clip come first; for optical flow the

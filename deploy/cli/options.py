@@ -87,6 +87,11 @@ _CHECKPOINT_OPTIONS = (
     click.argument("ckpt", type=click.Path(path_type=Path)),
     click.option("--base", type=click.Path(path_type=Path), metavar="CKPT", help="What a LoRA adapter was trained on."),
     click.option("--arch", metavar="NAME", help="The torchvision builder or timm/NAME, where weights do not say."),
+    click.option(
+        "--head",
+        metavar="LAYERS",
+        help="The head that training put on a torchvision network, such as 'Dropout, Linear, ReLU, Linear'.",
+    ),
     click.option("--factory", metavar="PKG.MOD:FUNC", help="A function that gives your own architecture's module."),
     click.option("--weights", type=click.Choice(["ema", "raw"]), help="Which weights, where the file has both."),
     click.option(
@@ -141,7 +146,7 @@ _PREPROCESSING_OPTIONS = (
 )
 
 
-_CHECKPOINT_FIELDS = ("arch", "factory", "base", "weights", "inputs", "dynamic", "values", "trust_pickle")
+_CHECKPOINT_FIELDS = ("arch", "head", "factory", "base", "weights", "inputs", "dynamic", "values", "trust_pickle")
 
 
 def checkpoint_options(function: Callable[..., Any]) -> Callable[..., Any]:
