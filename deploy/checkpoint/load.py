@@ -26,7 +26,13 @@ from deploy.checkpoint.inputs import UNKNOWN
 from deploy.checkpoint.library import understand_library
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.checkpoint.preprocess import settle
-from deploy.checkpoint.pretrained_folder import CONFIG, NAMED_OTHERWISE, is_pretrained_folder, lacks_config
+from deploy.checkpoint.pretrained_folder import (
+    CONFIG,
+    NAMED_OTHERWISE,
+    file_of_folder,
+    is_pretrained_folder,
+    lacks_config,
+)
 from deploy.checkpoint.program import PROGRAM, load_exported, program_module, read_program
 from deploy.checkpoint.signature import range_notes, with_values
 from deploy.checkpoint.sniff import Kind, recognise
@@ -193,6 +199,8 @@ def _understand(request: CheckpointRequest, contents: Contents) -> Understood:
         require_merged(request.path, contents.found.tensors)
         if is_pretrained_folder(request.path) and isinstance(error, UnknownArchitectureError):
             raise lacks_config(request.path) from error
+        if isinstance(error, UnknownArchitectureError) and (of_folder := file_of_folder(request.path)):
+            raise of_folder from error
         if is_pretrained_folder(request.path) and isinstance(error, MisfitError):
             raise with_fix(error, NAMED_OTHERWISE) from error
         raise

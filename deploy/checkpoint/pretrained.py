@@ -22,6 +22,7 @@ from deploy.checkpoint.pretrained_answers import answer_notes, class_names, deci
 from deploy.checkpoint.pretrained_folder import CONFIG, OWN_MODULE, PretrainedFolder, has_tokenizer, open_folder
 from deploy.checkpoint.pretrained_inputs import pretrained_inputs
 from deploy.checkpoint.processors import made_size, read_processor
+from deploy.checkpoint.safetensors_folder import SAVED
 from deploy.checkpoint.sentence_folder import read_pooling, with_token_class
 from deploy.checkpoint.sentences import SentenceEmbedder
 from deploy.checkpoint.tensors import check_finite, check_usable, main_dtype
@@ -75,7 +76,7 @@ def read_pretrained(request: CheckpointRequest, *, name: str) -> Checkpoint:
         path=path.absolute(),
         base=base.absolute() if base else None,
         digest=digest_of(path, base) if base else sha256_folder(path),
-        format="safetensors",
+        format="torch" if folder.pickled else "safetensors",
         name=name,
         architecture=PRETRAINED + _class_name(folder),
         how="config",
@@ -144,7 +145,7 @@ def _check_options(request: CheckpointRequest) -> None:
     if request.trust_pickle:
         raise UsageError(
             f"--trust-pickle was given for {request.path}",
-            expected="nothing to trust: safetensors files hold no code",
+            expected="nothing to trust: of such a folder tensors alone are read, and no code",
             fix="leave it out",
         )
 
@@ -229,11 +230,18 @@ def _class_name(folder: PretrainedFolder) -> str:
 
 def _read_weights(folder: PretrainedFolder) -> dict[str, "Tensor"]:
     """Every tensor of the files, memory-mapped, each usable and finite."""
+    import torch
+
     from deploy.checkpoint.formats import read_stored
 
     tensors: dict[str, Tensor] = {}
     for path in folder.weights:
-        tensors.update(read_stored(path).content)
+        content = read_stored(path).content
+        if other := next((name for name, value in content.items() if not isinstance(value, torch.Tensor)), None):
+            raise UsageError(
+                f"{path} holds {other!r}, which is no tensor", expected="weights by name and nothing else: " + SAVED
+            )
+        tensors.update(content)
     check_usable(tensors)
     check_finite(tensors)
     return tensors
@@ -286,7 +294,8 @@ def _from_pretrained(
                 config=config,
                 local_files_only=True,
                 trust_remote_code=False,
-                use_safetensors=True,
+                use_safetensors=not folder.pickled,
+                weights_only=True,  # of a pickle nothing but tensors is read
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 output_loading_info=True,
                 dtype=torch.float32,

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deploy.checkpoint.safetensors_folder import SAVED, read_json, weight_files
+from deploy.checkpoint.safetensors_folder import SAVED, pickle_files, read_json, weight_files
 from deploy.checkpoint.sniff import INDEX, WEIGHTS
-from deploy.errors import UsageError
+from deploy.errors import UsageError, listed
 
 CONFIG = "config.json"
 TOKENIZER_FOLDER, PROCESSOR_FOLDER = "tokenizer", "processor"
@@ -44,14 +44,16 @@ _PARTS = "modules.json"  # the one that is a list
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainedFolder:
-    """A folder whose files are all there. `kept` are those that a version keeps, relative to `path`.
+    """A folder whose files are all there, its weights safetensors or `pickled` by torch.save.
 
-    Those in `own` lie in `adapter` instead: the tokenizer of an adapter that was trained with one of its own.
+    `kept` are those that a version keeps, relative to `path`. Those in `own` lie in `adapter` instead: the tokenizer of
+    an adapter that was trained with one of its own.
     """
 
     path: Path
     config: Mapping[str, Any]
     weights: tuple[Path, ...]
+    pickled: bool = False
     kept: tuple[str, ...]
     adapter: Path | None = None
     own: tuple[str, ...] = ()
@@ -92,6 +94,20 @@ def lacks_config(path: Path) -> UsageError:
     )
 
 
+def file_of_folder(path: Path) -> UsageError | None:
+    """The error for one weight file of such a folder that was given alone; None where it is none."""
+    config = read_json(path.parent / CONFIG) if (path.parent / CONFIG).is_file() and not path.is_dir() else None
+    if not isinstance(config, dict) or not config.get("architectures"):
+        return None
+    names = listed(map(str, config["architectures"]), 3)
+    return UsageError(
+        f"{path} lies in a folder of transformers, whose {CONFIG} names {names}; the weights "
+        "alone are those of no network of torchvision or timm",
+        expected=f"the folder, {CONFIG} and all",
+        fix=f"give {path.parent}",
+    )
+
+
 def open_folder(path: Path) -> PretrainedFolder:
     """The folder, its weights complete as far as their headers tell. Raises UsageError naming what is missing."""
     if not (path / CONFIG).is_file():
@@ -99,7 +115,9 @@ def open_folder(path: Path) -> PretrainedFolder:
     config = read_json(path / CONFIG)
     if not isinstance(config, dict):
         raise UsageError(f"{path / CONFIG} holds no JSON object", expected=SAVED)
-    return PretrainedFolder(path=path, config=config, weights=weight_files(path), kept=_kept(path))
+    pickles = pickle_files(path)
+    weights = pickles or weight_files(path)
+    return PretrainedFolder(path=path, config=config, weights=weights, pickled=bool(pickles), kept=_kept(path))
 
 
 def kept_folder(kept: Sequence[str]) -> str:

@@ -1,10 +1,12 @@
-"""The safetensors files of a folder: one, or shards with the index that says which tensor lies in which.
+"""The weight files of a folder: one, or shards with the index that says which tensor lies in which.
 
-Owns what must lie there, as far as headers and the index tell. Imports no torch.
+Owns what must lie there, as far as headers and the index tell: safetensors, or what transformers wrote before it had
+those, files of torch.save. Imports no torch.
 Called by formats and pretrained_folder.
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from deploy.checkpoint.sniff import INDEX, WEIGHTS, Kind, damaged, recognise
 from deploy.errors import UsageError, listed
 
 SAVED = "a folder that model.save_pretrained(folder) and tokenizer.save_pretrained(folder) wrote"
-_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _SHOWN = 5
 
 
@@ -21,31 +23,58 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     if (path / WEIGHTS).is_file():
         names: dict[str, list[str]] = {WEIGHTS: []}
     elif (path / INDEX).is_file():
-        names = _shards(path)
+        names = _shards(path, INDEX)
     else:
-        raise _no_weights(path)
-    absent = [name for name in names if not (path / name).is_file()]
-    if absent:
         raise UsageError(
-            f"{path} lacks {len(absent)} of its {len(names)} weight files: {listed(absent, _SHOWN)}",
-            expected=f"every file that {INDEX} names",
-            fix="copy or download the folder again",
+            f"{path} holds config.json and no weights",
+            expected=f"{WEIGHTS}, or {INDEX} with its shards; or {PICKLE}, or {PICKLE_INDEX} with its shards",
         )
+    _require_all(path, names, INDEX)
     for name, tensors in names.items():
         _check_file(path / name, tensors)
     return tuple(path / name for name in names)
 
 
-def _shards(path: Path) -> dict[str, list[str]]:
+def pickle_files(path: Path) -> tuple[Path, ...]:
+    """The folder's file of torch.save, or all its shards; empty where safetensors lie there, or none of these.
+
+    Raises UsageError if one is missing or no such file.
+    """
+    if any((path / name).is_file() for name in (WEIGHTS, INDEX)):
+        return ()
+    if (path / PICKLE).is_file():
+        names: dict[str, list[str]] = {PICKLE: []}
+    elif (path / PICKLE_INDEX).is_file():
+        names = _shards(path, PICKLE_INDEX)
+    else:
+        return ()
+    _require_all(path, names, PICKLE_INDEX)
+    for name in names:
+        if recognise(path / name) not in (Kind.TORCH_ZIP, Kind.TORCH_LEGACY):
+            raise UsageError(f"{path / name} is no file of torch.save, in spite of its name", expected=SAVED)
+    return tuple(path / name for name in names)
+
+
+def _require_all(path: Path, names: Collection[str], index: str) -> None:
+    absent = [name for name in names if not (path / name).is_file()]
+    if absent:
+        raise UsageError(
+            f"{path} lacks {len(absent)} of its {len(names)} weight files: {listed(absent, _SHOWN)}",
+            expected=f"every file that {index} names",
+            fix="copy or download the folder again",
+        )
+
+
+def _shards(path: Path, file: str) -> dict[str, list[str]]:
     """The tensors of each shard, by the index."""
-    index = read_json(path / INDEX)
+    index = read_json(path / file)
     places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
-        raise UsageError(f"{path / INDEX} names no weights", expected="a weight_map of tensor names to files")
+        raise UsageError(f"{path / file} names no weights", expected="a weight_map of tensor names to files")
     shards: dict[str, list[str]] = {}
     for tensor, name in places.items():
         if Path(name).name != name:
-            raise UsageError(f"{path / INDEX} names a file elsewhere: {name!r}", expected="files of this folder")
+            raise UsageError(f"{path / file} names a file elsewhere: {name!r}", expected="files of this folder")
         shards.setdefault(name, []).append(tensor)
     return dict(sorted(shards.items()))
 
@@ -68,17 +97,6 @@ def _check_file(path: Path, tensors: list[str]) -> None:
             expected="shards and index of one save",
             fix="copy or download the folder again",
         )
-
-
-def _no_weights(path: Path) -> UsageError:
-    pickled = next((name for name in _PICKLES if (path / name).exists()), None)
-    if pickled is None:
-        return UsageError(f"{path} holds config.json and no weights", expected=f"{WEIGHTS}, or {INDEX} with its shards")
-    return UsageError(
-        f"{path} holds its weights as a pickle ({pickled})",
-        expected=f"{WEIGHTS}, or {INDEX} with its shards",
-        fix="load it where it was trained and write it again: model.save_pretrained(folder, safe_serialization=True)",
-    )
 
 
 def read_json(path: Path) -> Any:

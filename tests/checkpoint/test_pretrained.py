@@ -613,10 +613,63 @@ def test_half_a_folder_is_refused(folder: Path, gone: str, words: str) -> None:
         read(folder)
 
 
-def test_pickled_weights_are_refused_with_the_way_out(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(UsageError, match=r"as a pickle \(pytorch_model.bin\)(.|\n)*safe_serialization=True"):
+def as_pickles(folder: Path, *, shards: int = 1) -> None:
+    """The folder's weights in files of torch.save, as transformers wrote them before it had safetensors."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if shards == 1:
+        torch.save(weights, folder / "pytorch_model.bin")
+        return
+    places = {name: f"pytorch_model-{number % shards + 1:05}-of-{shards:05}.bin" for number, name in enumerate(weights)}
+    for file in {*places.values()}:
+        torch.save({name: weights[name] for name in weights if places[name] == file}, folder / file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_weights_of_torch_save_are_read_like_others(folder: Path, shards: int) -> None:
+    before = build_module(read(folder)).state_dict()
+    as_pickles(folder, shards=shards)
+    checkpoint = read(folder)
+    assert (checkpoint.format, checkpoint.dtype, checkpoint.classes) == ("torch", "float32", LABELS)
+    after = build_module(checkpoint).state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+class Runs:
+    """What a pickle would call when it is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("was_run"),)
+
+
+def test_no_code_of_pickled_weights_is_run_and_no_other_file_taken(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    as_pickles(folder)
+    torch.save({"weight": Runs()}, folder / "pytorch_model.bin")
+    with pytest.raises(UsageError, match="Path"):
         read(folder)
+    assert not (folder / "was_run").exists()
+    torch.save({"step": 3, "weight": torch.ones(2)}, folder / "pytorch_model.bin")
+    with pytest.raises(UsageError, match="holds 'step', which is no tensor"):
+        read(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04 cut")
+    with pytest.raises(UsageError, match=r"pytorch_model\.bin"):
+        read(folder)
+    (folder / "pytorch_model.bin").unlink()
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "pytorch_model-1.bin"}}))
+    with pytest.raises(UsageError, match=r"lacks 1 of its 1 weight files: pytorch_model-1\.bin"):
+        read(folder)
+
+
+def test_one_file_of_a_folder_is_told_to_be_the_folder_s(folder: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"lies in a folder of transformers(.|\n)*BertForSequenceClassification(.|\n)*give "
+    ):
+        read(folder / "model.safetensors")
 
 
 @pytest.mark.parametrize(
