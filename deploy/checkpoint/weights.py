@@ -30,6 +30,8 @@ PREFIXES = (
 # Wrappers that sit inside a name too: of a part that was compiled, sharded or checkpointed by itself.
 _INNER = ("._orig_mod.", "._fsdp_wrapped_module.", "._checkpoint_wrapped_module.")
 _ONLY_IN_TRAINING = re.compile(r"^(criterion|loss(es|_.*)?|.*_loss|metrics?|.*_metrics?|(train|val|valid|test)_.*)$")
+# Numbers that training puts beside the weights, by names of no module's.
+_PROGRESS = re.compile(r"^(epochs?|(global_?)?step|iter(ation)?s?|num_updates|best_\w+)$", re.IGNORECASE)
 # What profilers of operations count into buffers of every module.
 _PROFILED = frozenset(("total_ops", "total_params"))
 # The step that leaves out what only training uses, where no prefix tells it from the network.
@@ -196,8 +198,9 @@ def _next_step(names: Collection[str]) -> str | None:
 
 
 def _is_left_over(name: str) -> bool:
-    """Whether a tensor by its name belongs to a loss, a metric or a profiler."""
-    return bool(_ONLY_IN_TRAINING.match(name.partition(".")[0])) or name.rpartition(".")[2] in _PROFILED
+    """Whether a tensor by its name belongs to a loss, a metric or a profiler, or tells how far training came."""
+    first, last = name.partition(".")[0], name.rpartition(".")[2]
+    return bool(_ONLY_IN_TRAINING.match(first) or _PROGRESS.match(name)) or last in _PROFILED
 
 
 def _common_part(names: Collection[str]) -> str | None:

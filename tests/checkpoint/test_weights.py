@@ -97,6 +97,13 @@ def test_losses_and_counts_of_operations_beside_a_bare_network_go_last() -> None
     )
 
 
+def test_how_far_training_came_beside_the_weights_goes_last() -> None:
+    tensors = {**RAW, "step.weight": torch.ones(1), "epoch": torch.tensor(3), "best_acc1": torch.tensor(0.9)}
+    *_, (last, alone) = strip_prefixes(tensors)
+    assert set(alone) == {*RAW, "step.weight"}
+    assert left_out_notes(tensors, last) == ("tensors that only training uses were left out: epoch, best_acc1",)
+
+
 def test_ema_alone_is_used_and_said() -> None:
     assert find_weights({"model_ema": EMA}, None).choice == "ema"
 
