@@ -7,7 +7,9 @@ import json
 import math
 import threading
 import time
+from bisect import bisect_right
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +29,7 @@ _BEGIN = b'"ph":"b"'
 # Standard deviations of a Poisson number: so few arrivals come by chance once in a billion runs.
 _FEWER = 6.0
 # Longer than the news of a query's end is on its way.
-_NEWS_SECONDS = 1.0
+NEWS_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,11 +81,14 @@ class Observed:
 
 
 class LoadRun:
-    """A running load. Use it as a context manager: leaving it ends the child, whatever it is doing."""
+    """A running load. Use it as a context manager: leaving it ends the child, whatever it is doing.
 
-    def __init__(self, plan: LoadPlan, folder: Path) -> None:
+    `now` is the clock by which queries are sent, in seconds.
+    """
+
+    def __init__(self, plan: LoadPlan, folder: Path, *, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
         self._folder = folder
-        self._worker = Worker("the load generator", log=folder / "generator.log", limits=Limits())
         self._plan = plan
         self._error: DeployError | None = None
         self._done = threading.Event()
@@ -99,9 +104,10 @@ class LoadRun:
         self._first_version = ""
         self._stalls: list[tuple[float, float]] = []
         self.cpu_seconds = 0.0
-        self._thread = threading.Thread(target=self._generate, name="load", daemon=True)
 
     def __enter__(self) -> Self:
+        self._worker = Worker("the load generator", log=self._folder / "generator.log", limits=Limits())
+        self._thread = threading.Thread(target=self._generate, name="load", daemon=True)
         self._thread.start()
         return self
 
@@ -133,13 +139,17 @@ class LoadRun:
         """Whether so many queries were sent by now as random arrivals may bring, and not plainly fewer."""
         if not self._sent:
             return False
-        expected = self._plan.rate * (time.monotonic() - self._sent[0])
+        expected = self._plan.rate * (self.now() - self._sent[0])
         return len(self._sent) >= expected - _FEWER * math.sqrt(expected)
 
-    def ended_by_deadline(self) -> int:
-        """How many queries, from the first on, were sent so long ago that each has ended, at its deadline at least."""
-        until = time.monotonic() - self._plan.deadline - _NEWS_SECONDS
-        return min(self.known, sum(sent <= until for sent in self._sent))
+    @property
+    def complete(self) -> bool:
+        """Whether the end of every query of the plan is known."""
+        return self.known >= self._plan.queries
+
+    def known_of(self, closing: float) -> int:
+        """How many queries, from the first on, have ended of those that were sent by `closing`, in seconds of `now`."""
+        return min(self.known, bisect_right(self._sent, closing))
 
     @property
     def failures(self) -> dict[int, str]:

@@ -12,6 +12,7 @@ Owns the order of a run and when it is looked at; the rule is in `decision`, the
 
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +28,7 @@ from deploy.slo.decision import Counted, Looks, design_effect, judge
 from deploy.slo.finding import Finding
 from deploy.slo.generator import LoadPlan
 from deploy.slo.identity import check_same
-from deploy.slo.load import LoadRun, Observed
+from deploy.slo.load import NEWS_SECONDS, LoadRun, Observed
 from deploy.slo.question import find_rows, find_subject, make_query, make_stream_query
 from deploy.slo.records import Bound, BoundResult, SloEvidence
 from deploy.slo.request import SloRequest
@@ -107,7 +108,7 @@ def measure_slo(request: SloRequest, *, progress: Progress = Silent(), rested: b
             rows = find_rows(subject, request.samples, metadata)
             query, source = make_query(subject, rows, metadata), rows.source
         if rested:
-            wait_for_rest(_plan(request, query))
+            wait_for_rest(plan_of(request, query))
         before, first = talk.counters(subject.name, subject.on_the_wire), talk.answering(subject.name)
         started, began = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"), time.monotonic()
         with progress.stage(f"load {subject} at {request.rate:g}/s"):
@@ -123,40 +124,49 @@ def measure_slo(request: SloRequest, *, progress: Progress = Silent(), rested: b
 
 def drive(request: SloRequest, query: Query) -> Finding:
     """What was seen and judged of one run, ended as soon as it is decided."""
+    plan = plan_of(request, query)
+    with (
+        tempfile.TemporaryDirectory(prefix="deployctl-load-") as folder,
+        LoadRun(plan, Path(folder)) as run,
+    ):
+        return watch(request, run)
+
+
+def watch(request: SloRequest, run: LoadRun, *, pause: Callable[[float], None] = time.sleep) -> Finding:
+    """What was seen and judged of a running load, when it is decided, has ended, or its time is up.
+
+    A query counts if it was sent by the closing, a deadline before the time is up: by then each has ended, the slow ones
+    too. Later ones would count where they were quick alone.
+    """
     looks = Looks(request.total, 1.0 - request.confidence)
     waiting = iter(looks.counts)
     count = next(waiting)
     taken = 0
-    with (
-        tempfile.TemporaryDirectory(prefix="deployctl-load-") as folder,
-        LoadRun(_plan(request, query), Path(folder)) as run,
-    ):
-        until = time.monotonic() + request.seconds + request.warm_up_seconds + request.patience + _GRACE_SECONDS
-        while True:
-            ended = run.ended or time.monotonic() > until
-            run.read(to_the_end=ended)
-            while run.known >= request.warm_up + count:
-                taken += 1
-                seen = run.observed().between(request.warm_up, request.warm_up + count)
-                results = judge_all(request, looks, seen)
-                found = Finding.of(run, request.warm_up, results=results, seen=seen, looks=taken)
-                if count == request.total or _enough(request, found):
-                    return found
-                count = next(waiting)
-            if ended:
-                return _ended(request, looks, run, taken)
-            time.sleep(_POLL_SECONDS)
+    closing = run.now() + request.seconds + request.warm_up_seconds + _GRACE_SECONDS - NEWS_SECONDS
+    until = closing + request.patience + NEWS_SECONDS
+    while True:
+        ended = run.ended or run.now() > until
+        run.read(to_the_end=ended)
+        while run.known_of(closing) >= request.warm_up + count:
+            taken += 1
+            seen = run.observed().between(request.warm_up, request.warm_up + count)
+            results = judge_all(request, looks, seen)
+            found = Finding.of(run, request.warm_up, results=results, seen=seen, looks=taken)
+            if count == request.total or _enough(request, found):
+                return found
+            count = next(waiting)
+        if ended:
+            return _ended(request, looks, run, taken=taken, count=run.known_of(closing))
+        pause(_POLL_SECONDS)
 
 
-def _ended(request: SloRequest, looks: Looks, run: LoadRun, taken: int) -> Finding:
-    """What was seen of a run that ended before all its queries: cut short, or by the clock.
+def _ended(request: SloRequest, looks: Looks, run: LoadRun, *, taken: int, count: int) -> Finding:
+    """What was seen of a run that ended before all its queries: by the clock, which `count` had reached, or cut short.
 
-    Arrivals are random, and a low rate's may take much longer than planned. By the clock every query counts that had
-    its deadline, however it ended.
+    Arrivals are random, and a low rate's may take much longer than planned.
     """
-    by_clock = not run.ended and run.keeps_pace()
-    count = run.ended_by_deadline() if by_clock else run.known
-    seen = run.observed().between(request.warm_up, count)
+    by_clock = run.complete or (not run.ended and run.keeps_pace())
+    seen = run.observed().between(request.warm_up, count if by_clock else run.known)
     results = judge_all(request, looks, seen, last=True)
     found = Finding.of(run, request.warm_up, results=results, seen=seen, looks=taken + 1)
     by_clock = by_clock and len(seen) > 0
@@ -204,7 +214,7 @@ def _enough(request: SloRequest, found: Finding) -> bool:
     return verdicts == {Verdict.PASS} and span >= request.min_seconds
 
 
-def _plan(request: SloRequest, query: Query) -> LoadPlan:
+def plan_of(request: SloRequest, query: Query) -> LoadPlan:
     latencies = [bound for bound in request.bounds if bound.kind == "latency"]
     told = max(latencies, key=lambda bound: bound.q, default=None)
     return LoadPlan(
