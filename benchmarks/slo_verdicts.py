@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import slo_low_rates
 from deploy.evidence import Verdict
 from deploy.progress import Progress
 from deploy.report.stages import Stages
 from deploy.repository.manifest import Environment
-from deploy.slo.decision import Counted, Looks, design_effect, judge
+from deploy.slo.decision import Counted, Looks, at_best, design_effect, judge
 from deploy.slo.records import Bound, SloEvidence
 from deploy.slo.request import SloRequest
 from deploy.slo.run import check_slo
@@ -44,14 +45,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10, help="live runs at each ratio")
     parser.add_argument("--simulated", type=int, default=1000, help="simulated runs at each ratio")
+    parser.add_argument("--low-rates", type=int, default=1000, help="simulated runs of each server at each low rate")
+    parser.add_argument("--only-simulated", action="store_true", help="make the simulated parts anew, keep the rest")
     given = parser.parse_args()
+    if given.only_simulated:
+        _write(json.loads(RESULTS.read_text()) | _all_simulated(given))
+        return
     with tempfile.TemporaryDirectory() as folder, Stages() as progress:
         request = make_request(Path(folder, "samples.npz"))
         # In turn, so that a busy minute of the machine meets every ratio alike.
         found = [(ratio, live(request, ratio, seed, progress)) for seed in range(given.runs) for ratio in RATIOS]
         rows = [live_row(ratio, [one for at, one in found if at == ratio]) for ratio in RATIOS]
         with progress.stage("simulated runs"):
-            simulated_rows = [simulated_row(ratio, given.simulated) for ratio in RATIOS]
+            simulations = _all_simulated(given)
         stalls = stalled(request, progress)
     record = {
         "what": __doc__,
@@ -60,9 +66,24 @@ def main() -> None:
         "environment": Environment.here().model_dump(mode="json", exclude={"platform"}),
         "queries_at_most": QUERIES,
         "live": rows,
-        "simulated": simulated_rows,
         "stalls": stalls,
+        **simulations,
     }
+    _write(record)
+
+
+def _all_simulated(given: argparse.Namespace) -> Row:
+    """What takes no server, and says itself when it was made."""
+    return {
+        "simulated": [simulated_row(ratio, given.simulated) for ratio in RATIOS],
+        "low_rates": slo_low_rates.rows(given.low_rates),
+        "simulated_by": f"python -m benchmarks.slo_verdicts --only-simulated --simulated {given.simulated} "
+        f"--low-rates {given.low_rates}",
+        "simulated_on": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _write(record: Row) -> None:
     RESULTS.write_text(json.dumps(record, indent=2) + "\n")
     TABLE.write_text(table(record))
     print(TABLE.read_text())
@@ -139,8 +160,12 @@ def simulated(share: float, generator: np.random.Generator) -> tuple[Verdict | N
     seconds = np.cumsum(generator.exponential(1 / RATE, QUERIES))
     looks = Looks(QUERIES)
     for count in looks.counts:
+        past = seconds[:count], over[:count]
         seen = Counted(
-            n=count, over=int(over[:count].sum()), design_effect=design_effect(seconds[:count], over[:count])
+            n=count,
+            over=int(over[:count].sum()),
+            design_effect=design_effect(*past),
+            at_best=at_best(*past, left=QUERIES - count, rate=RATE),
         )
         error = looks.share(count)
         verdict = judge(BOUND, seen, pass_error=error, fail_error=error, confidence=0.99).judgement.verdict
@@ -205,6 +230,9 @@ def table(record: Row) -> str:
         f"{stalls['closed_loop_queries']} over the bound: a pass). Open-loop load measures "
         f"{stalls['open_loop_p99_ms']:.0f} ms ({stalls['open_loop_over']} of {stalls['open_loop_queries']} over it): "
         f"**{stalls['verdict']}**, after {stalls['seconds']:.0f} s.",
+        "",
+        *slo_low_rates.table(record["low_rates"]),
+        f"What is simulated was made by `{record['simulated_by']}` on {record['simulated_on'][:10]}.",
         "",
     ]
     return "\n".join(lines)

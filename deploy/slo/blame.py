@@ -71,6 +71,16 @@ def invalid(finding: Finding, request: SloRequest, client: ClientSide) -> str | 
             f"the load generator did not come to its end: it sent {finding.sent:,} of {planned:,} queries in time, and "
             f"how {known:,} of those that count ended is known; lower --rate if this client cannot send as fast"
         )
+    if not len(finding.seen) and finding.by_clock:
+        return (
+            f"the time was up before one query that counts had come: the first {finding.warm_up} are the warm-up, and "
+            f"arrivals at {request.rate:g}/s are random; raise --duration"
+        )
+    return _blamed(finding, client)
+
+
+def _blamed(finding: Finding, client: ClientSide) -> str | None:
+    """What the client did to a run that came to its end."""
     verdict = overall(finding.results).verdict
     if not len(finding.seen) or _fell_behind(finding.seen):
         return f"the client could not keep its schedule: {client.remark}"

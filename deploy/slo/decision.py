@@ -6,7 +6,9 @@ know beforehand what a run can prove.
 Pass is LoadGen's early-stopping rule: with so many queries over the bound among n, a server that kept it only just
 would have had so few with a probability of at most 1 %. Fail is its mirror image. Looking several times, and at
 several bounds, shares that 1 %. Both suppose that queries are slow independently of each other; a stall makes many slow
-at once. So the same test must hold for the *effective* number of queries too, their number over the design effect.
+at once. So the same test must hold for the *effective* number of queries too, their number over the design effect. And
+a stall that a run has met early is held against the whole run, not against the little that was seen: what fails in
+clusters must fail even if every query that is still to come were quick.
 """
 
 import math
@@ -27,6 +29,9 @@ CLUSTER_ERROR = 0.05
 _CLUSTER_SURPRISE = 3.5
 _NARROWEST_SECONDS = 0.25
 _FEWEST_BLOCKS = 8
+# Where a fail depends on it: blocks that begin later, by shares of their width, hold whole what others cut in two, and
+# fewer slow queries than these can hardly surprise so much, so that of them a hint of a cluster is enough.
+_SHIFTS, _FEW_SLOW, _HINT, _BLOCKS_OF_A_HINT = (0.0, 0.25, 0.5, 0.75), 20, 0.5, 4
 _MOST_QUERIES = 50_000_000
 
 
@@ -58,13 +63,15 @@ class Looks:
 class Counted:
     """What one look saw of one bound: `over` of `n` queries broke it, in clusters of this design effect.
 
-    `failed` of those that broke it got no good answer at all, however long that took.
+    `failed` of those that broke it got no good answer at all, however long that took. `at_best` are the effective
+    numbers of all queries of the run and of those over, if all that are still to come were quick; None without clusters.
     """
 
     n: int
     over: int
     design_effect: float = 1.0
     failed: int = 0
+    at_best: tuple[float, float] | None = None
 
 
 def too_few(over: float, n: float, allowed: float) -> float:
@@ -99,29 +106,58 @@ def fewest_queries(allowed: float, error: float) -> int:
     return math.ceil(math.log(error) / math.log1p(-allowed))
 
 
-def design_effect(seconds: Sequence[float] | np.ndarray, over: Sequence[bool] | np.ndarray) -> float:
+def at_best(seconds: np.ndarray, over: np.ndarray, *, left: int, rate: float) -> tuple[float, float] | None:
+    """The effective number of all queries and of those over, if the `left` ones to come, `rate` a second, were quick.
+
+    None where nothing hints at a cluster: slow queries that are spread evenly are not luck, whatever follows.
+    """
+    if _sharpest_effect(seconds, over) == 1.0:
+        return None
+    to_come = seconds[-1] + np.arange(1, left + 1) / rate
+    whole, slow = np.concatenate([seconds, to_come]), np.concatenate([over, np.zeros(left, dtype=bool)])
+    effect = _sharpest_effect(whole, slow)
+    return len(whole) / effect, float(slow.sum()) / effect
+
+
+def _sharpest_effect(seconds: np.ndarray, over: np.ndarray) -> float:
+    if int(np.count_nonzero(over)) >= _FEW_SLOW:
+        return max(design_effect(seconds, over, shift=shift) for shift in _SHIFTS)
+    return max(design_effect(seconds, over, shift=shift, surprise=_HINT, blocks=_BLOCKS_OF_A_HINT) for shift in _SHIFTS)
+
+
+def design_effect(
+    seconds: Sequence[float] | np.ndarray,
+    over: Sequence[bool] | np.ndarray,
+    *,
+    shift: float = 0.0,
+    surprise: float = _CLUSTER_SURPRISE,
+    blocks: int = _FEWEST_BLOCKS,
+) -> float:
     """By how much the number of slow queries varies from stretch to stretch, beyond what independence gives; 1 if not.
 
-    `seconds` are the scheduled times, ascending. Blocks of several widths are looked at, since a stall may last long,
-    and the largest effect counts (Kish, Survey Sampling, 1965; batch means). Luck is not taken for a cluster: the
-    dispersion must lie 3.5 standard deviations beyond what independent queries show.
+    `seconds` are the scheduled times, ascending. Blocks of several widths are looked at, `blocks` of them at least,
+    since a stall may last long, and the largest effect counts (Kish, Survey Sampling, 1965; batch means). With a
+    `shift`, a share of the width, they begin later, and the last one goes on at the beginning. Luck is not taken for a
+    cluster: the dispersion must lie `surprise` standard deviations beyond what independent queries show.
     """
     times, slow = np.asarray(seconds, dtype=np.float64), np.asarray(over, dtype=bool)
     total = int(slow.sum())
     if total < 2 or total == len(slow):
         return 1.0
     times = times - times[0]
-    span, share, found = float(times[-1]), total / len(slow), 1.0
+    span, found = float(times[-1]), 1.0
     width = _NARROWEST_SECONDS
-    while width * _FEWEST_BLOCKS <= span:
-        found = max(found, _dispersion(times, slow, share, width))
+    while width * blocks <= span:
+        even = span / math.floor(span / width)
+        block = ((times + even * shift) % span / even if shift else times / width).astype(np.int64)
+        found = max(found, _dispersion(block, slow, surprise))
         width *= 2
     return found
 
 
-def _dispersion(times: np.ndarray, slow: np.ndarray, share: float, width: float) -> float:
-    """The index of dispersion of slow queries over blocks of `width` seconds; 1 where luck explains it."""
-    block = (times / width).astype(np.int64)
+def _dispersion(block: np.ndarray, slow: np.ndarray, surprise: float) -> float:
+    """The index of dispersion of slow queries over the blocks that they lie in; 1 where luck explains it."""
+    share = float(slow.mean())
     sizes = np.bincount(block).astype(np.float64)
     counts = np.bincount(block, weights=slow)
     sizes, counts = sizes[sizes > 0], counts[sizes > 0]
@@ -132,7 +168,7 @@ def _dispersion(times: np.ndarray, slow: np.ndarray, share: float, width: float)
         return 1.0
     # The fourth moment of a binomial adds 1/variance to the 2 of a normal law: what makes sparse counts jumpy.
     deviation = math.sqrt(float(np.sum(2.0 + 1.0 / variance)))
-    return statistic / freedom if statistic > freedom + _CLUSTER_SURPRISE * deviation else 1.0
+    return statistic / freedom if statistic > freedom + surprise * deviation else 1.0
 
 
 def judge(bound: Bound, counted: Counted, *, pass_error: float, fail_error: float, confidence: float) -> BoundResult:
@@ -197,7 +233,8 @@ def _verdict(counted: Counted, allowed: float, pass_error: float, fail_error: fl
     if too_few(over, n, allowed) <= pass_error and too_few(over / effect, n / effect, allowed) <= clustered[0]:
         return Verdict.PASS
     if too_many(over, n, allowed) <= fail_error and too_many(over / effect, n / effect, allowed) <= clustered[1]:
-        return Verdict.FAIL
+        best_n, best_over = counted.at_best or (n, over)
+        return Verdict.FAIL if too_many(best_over, best_n, allowed) <= clustered[1] else Verdict.UNDECIDED
     return Verdict.UNDECIDED
 
 

@@ -24,7 +24,7 @@ from deploy.evidence import Verdict
 from deploy.progress import Progress, Silent
 from deploy.repository.integrity import require_intact
 from deploy.slo.counters import ServerTalk, compare
-from deploy.slo.decision import Counted, Looks, design_effect, judge
+from deploy.slo.decision import Counted, Looks, at_best, design_effect, judge
 from deploy.slo.finding import Finding
 from deploy.slo.generator import LoadPlan
 from deploy.slo.identity import check_same
@@ -135,7 +135,7 @@ def drive(request: SloRequest, query: Query) -> Finding:
 def watch(request: SloRequest, run: LoadRun, *, pause: Callable[[float], None] = time.sleep) -> Finding:
     """What was seen and judged of a running load, when it is decided, has ended, or its time is up.
 
-    A query counts if it was sent by the closing, a deadline before the time is up: by then each has ended, the slow ones
+    A query counts if it was sent by the closing, a deadline before the time is up: each has ended then, the slow ones
     too. Later ones would count where they were quick alone.
     """
     looks = Looks(request.total, 1.0 - request.confidence)
@@ -169,7 +169,6 @@ def _ended(request: SloRequest, looks: Looks, run: LoadRun, *, taken: int, count
     seen = run.observed().between(request.warm_up, count if by_clock else run.known)
     results = judge_all(request, looks, seen, last=True)
     found = Finding.of(run, request.warm_up, results=results, seen=seen, looks=taken + 1)
-    by_clock = by_clock and len(seen) > 0
     return replace(found, by_clock=by_clock, cut_short=not by_clock)
 
 
@@ -179,10 +178,11 @@ def judge_all(request: SloRequest, looks: Looks, seen: Observed, *, last: bool =
     `last`: no other look follows, however few queries there were.
     """
     error = looks.share(looks.total if last else len(seen))
+    left = 0 if last else looks.total - len(seen)
     return tuple(
         judge(
             bound,
-            _count(bound, seen),
+            _count(bound, seen, left=left, rate=request.rate),
             pass_error=error,
             fail_error=error / len(request.bounds),
             confidence=request.confidence,
@@ -198,9 +198,15 @@ def over_bound(bound: Bound, seen: Observed) -> np.ndarray:
     return np.asarray(seen.failed | (seen.measured(bound) * 1000 > bound.limit))
 
 
-def _count(bound: Bound, seen: Observed) -> Counted:
-    over, failed = over_bound(bound, seen), int(seen.failed.sum())
-    return Counted(n=len(over), over=int(over.sum()), design_effect=design_effect(seen.scheduled, over), failed=failed)
+def _count(bound: Bound, seen: Observed, *, left: int, rate: float) -> Counted:
+    over = over_bound(bound, seen)
+    return Counted(
+        n=len(over),
+        over=int(over.sum()),
+        design_effect=design_effect(seen.scheduled, over),
+        failed=int(seen.failed.sum()),
+        at_best=at_best(seen.scheduled, over, left=left, rate=rate),
+    )
 
 
 def _enough(request: SloRequest, found: Finding) -> bool:
@@ -215,6 +221,7 @@ def _enough(request: SloRequest, found: Finding) -> bool:
 
 
 def plan_of(request: SloRequest, query: Query) -> LoadPlan:
+    """The load that a request asks for: the warm-up, then all queries that may count."""
     latencies = [bound for bound in request.bounds if bound.kind == "latency"]
     told = max(latencies, key=lambda bound: bound.q, default=None)
     return LoadPlan(

@@ -153,7 +153,7 @@ def _remarks(finding: Finding, request: SloRequest, facts: SubjectFacts) -> list
     span = float(finding.seen.scheduled[-1] - finding.seen.scheduled[0]) if len(finding.seen) else 0.0
     if span < request.min_seconds and overall(finding.results).verdict is Verdict.PASS:
         found.append(f"the load lasted {span:.1f} s, under {request.min_seconds:g} s: a rarer stall was not seen")
-    if finding.by_clock:
+    if finding.by_clock and len(finding.seen):
         found.append(f"the time was up after {len(finding.seen)} of {request.total} queries: arrivals are random")
     clustered = max((result.design_effect for result in finding.results), default=1.0)
     if clustered > 1.0:
