@@ -14,7 +14,6 @@ and by diff. This process never imports torch: what needs it runs in children.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.convert.model import ARTIFACT_FILES, Device
@@ -32,6 +31,7 @@ from deploy.repository.integrity import require_artifact, require_intact
 from deploy.repository.layout import Version
 from deploy.repository.manifest import Manifest, created_now, version_digest
 from deploy.repository.origin import restore_checkpoint
+from deploy.scratch import scratch_folder
 from deploy.spec import BATCH, TensorSpec
 from deploy.validate.contenders import (
     Entrant,
@@ -258,12 +258,12 @@ def _race(
         prepare(__name__, "deploy.convert.preload")
     spec = ours.manifest.spec
     rows = list(load_baseline(ours.version.evidence, spec).question.pools[0].inputs)
-    with TemporaryDirectory(prefix="deployctl-bench-") as logs:
+    with scratch_folder("bench") as logs:
         surroundings = Surroundings(
             # Every contender's first call is one of batch 1.
             inputs=inputs_by_batch(rows, spec, sorted({1, *plan.batches})),
             threads=plan.threads,
-            logs=Path(logs),
+            logs=logs,
             limits=limits,
             device=plan.device,
         )

@@ -14,7 +14,6 @@ Owns the order of the steps; rows and answers are in `asked`, arithmetic in `dif
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from deploy.bench import BenchRequest, bench, gpu_for
 from deploy.convert.model import Device
@@ -31,6 +30,7 @@ from deploy.repository.attest import attest_or_tell, require_attestable
 from deploy.repository.find import find_model, find_version
 from deploy.repository.integrity import require_artifact, require_intact
 from deploy.repository.manifest import created_now, version_digest
+from deploy.scratch import scratch_folder
 from deploy.validate.difference_records import AnswerDifference, DiffEvidence
 from deploy.validate.executables import Arrays
 from deploy.validate.machine import default_threads
@@ -194,9 +194,9 @@ def _answers(request: DiffRequest, sides: tuple[Side, Side], device: Device) -> 
     if not asked:
         return None
     limits = ChildLimits(seconds=request.timeout)
-    with TemporaryDirectory(prefix="deployctl-diff-") as logs:
+    with scratch_folder("diff") as logs:
         given = [
-            answers(side, asked, run=Run(device=device, threads=request.threads, logs=Path(logs), limits=limits))
+            answers(side, asked, run=Run(device=device, threads=request.threads, logs=logs, limits=limits))
             for side in sides
         ]
     return compare_answers(sides, _paired(asked, *given))

@@ -4,7 +4,6 @@ Owns which versions a command means, and the private view between them and the s
 the commands `serve` and `docker`.
 """
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ from deploy.errors import UsageError
 from deploy.repository.find import find_version, list_models, read_manifest
 from deploy.repository.integrity import require_intact, step_versions
 from deploy.repository.layout import Version
+from deploy.scratch import scratch_folder
 from deploy.serve.engines import Engine
 from deploy.serve.local import served_view
 from deploy.serve.server import ServerOptions, TritonServer
@@ -73,9 +73,9 @@ def serving(
     for version in published:
         require_intact(version)
     expected = tuple((version.name, version.number) for version in versions)
-    with tempfile.TemporaryDirectory(prefix="deployctl-server-") as folder:
-        view = served_view(Path(folder, "models"), versions, engine)
-        chosen = replace(options or ServerOptions(), expect=expected, scratch=Path(folder))
+    with scratch_folder("server") as folder:
+        view = served_view(folder / "models", versions, engine)
+        chosen = replace(options or ServerOptions(), expect=expected, scratch=folder)
         with TritonServer(view, engine=engine, options=chosen) as server:
             for version in published:
                 require_intact(version)

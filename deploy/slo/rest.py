@@ -4,12 +4,12 @@ Owns when it is at rest. A server that was asked for more than it can do goes on
 and the next load would be blamed for that. Called by run, for a search that loads one server again and again.
 """
 
-import tempfile
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from deploy.scratch import scratch_folder
 from deploy.slo.generator import LoadPlan, open_wire
 from deploy.slo.wire import Ended
 
@@ -25,9 +25,9 @@ def wait_for_rest(plan: LoadPlan, *, longest: float = LONGEST_SECONDS) -> float:
     none, or after `longest` seconds: the load that follows finds out why.
     """
     began, before = time.monotonic(), float("inf")
-    with tempfile.TemporaryDirectory(prefix="deployctl-rest-") as folder:
+    with scratch_folder("rest") as folder:
         while (left := began + longest - time.monotonic()) > 0:
-            taken = _ask(replace(plan, deadline=left), Path(folder))
+            taken = _ask(replace(plan, deadline=left), folder)
             if taken is None or taken <= plan.target_seconds or taken >= _NO_QUICKER * before:
                 break
             before = taken

@@ -10,12 +10,10 @@ Owns the order of a run and when it is looked at; the rule is in `decision`, the
     4. The load is ended, the counters are read again, and the client is asked whether it kept its schedule.
 """
 
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +21,7 @@ from deploy.errors import UnfinishedError, UsageError
 from deploy.evidence import Verdict
 from deploy.progress import Progress, Silent
 from deploy.repository.integrity import require_intact
+from deploy.scratch import scratch_folder
 from deploy.slo.counters import ServerTalk, compare
 from deploy.slo.decision import Counted, Looks, at_best, design_effect, judge
 from deploy.slo.finding import Finding
@@ -125,11 +124,13 @@ def measure_slo(request: SloRequest, *, progress: Progress = Silent(), rested: b
 def drive(request: SloRequest, query: Query) -> Finding:
     """What was seen and judged of one run, ended as soon as it is decided."""
     plan = plan_of(request, query)
-    with (
-        tempfile.TemporaryDirectory(prefix="deployctl-load-") as folder,
-        LoadRun(plan, Path(folder)) as run,
-    ):
-        return watch(request, run)
+    with scratch_folder("load") as folder, LoadRun(plan, folder) as run:
+        try:
+            return watch(request, run)
+        except KeyboardInterrupt as interrupt:
+            counted = max(0, run.known - request.warm_up)
+            said = f"{counted:,} of {request.total:,} queries that count had ended; nothing was judged, nothing is kept"
+            raise KeyboardInterrupt(said) from interrupt
 
 
 def watch(request: SloRequest, run: LoadRun, *, pause: Callable[[float], None] = time.sleep) -> Finding:

@@ -4,7 +4,6 @@ Owns the server, the load API and what a probe is; which settings and which rate
 setting takes a restart: the model is loaded anew with a config override. Called by run and the benchmark.
 """
 
-import tempfile
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from deploy.processes import prepare
 from deploy.repository.integrity import require_intact
 from deploy.repository.layout import Version
 from deploy.repository.protobuf import parse_config
+from deploy.scratch import scratch_folder
 from deploy.serve.client import Client, ModelAddress, RequestFailed, connect
 from deploy.serve.client import Protocol as WireProtocol
 from deploy.serve.engines import Engine
@@ -205,7 +205,7 @@ class Bed:
         # A search lasts for hours: what is started again is looked at again.
         require_intact(self.plan.version)
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deployctl-tune-")))
+            folder = stack.enter_context(scratch_folder("tune"))
             view = served_view(folder / "models", [self.plan.version], self.plan.engine)
             options = ServerOptions(control="explicit", scratch=folder)
             self._server = stack.enter_context(TritonServer(view, engine=self.plan.engine, options=options))
