@@ -18,8 +18,9 @@ from deploy.evidence import Judgement
 from deploy.repository.find import read_manifest
 from deploy.repository.layout import Version
 from deploy.repository.promotion import Promoted, rollback
-from deploy.serve.client import Client, Protocol
+from deploy.serve.client import Client, Protocol, RequestFailed
 from deploy.serve.reload import TakenUp, take_up
+from deploy.serve.standing import no_server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,10 @@ class Rollout:
 def connected(server: ServerAddress) -> Iterator[Client]:
     """A client of a server that answers. Raises UnfinishedError if none does."""
     with Client(server.protocol, server.address, seconds=server.seconds) as client:
-        client.server_version()
+        try:
+            client.server_version()
+        except RequestFailed as error:
+            raise no_server(server.address, server.protocol, error.said or error.found) from error
         yield client
 
 

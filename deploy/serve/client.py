@@ -33,7 +33,9 @@ _STILL_SECONDS = 0.05
 
 
 class RequestFailed(UnfinishedError):  # noqa: N818 - named for what happened
-    """The server refused a request, or could not be reached."""
+    """The server refused a request, or could not be reached. `said` are the words of whoever said so."""
+
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,32 @@ def connect(protocol: Protocol, address: str, *, seconds: float) -> tuple[Any, A
     from tritonclient import http as http_module
 
     return http_module, http_module.InferenceServerClient(address, connection_timeout=seconds, network_timeout=seconds)
+
+
+@contextmanager
+def ended_after(protocol: Protocol, seconds: float) -> Iterator[None]:
+    """A block of HTTP calls that ends after so many seconds in all. Raises TimeoutError when they are over.
+
+    The connection's own limit is one of silence: who sends a byte now and then would be listened to for ever.
+    """
+    if protocol == "grpc":
+        yield
+        return
+    from gevent import Timeout
+
+    with Timeout(seconds, TimeoutError(f"not answered to the end within {seconds:g} s")):
+        yield
+
+
+def words_of(error: Exception) -> str:
+    """What a failed call says, with its status where it has one of a protocol's own."""
+    from tritonclient.utils import InferenceServerException
+
+    if not isinstance(error, InferenceServerException):
+        return str(error) or type(error).__name__
+    status = str(error.status() or "").removeprefix("StatusCode.")
+    told = f"HTTP {status}" if status.isdecimal() else status
+    return f"{told}: {error.message()}" if told else str(error.message())
 
 
 def patience(protocol: Protocol, seconds: float) -> dict[str, float]:
@@ -242,7 +270,8 @@ class Client:
         from tritonclient.utils import InferenceServerException
 
         try:
-            yield
+            with ended_after(self.protocol, self._seconds):
+                yield
         except RequestFailed:
             raise
         except (InferenceServerException, OSError) as error:
@@ -258,13 +287,18 @@ class Client:
         )
 
     def _failed(self, error: Exception) -> RequestFailed:
-        from tritonclient.utils import InferenceServerException
-
-        said = error.message() if isinstance(error, InferenceServerException) else error
-        return RequestFailed(
-            f"the server at {self.address} gave no answer over {self.protocol}: {said}",
+        failed = RequestFailed(
+            f"the server at {self.address} gave no answer over {self.protocol}: {_message(error)}",
             fix="see the server's log for its side",
         )
+        failed.said = words_of(error)
+        return failed
+
+
+def _message(error: Exception) -> str:
+    from tritonclient.utils import InferenceServerException
+
+    return str(error.message() if isinstance(error, InferenceServerException) else error)
 
 
 def _arrays(model: ModelAddress, result: Any) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ Owns what is tolerated of the client. The bounds are judged before, by `decision
 import numpy as np
 
 from deploy.evidence import Verdict
+from deploy.serve.standing import refuses
 from deploy.slo.decision import CLUSTER_ERROR, overall, too_many
 from deploy.slo.finding import Finding
 from deploy.slo.load import Observed
@@ -71,6 +72,9 @@ def invalid(finding: Finding, request: SloRequest, client: ClientSide) -> str | 
             f"the load generator did not come to its end: it sent {finding.sent:,} of {planned:,} queries in time, and "
             f"how {known:,} of those that count ended is known; lower --rate if this client cannot send as fast"
         )
+    if len(finding.seen) and finding.seen.failed.all() and all(map(refuses, finding.errors)):
+        why = next(iter(finding.errors), "")
+        return f"every query was refused, which says nothing of a server: {why}; ask it behind what guards it"
     if not len(finding.seen) and finding.by_clock:
         return (
             f"the time was up before one query that counts had come: the first {finding.warm_up} are the warm-up, and "

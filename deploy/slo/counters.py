@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from deploy.errors import DeployError, UnfinishedError, UsageError
-from deploy.serve.client import Protocol, connect, patience
+from deploy.serve.client import Protocol, connect, ended_after, patience, words_of
+from deploy.serve.standing import no_server
 from deploy.slo.records import ServerSide
 from deploy.slo.wire import WireOutput
 
@@ -73,10 +74,11 @@ class ServerTalk:
 
         as_json = {"as_json": True} if self.protocol == "grpc" else {}
         try:
-            found = self._client.get_model_metadata(model, version, **as_json, **self._patience)
+            with ended_after(self.protocol, _SECONDS):
+                found = self._client.get_model_metadata(model, version, **as_json, **self._patience)
         except InferenceServerException as error:
             if not _means_absent(error.message()):
-                raise self._unreachable(error.message()) from error
+                raise no_server(self.address, self.protocol, words_of(error)) from error
             called = f"{model}:{version}" if version else model
             raise UsageError(
                 f"the server at {self.address} does not serve {called}: {error.message()}",
@@ -85,7 +87,7 @@ class ServerTalk:
             ) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             # The HTTP client has errors of its own for an answer that is none; they derive from these.
-            raise self._unreachable(str(error) or type(error).__name__) from error
+            raise no_server(self.address, self.protocol, words_of(error)) from error
         try:
             return ServedMetadata(
                 versions=tuple(found.get("versions", ())),
@@ -106,7 +108,8 @@ class ServerTalk:
         """
         as_json = {"as_json": True} if self.protocol == "grpc" else {}
         try:
-            found = self._client.get_model_config(model, version, **as_json, **self._patience)
+            with ended_after(self.protocol, _SECONDS):
+                found = self._client.get_model_config(model, version, **as_json, **self._patience)
             config = found.get("config", found)
             sequences = "sequence_batching" in config
             decoupled = bool(config.get("model_transaction_policy", {}).get("decoupled"))
@@ -124,7 +127,8 @@ class ServerTalk:
         """The counters now; None where the server has none that can be read, or is gone."""
         as_json = {"as_json": True} if self.protocol == "grpc" else {}
         try:
-            found = self._client.get_inference_statistics(model, version, **as_json, **self._patience)
+            with ended_after(self.protocol, _SECONDS):
+                found = self._client.get_inference_statistics(model, version, **as_json, **self._patience)
             # Triton lists every version that is loaded; unasked, it answers with the latest.
             return max(map(_counters, found.get("model_stats", [])), key=_number, default=None)
         except Exception:  # noqa: BLE001 - they explain a run and decide nothing, whatever a server sends in their place
@@ -136,14 +140,6 @@ class ServerTalk:
             return max(self.metadata(model, "").versions, key=_as_number, default="")
         except DeployError:  # gone at the end of a run: its queries have failed then, and are told
             return ""
-
-    def _unreachable(self, said: str) -> DeployError:
-        other = "http" if self.protocol == "grpc" else "grpc"
-        return UnfinishedError(
-            f"no server answers at {self.address} over {self.protocol}: {said}",
-            expected="a server that is ready, at the port of this protocol",
-            fix=f"check --url, or try --protocol {other}",
-        )
 
 
 def compare(before: Counters | None, after: Counters | None) -> ServerSide | None:

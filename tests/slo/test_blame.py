@@ -56,6 +56,21 @@ def test_a_client_keeps_its_schedule_or_the_run_proves_nothing(lag: np.ndarray, 
     assert (invalid(found, REQUEST, side) is None) == kept
 
 
+def test_a_gateway_that_lets_nobody_in_is_no_slow_server() -> None:
+    refused = replace(finding(np.zeros(50)), errors={"UNAUTHENTICATED: Jwt is missing": 50})
+    refused = replace(refused, seen=replace(refused.seen, failed=np.ones(50, dtype=bool)))
+    said = invalid(refused, REQUEST, client_side(refused, REQUEST))
+    assert "every query was refused" in (said or "")
+    assert "Jwt is missing" in (said or "")
+    crashed = replace(refused, errors={"UNAUTHENTICATED: Jwt is missing": 1, "INTERNAL: boom": 49})
+    assert invalid(crashed, REQUEST, client_side(crashed, REQUEST)) is None
+
+
+def test_a_run_in_which_nothing_came_says_so_and_blames_no_client() -> None:
+    nothing = replace(finding(np.zeros(0)), by_clock=True, warm_up=1)
+    assert "raise --duration" in (invalid(nothing, REQUEST, client_side(nothing, REQUEST)) or "")
+
+
 def test_a_pass_stands_although_queries_were_late_but_not_at_another_rate() -> None:
     late = finding(np.append(np.zeros(490), np.full(10, 0.04)), judgement=Judgement.yes("well within it"))
     assert invalid(late, REQUEST, client_side(late, REQUEST)) is None
