@@ -123,8 +123,8 @@ def table(found: list[Row]) -> list[str]:
         "## At low rates",
         "",
         f"Simulated on a clock of its own, {runs} runs in each place, {100 * by_clock:.0f} % of which ended by the "
-        "clock, since random arrivals outlast the time that was asked. Stated beforehand: at most 1 % wrong. A stall of a "
-        "tenth of the run is about the longest that a run can tell from a slow server.",
+        "clock, since random arrivals outlast the time that was asked. Stated beforehand: at most 1 % wrong. A stall "
+        "of a tenth of the run is about the longest that a run can tell from a slow server.",
         "",
         "| server | seconds | "
         + " | ".join(f"right at {rate:g}/s" for rate in rates)

@@ -64,7 +64,8 @@ class Counted:
     """What one look saw of one bound: `over` of `n` queries broke it, in clusters of this design effect.
 
     `failed` of those that broke it got no good answer at all, however long that took. `at_best` are the effective
-    numbers of all queries of the run and of those over, if all that are still to come were quick; None without clusters.
+    numbers of all queries of the run and of those over, if all that are still to come were quick; None without any
+    cluster.
     """
 
     n: int

@@ -17,6 +17,7 @@ from deploy.repository.protobuf import parse_config
 from deploy.serve.asking import ServedModel
 from deploy.slo.counters import ServedInput, ServedMetadata
 from deploy.slo.stream import StreamQuestion
+from deploy.slo.tensors import BFLOAT16, as_bfloat16
 from deploy.slo.wire import Query, WireOutput
 from deploy.spec import BATCH, TensorSpec
 from deploy.validate.baseline import Baseline
@@ -28,6 +29,8 @@ from deploy.validate.store import load_baseline
 _MOST_ROWS = 64
 # Triton's word for texts and files.
 _FILES = "BYTES"
+# NumPy has no such numbers: they are kept as two bytes each.
+_HALF = "BF16"
 _DTYPES = {"BOOL": "bool", "FP16": "float16", "FP32": "float32", "FP64": "float64"} | {
     f"{sign}INT{width}": f"{sign.lower()}int{width}" for sign in ("", "U") for width in (8, 16, 32, 64)
 }
@@ -83,7 +86,11 @@ def find_rows(subject: Subject, samples: Path | None, metadata: ServedMetadata) 
         )
     specs = [_spec(tensor) for tensor in metadata.inputs]
     found = load_samples(samples, specs)
-    arrays = dict(zip((spec.name for spec in specs), found.inputs, strict=True))
+    halved = {tensor.name for tensor in metadata.inputs if tensor.datatype == _HALF}
+    arrays = {
+        spec.name: as_bfloat16(array) if spec.name in halved else array
+        for spec, array in zip(specs, found.inputs, strict=True)
+    }
     return Rows(arrays=arrays, source=f"{samples.name}, {found.rows} rows, sha256 {found.digest[:12]}")
 
 
@@ -163,16 +170,17 @@ def _alike(baseline: Baseline) -> list[str]:
 
 
 def _spec(tensor: ServedInput) -> TensorSpec:
-    if tensor.datatype not in _DTYPES:
+    dtype = "float32" if tensor.datatype == _HALF else _DTYPES.get(tensor.datatype)
+    if dtype is None:
         raise UsageError(
             f"input {tensor.name} is {tensor.datatype}, which --samples cannot hold",
-            expected=f"one of {', '.join(_DTYPES)}",
-            fix="give --repository: an ensemble is asked with the images that it was proven with",
+            expected=f"one of {', '.join([*_DTYPES, _HALF])}",
+            fix="give --repository: an ensemble is asked with the images or texts that it was proven with",
         )
     batched = [BATCH, *tensor.shape[1:]] if tensor.shape[:1] == (-1,) else list(tensor.shape)
     shape = [BATCH, *tensor.shape] if _is_whole(tensor) else batched
     sizes = tuple(f"{tensor.name}:{axis}" if size == -1 else size for axis, size in enumerate(shape))
-    return TensorSpec(name=tensor.name, dtype=_DTYPES[tensor.datatype], shape=sizes)
+    return TensorSpec(name=tensor.name, dtype=dtype, shape=sizes)
 
 
 def _is_whole(tensor: ServedInput) -> bool:
@@ -190,7 +198,8 @@ def _one_row(output: WireOutput) -> WireOutput:
 
 
 def _check_fits(subject: Subject, declared: ServedInput, array: np.ndarray) -> None:
-    wanted = "object" if declared.datatype == _FILES else _DTYPES.get(declared.datatype, declared.datatype)
+    others = {_FILES: "object", _HALF: BFLOAT16.name}
+    wanted = others.get(declared.datatype) or _DTYPES.get(declared.datatype, declared.datatype)
     shape = array.shape[1:] if _is_whole(declared) else (1, *array.shape[1:])
     fits = len(shape) == len(declared.shape) and all(
         size in (-1, actual) for size, actual in zip(declared.shape, shape, strict=True)

@@ -17,6 +17,7 @@ import numpy as np
 
 from deploy.errors import UnfinishedError
 from deploy.serve.client import DIRECT
+from deploy.slo.tensors import datatype, raw
 
 
 class Ended(NamedTuple):
@@ -288,38 +289,28 @@ def _listed_bytes(output: Mapping[str, Any]) -> int:
     return int(np.size(output.get("data", []))) * _SIZES.get(output["datatype"], 1)
 
 
-def _raw(array: np.ndarray) -> bytes:
-    """The bytes of a tensor on the wire: rows of numbers, or files each after its length."""
-    if array.dtype != object:
-        return np.ascontiguousarray(array).tobytes()
-    return b"".join(len(file).to_bytes(4, "little") + file for file in array.reshape(-1))
-
-
 def _grpc_body(query: Query, inputs: Mapping[str, np.ndarray]) -> bytes:
     from tritonclient.grpc import service_pb2
-    from tritonclient.utils import np_to_triton_dtype
 
     request = service_pb2.ModelInferRequest(model_name=query.model, model_version=query.version)
     for name, array in inputs.items():
-        tensor = request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype))
+        tensor = request.inputs.add(name=name, datatype=datatype(array))
         tensor.shape.extend(array.shape)
-        request.raw_input_contents.append(_raw(array))
+        request.raw_input_contents.append(raw(array))
     for output in query.outputs:
         request.outputs.add(name=output.name)
     return bytes(request.SerializeToString())
 
 
 def _http_body(query: Query, inputs: Mapping[str, np.ndarray]) -> tuple[bytes, dict[str, str]]:
-    from tritonclient.utils import np_to_triton_dtype
-
-    tensors = [(name, array, _raw(array)) for name, array in inputs.items()]
+    tensors = [(name, array, raw(array)) for name, array in inputs.items()]
     head = json.dumps(
         {
             "inputs": [
                 {
                     "name": name,
                     "shape": list(array.shape),
-                    "datatype": np_to_triton_dtype(array.dtype),
+                    "datatype": datatype(array),
                     "parameters": {"binary_data_size": len(raw)},
                 }
                 for name, array, raw in tensors

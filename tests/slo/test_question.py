@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from deploy.errors import UsageError
 from deploy.slo.counters import ServedInput, ServedMetadata
@@ -45,6 +46,33 @@ def test_images_are_on_both_wires_what_triton_reads(tmp_path: Path) -> None:
     (tensor,) = json.loads(body[:head])["inputs"]
     assert tensor["parameters"]["binary_data_size"] == len(body) - head
     assert deserialize_bytes_tensor(body[head:]).tolist() == [IMAGES[1]]
+
+
+def test_a_model_that_takes_bfloat16_is_asked_with_rounded_floats(tmp_path: Path) -> None:
+    from tritonclient.grpc import service_pb2
+
+    values = np.array([[1.0, -2.5, 1.00390625], [3.4e38, 1e-3, -7.0]], np.float32)
+    np.savez(tmp_path / "rows.npz", allow_pickle=False, x=values)
+    inputs = (ServedInput(name="x", datatype="BF16", shape=(-1, 3)),)
+    metadata = ServedMetadata(versions=("1",), inputs=inputs, outputs=())
+    subject = find_subject("half", None)
+    query = make_query(subject, find_rows(subject, tmp_path / "rows.npz", metadata), metadata)
+    wanted = torch.tensor(values).bfloat16().float().numpy()
+    for row, asked in enumerate(query.inputs):
+        request = service_pb2.ModelInferRequest.FromString(_grpc_body(query, asked))
+        assert (request.inputs[0].datatype, list(request.inputs[0].shape)) == ("BF16", [1, 3])
+        sent = torch.frombuffer(bytearray(request.raw_input_contents[0]), dtype=torch.bfloat16)
+        assert sent.tolist() == wanted[row].tolist()
+        body, headers = _http_body(query, asked)
+        head = int(headers["Inference-Header-Content-Length"])
+        assert json.loads(body[:head])["inputs"][0]["datatype"] == "BF16"
+        assert body[head:] == request.raw_input_contents[0]
+
+
+def test_texts_in_samples_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", allow_pickle=False, x=np.array(["a", "b"]))
+    with pytest.raises(UsageError, match=r"BYTES, which --samples cannot hold[\s\S]*--repository"):
+        find_rows(find_subject("whole", None), tmp_path / "rows.npz", METADATA)
 
 
 @pytest.mark.parametrize(
