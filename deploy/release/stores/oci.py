@@ -52,8 +52,9 @@ class OciStore:
         return str(self.location)
 
     def numbers(self, name: str) -> tuple[int, ...]:
-        """The tags that are numbers."""
-        return tuple(sorted(int(tag) for tag in self._registry(name).tags() if is_version_number(tag)))
+        """The tags that are numbers, and that mark something already: a registry may list one a moment before."""
+        registry = self._registry(name)
+        return tuple(sorted(int(tag) for tag in registry.tags() if is_version_number(tag) and registry.marks(tag)))
 
     def promoted(self, name: str) -> int | None:
         """The version that the tag `promoted` marks."""

@@ -21,6 +21,15 @@ from deploy.release.stores.clients import PART_SIZE
 from deploy.release.stores.locations import Location
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+# Others write indexes, and Docker's own kinds.
+_ANY_MANIFEST = ", ".join(
+    [
+        MANIFEST_TYPE,
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    ]
+)
 
 _TIMEOUT = (10, 60)
 _RETRIES = 3
@@ -73,6 +82,11 @@ class Registry:
         except ValueError:
             return None
         return found if isinstance(found, dict) and isinstance(found.get("layers"), list) else None
+
+    def marks(self, tag: str) -> bool:
+        """Whether a tag has a manifest of any kind."""
+        response = self._ask("HEAD", f"manifests/{tag}", fine=(200, 404), headers={"Accept": _ANY_MANIFEST})
+        return bool(response.status_code == 200)
 
     def put_manifest(self, reference: str, data: bytes) -> None:
         """Write a manifest under its digest or a tag."""

@@ -169,6 +169,21 @@ def test_a_tag_that_somebody_writes_without_a_claim_is_not_moved(tmp_path: Path,
     assert (tmp_path / "to/pets/2/model.onnx").read_bytes() == b"two"
 
 
+def test_a_tag_that_is_listed_before_it_marks_anything_is_no_version(
+    tmp_path: Path, place: str, registry: RegistryServer
+) -> None:
+    """A registry on a disk makes the tag's folder first, then the link in it: who lists in between sees it."""
+    put(tmp_path / "from")
+    publish(tmp_path / "from", place)
+    tags = registry.folder / f"docker/registry/v2/repositories/{place.rpartition('/')[2]}/pets/_manifests/tags"
+    (tags / "2/index/sha256").mkdir(parents=True)
+    store = OciStore(location=parse_location(place))
+    assert "2" in open_registry(parse_location(place), "pets").tags()
+    assert store.numbers("pets") == (1,)
+    with pytest.raises(UsageError, match="no whole version pets:2"):
+        pull(place, tmp_path / "to", "pets:2")
+
+
 @pytest.mark.slow
 def test_readers_that_poll_see_whole_versions_only(tmp_path: Path, place: str) -> None:
     """One asks the registry, one looks into the folder that versions are pulled into."""
