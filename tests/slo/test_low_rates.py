@@ -1,5 +1,7 @@
 """Few arrivals: runs that end by the clock, and stalls that a run meets early, simulated on a clock of their own."""
 
+from typing import cast
+
 import numpy as np
 import pytest
 
@@ -51,7 +53,7 @@ def test_a_query_after_the_closing_counts_neither_quick_nor_slow() -> None:
         server = Served(
             what="late", bound=P99, keeps=True, latency=lambda at, _: np.where(at > 60, seconds, 0.01) + 0 * at
         )
-        return simulate(server, 0.1, 60.0, Late())
+        return simulate(server, 0.1, 60.0, cast("np.random.Generator", Late()))
 
     assert late(0.01)[1:] == late(9.0)[1:] == (True, 4)
 
