@@ -157,7 +157,7 @@ def _numbers(name: str, answered: Sequence[Answered], index: int) -> OutputDiffe
     """The errors of one output over all rows; nothing is said where the shapes differ."""
     squares = norm = largest = scale = 0.0
     elements = misplaced = 0
-    multiples = []
+    found_by_unit: list[tuple[float, float, float | None]] = []
     for one in answered:
         old, new = (side[index].astype(np.float64) for side in (one.before, one.after))
         if old.shape != new.shape:
@@ -167,10 +167,9 @@ def _numbers(name: str, answered: Sequence[Answered], index: int) -> OutputDiffe
         misplaced += int((~same_kind(old, new)).sum())
         error, values = np.abs(old[finite] - new[finite]), np.abs(old[finite])
         found = float(error.max(initial=0.0))
-        if (unit := one.asked.units.get(name)) is not None and unit > 0:
-            multiples.append(found / unit)
-        elements, largest = elements + error.size, max(largest, found)
-        scale = max(scale, float(values.max(initial=0.0)))
+        own_scale = float(values.max(initial=0.0))
+        found_by_unit.append((found, own_scale, one.asked.units.get(name)))
+        elements, largest, scale = elements + error.size, max(largest, found), max(scale, own_scale)
         squares, norm = squares + float(np.square(error).sum()), norm + float(np.square(values).sum())
     return OutputDifference(
         output=name,
@@ -178,9 +177,24 @@ def _numbers(name: str, answered: Sequence[Answered], index: int) -> OutputDiffe
         max_error=largest,
         relative_l2=math.sqrt(squares / norm) if norm else (math.inf if squares else 0.0),
         scale=scale,
-        eager_multiple=max(multiples, default=None),
+        eager_multiple=max(_multiples(found_by_unit), default=None),
         misplaced=misplaced,
     )
+
+
+def _multiples(found: Sequence[tuple[float, float, float | None]]) -> Iterator[float]:
+    """Each source's largest error, in the units of the evidence; `found` holds error, scale and unit.
+
+    Of rows without evidence (--samples) the unit is the evidence's largest, in proportion to the size of the outputs:
+    they are judged as well, not passed over.
+    """
+    shares = [unit / scale for _, scale, unit in found if unit and scale > 0]
+    for error, scale, unit in found:
+        own = unit or max(shares, default=0.0) * scale
+        if own > 0:
+            yield error / own
+        elif error > 0 and shares:
+            yield math.inf
 
 
 def _labels(sides: tuple[Side, Side], index: int) -> _Labels:

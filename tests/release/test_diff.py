@@ -17,7 +17,7 @@ from deploy.errors import ExitCode, MissingError, UnfinishedError, UsageError
 from deploy.evidence import Judgement, Verdict
 from deploy.release.asked import Asked, Side, gather_rows
 from deploy.release.diff import DiffRequest, DiffResult, Race, diff
-from deploy.release.difference import _accuracy, _Decided, _Labels
+from deploy.release.difference import Answered, _accuracy, _Decided, _Labels, _numbers
 from deploy.release.gates import Limits, judge_gates, overall
 from deploy.repository.attest import attestations
 from deploy.repository.find import find_version
@@ -57,6 +57,23 @@ class Bent(Linear):
     @property
     def bias(self) -> np.ndarray:
         return np.array([self.lift, 1.0, 2.0], np.float32)
+
+
+def test_errors_on_given_rows_count_in_units_too() -> None:
+    """Rows of --samples are in no evidence; they were passed over, however far apart the versions were on them."""
+
+    def rows(error: float, scale: float, unit: float | None) -> Answered:
+        old = np.full((2, 3), scale, np.float32)
+        asked = Asked(
+            name="rows", real=True, inputs=(old,), origin=(0, 1), counted=np.ones(2, bool),
+            units={} if unit is None else {"scores": unit},
+        )  # fmt: skip
+        return Answered(asked=asked, before=[old], after=[old + np.float32(error)])
+
+    proven = rows(0.0, 1.0, 1e-6)
+    assert _numbers("scores", [proven, rows(0.5, 2.0, None)], 0).eager_multiple == pytest.approx(250_000)
+    assert _numbers("scores", [proven, rows(0.0, 2.0, None)], 0).eager_multiple == 0
+    assert _numbers("scores", [rows(0.5, 2.0, None)], 0).eager_multiple is None
 
 
 SIZE = SizeDifference(artifact_before=1, artifact_after=1, total_before=1, total_after=1)
