@@ -46,6 +46,7 @@ from deploy.convert.flex import (
 from deploy.convert.input_order import order_inputs
 from deploy.convert.kept_program import weights_without_graph
 from deploy.convert.model import ARTIFACT_FILES, Artifact, Device, Program
+from deploy.convert.onnx_limits import unusual_dtypes
 from deploy.convert.reuse import Weights, weights_of, work_key
 from deploy.convert.tactics import Tactic, described
 from deploy.convert.threads import DYNAMIC_THREADS, loops_as_large_as_before
@@ -75,6 +76,7 @@ _GPU_SETTINGS: dict[str, Any] = {
     # Kernels for the GPU that is here: others would want nvcc, and what was not run here is not proven.
     "aot_inductor.emit_multi_arch_kernel": False,
 }
+_HALVES = frozenset({"float16", "bfloat16"})
 _WEIGHTS_BESIDE = ("aot_inductor.package_constants_in_so", "aot_inductor.package_constants_on_disk_format")
 
 
@@ -158,11 +160,19 @@ class _Build:
         told |= device_details(self.program.device)
         return work_key(self.program, weights, format="aoti", settings=told, target=self.target)
 
+    def _casts(self, exported: ExportedProgram) -> dict[str, Any]:
+        """The setting by which a cast through half precision in a forward of float32 rounds, as it does in eager.
+
+        The compiler leaves it out by default, and what float16 cannot hold stays. For `--precision` that is as well.
+        """
+        casts = self.program.precision == "fp32" and not _HALVES.isdisjoint(unusual_dtypes(exported))
+        return {"emulate_precision_casts": True} if casts else {}
+
     def compile(self, exported: ExportedProgram, weights: Weights, entry: Path, *, work: Path) -> dict[str, str]:
         """The archive's details, and the archive at `path`: in parts in `entry` where it can be taken apart."""
         import torch
 
-        settings = self.settings
+        settings = self.settings | self._casts(exported)
         if not weights.used:  # a file of nothing cannot be mapped when the archive is loaded
             settings = {name: value for name, value in settings.items() if name not in _WEIGHTS_BESIDE}
         with compiler_run(self.compiler, work, march=self.march, device=self.program.device) as runs_it:

@@ -18,7 +18,7 @@ FRACTIONS = np.array([[1.0, 0.3, 1000.7, 2.0], [-0.3, 0.0, -1e5, -7.5], [0.7, 12
 
 
 class Computed(nn.Module):
-    """Every way of dividing with a remainder, by numbers and by a tensor; and a whole number to a power."""
+    """Every way of dividing with a remainder, by numbers and by a tensor; a whole number to a power; casts and back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,6 +38,9 @@ class Computed(nn.Module):
             ids // 3,
             ids % -3,
             2 ** (ids % 5),
+            place.half().float() * 3,
+            (place.bfloat16() + 1).bfloat16().float(),
+            (place / 1000).half().float().sin(),
             place + torch.div(torch.arange(4, dtype=torch.float32), 2, rounding_mode="floor"),  # as DETR's positions
         )
 
