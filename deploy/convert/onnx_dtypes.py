@@ -18,10 +18,6 @@ def of_any_dtype() -> dict[Callable[..., Any], Callable[..., Any]]:
     aten = torch.ops.aten
     return {
         aten.add.Tensor: _sum,
-        aten.amax.default: _largest,
-        aten.amin.default: _smallest,
-        aten.max.dim: _largest_at,
-        aten.min.dim: _smallest_at,
         aten.isnan.default: _is_nan,
         aten.isinf.default: _is_infinite,
         aten.isfinite.default: _is_finite,
@@ -39,52 +35,6 @@ def _sum(self: Any, other: Any, alpha: float = 1) -> Any:
     if self.dtype == ir.DataType.BOOL and other.dtype == ir.DataType.BOOL:
         return op.Or(self, other) if alpha else op.Identity(self)
     return op.Add(self, other if alpha == 1 else op.Mul(other, op.CastLike(alpha, other)))
-
-
-def _largest(self: Any, dim: Any = (), keepdim: bool = False) -> Any:
-    """Of truth values ONNX knows no maximum."""
-    from onnxscript.function_libs.torch_lib.ops.core import aten_amax
-
-    return _of_truths(aten_amax, self, dim, keepdim)
-
-
-def _smallest(self: Any, dim: Any = (), keepdim: bool = False) -> Any:
-    """As the largest."""
-    from onnxscript.function_libs.torch_lib.ops.core import aten_amin
-
-    return _of_truths(aten_amin, self, dim, keepdim)
-
-
-def _of_truths(function: Callable[..., Any], value: Any, dim: Any, keepdim: bool) -> Any:
-    import onnx_ir as ir
-
-    if value.dtype != ir.DataType.BOOL:
-        return function(value, dim, keepdim)
-    return cast(function(cast(value, ir.DataType.INT32), dim, keepdim), ir.DataType.BOOL)
-
-
-def _largest_at(self: Any, dim: int, keepdim: bool = False) -> tuple[Any, Any]:
-    """The largest along a dimension, and where it is."""
-    from onnxscript.function_libs.torch_lib.ops.core import aten_max_dim
-
-    return _of_truths_at(aten_max_dim, self, dim, keepdim)
-
-
-def _smallest_at(self: Any, dim: int, keepdim: bool = False) -> tuple[Any, Any]:
-    """As the largest."""
-    from onnxscript.function_libs.torch_lib.ops.core import aten_min_dim
-
-    return _of_truths_at(aten_min_dim, self, dim, keepdim)
-
-
-def _of_truths_at(function: Callable[..., Any], value: Any, dim: int, keepdim: bool) -> tuple[Any, Any]:
-    import onnx_ir as ir
-
-    if value.dtype != ir.DataType.BOOL:
-        found: tuple[Any, Any] = function(value, dim, keepdim)
-        return found
-    values, places = function(cast(value, ir.DataType.INT32), dim, keepdim)
-    return cast(values, ir.DataType.BOOL), places
 
 
 def _is_nan(self: Any) -> Any:

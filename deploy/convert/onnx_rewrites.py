@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from deploy.convert.onnx_bits import shifts
 from deploy.convert.onnx_dtypes import of_any_dtype
+from deploy.convert.onnx_extremes import extremes
 from deploy.convert.onnx_functions import functions
 from deploy.convert.onnx_numbers import arithmetic
 from deploy.convert.onnx_places import places
+from deploy.convert.onnx_pooling import pooling
+from deploy.convert.onnx_special import special
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -92,7 +95,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """How to write what the exporter does at more cost, attention, or wrong, such as arithmetic with numbers."""
     import torch
 
-    numbers = arithmetic() | functions() | of_any_dtype() | places() | shifts()
+    numbers = arithmetic() | functions() | of_any_dtype() | places() | shifts() | extremes() | pooling() | special()
     return {torch.ops.aten.scaled_dot_product_attention.default: _attention, **numbers}
 
 

@@ -16,6 +16,14 @@ COUNTS = torch.tensor([[3, -4, 0], [7, 2, -9]])
 # Large ones among small ones, a zero, ties.
 FRACTIONS = torch.tensor([[1.5, -225.25, 0.0], [-7.75, 300.5, -7.75]])
 INFINITE = float("inf")
+PICTURE = torch.arange(-50.0, 60.0).view(1, 2, 5, 11).sin()
+
+
+def holed(counts: Tensor, fractions: Tensor) -> Tensor:
+    """No number among others, and an infinity."""
+    return fractions.masked_fill(counts == 0, float("nan")).masked_fill(counts == 2, INFINITE)
+
+
 WRITTEN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "logsigmoid": lambda _, f: nn.functional.logsigmoid(f),
     "logaddexp": lambda _, f: torch.logaddexp(f, f.flip(1)),
@@ -94,6 +102,34 @@ WRITTEN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "int64 >> int64": lambda n, _: (n * 2**40) >> (n.abs() * 9),
     "int16 >> 1": lambda n, _: n.to(torch.int16) >> 1,
     "int32 >> 31": lambda n, _: n.int() >> torch.tensor([0, 31, 2], dtype=torch.int32),
+    "largest of no number": lambda n, f: holed(n, f).amax(1),
+    "smallest of all, of no number": lambda n, f: holed(n, f).amin(),
+    "largest of rows of no number": lambda n, f: holed(n, f).max(0).values,
+    "where the largest is no number": lambda n, f: holed(n, f).max(1).indices,
+    "where the smallest is no number": lambda n, f: holed(n, f).argmin(1, keepdim=True),
+    "where of all it is": lambda _, f: f.argmax(keepdim=True),
+    "where of all no number is": lambda n, f: holed(n, f).argmax(),
+    "infinity is the largest": lambda n, f: holed(n, f).nan_to_num(1.0, posinf=INFINITE).max(1).values,
+    "sums over a divisor": lambda _, f: nn.functional.avg_pool2d(
+        f[:, :1, None, None] * PICTURE, 3, 2, divisor_override=2
+    ),
+    "padded sums over a divisor": lambda _, f: nn.functional.avg_pool2d(
+        f[:, :1, None, None] * PICTURE, (2, 4), (2, 3), (1, 2), ceil_mode=True, divisor_override=7
+    ),
+    "sums of volumes over a divisor": lambda _, f: nn.functional.avg_pool3d(
+        f[:, :1, None, None, None] * PICTURE, 2, 2, ceil_mode=True, divisor_override=3
+    ),
+    "largest of uneven windows": lambda _, f: nn.functional.adaptive_max_pool2d(f[:, :1, None, None] * PICTURE, (3, 4)),
+    "where in uneven windows": lambda _, f: nn.functional.adaptive_max_pool2d(
+        (f[:, :1, None, None] * PICTURE / 99).round(), (3, 4), return_indices=True
+    )[1],
+    "largest of uneven parts": lambda _, f: nn.functional.adaptive_max_pool1d(f, 2),
+    "erfcx": lambda _, f: torch.special.erfcx(torch.stack([f / 40, f.abs()])),
+    "log_ndtr": lambda _, f: torch.special.log_ndtr(f),
+    "erfinv": lambda n, f: torch.erfinv(torch.stack([f / 310, n.sign() * (1 - n.abs() * 1e-6), n.sign()])),
+    "lgamma": lambda n, f: torch.lgamma(torch.stack([f, n, n + 0.99, n.abs() * 1e-6])),
+    "digamma": lambda n, f: torch.digamma(torch.stack([f, n, n.abs() + 0.45])),
+    "log of a sigmoid": lambda n, _: torch.log(torch.sigmoid(8.0 * n)),
     "bits of bytes": lambda n, _: n.abs().to(torch.uint8).unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8) & 1,
 }
 
