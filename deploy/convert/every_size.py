@@ -13,9 +13,11 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-_MOST = 40_000  # steps of arithmetic for one question: less than a second
+_MOST = 40_000  # steps of arithmetic for one question: about a second
+_IN_ALL = 1_200_000  # and for all questions of one export or compilation: about half a minute
 # What torch's reasoning by bounds loses track of: sums and products it can do.
 _ARITHMETIC = (
     "FloorDiv", "CleanDiv", "IntTrueDiv", "FloatTrueDiv", "Mod", "PythonMod", "ToFloat", "TruncToInt", "FloorToInt",
@@ -25,48 +27,73 @@ _EITHER, _EXACTLY = "use_mm_for_euclid_dist_if_necessary", "donot_use_mm_for_euc
 _PROBES = 7  # tried first: what depends on the size mostly shows within a few
 
 
-@contextmanager
-def sizes_tried(*, general: bool = False) -> Iterator[None]:
-    """While this lasts, a question with the same answer at every size binds none.
+@dataclass(slots=True)
+class Tries:
+    """How many steps are left for questions to come, and how many questions were not tried for want of them."""
 
-    With `general`, one whose answers differ is told what holds for any of them, where whoever asks has such a way: a
-    compiler that goes by the traced sample instead writes code for that one's sizes. Others bind as ever, as all do in
-    a release of torch that asks otherwise. Not for use in several threads at once.
+    steps: int
+    untried: int = 0
+    _found: dict[Any, frozenset[bool] | None] = field(default_factory=dict)
+
+    def answers(self, question: Any, ranges: tuple[tuple[Any, range], ...]) -> frozenset[bool] | None:
+        """The answers at all sizes; empty where torch's own arithmetic cannot tell, None where none was tried."""
+        key = (question, ranges)
+        if key not in self._found:
+            self._found[key] = self._tried(question, ranges)
+        return self._found[key]
+
+    def _tried(self, question: Any, ranges: tuple[tuple[Any, range], ...]) -> frozenset[bool] | None:
+        from sympy import preorder_traversal  # type: ignore[import-untyped]
+
+        each = sum(1 for _ in preorder_traversal(question))
+        most = each * math.prod(len(sizes) for _, sizes in ranges)
+        if most > min(_MOST, self.steps):
+            self.untried += 1
+            return None
+        answers, places = _answers(question, ranges)
+        self.steps = max(self.steps - each * places, 0)  # the first few are asked twice
+        return answers
+
+
+@contextmanager
+def sizes_tried(*, general: bool = False, steps: int = _IN_ALL) -> Iterator[Tries]:
+    """While this lasts, a question with the same answer at every size binds none; at most `steps` are tried in all.
+
+    With `general`, one whose answers differ, or that is too long to try, is told what holds for any of them, where
+    whoever asks has such a way: a compiler that goes by the traced sample instead writes code for that one's sizes.
+    Others bind as ever, as all do in a release of torch that asks otherwise. Not for use in several threads at once.
     """
-    from sympy import sympify  # type: ignore[import-untyped]
+    from sympy import sympify
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+    tries = Tries(steps)
     asked: Callable[..., Any] | None = getattr(ShapeEnv, "_evaluate_expr", None)
     if asked is None:
-        yield
+        yield tries
         return
     takes = inspect.signature(asked)
-    found: dict[Any, frozenset[bool]] = {}
 
     def tried(self: Any, orig_expr: Any, *given: Any, **named: Any) -> Any:
         ranges = _ranges(self, orig_expr)
         if not ranges or self._maybe_evaluate_static(orig_expr) is not None:
             return asked(self, orig_expr, *given, **named)
-        key = (orig_expr, ranges)
-        if key not in found:
-            found[key] = _answers(orig_expr, ranges)
-        if len(found[key]) == 1:
-            return sympify(*found[key])
+        answers = tries.answers(orig_expr, ranges)
+        if answers and len(answers) == 1:
+            return sympify(*answers)
         otherwise = takes.bind(self, orig_expr, *given, **named).arguments.get("fallback_value")
-        if found[key] and general and otherwise is not None:
+        if answers != frozenset() and general and otherwise is not None:
             return sympify(otherwise)
         return asked(self, orig_expr, *given, **named)
 
     ShapeEnv._evaluate_expr = tried  # type: ignore[method-assign]
     try:
-        yield
+        yield tries
     finally:
         ShapeEnv._evaluate_expr = asked  # type: ignore[method-assign]
 
 
 def _ranges(environment: Any, question: Any) -> tuple[tuple[Any, range], ...]:
     """The symbols of a question that torch cannot reason about, each with the sizes it may be; empty for any other."""
-    from sympy import preorder_traversal
     from sympy.logic.boolalg import Boolean  # type: ignore[import-untyped]
     from torch.utils._sympy import functions
 
@@ -82,16 +109,15 @@ def _ranges(environment: Any, question: Any) -> tuple[tuple[Any, range], ...]:
         if not (bounds.lower.is_Integer and bounds.upper.is_Integer):
             return ()
         ranges.append((symbol, range(int(bounds.lower), int(bounds.upper) + 1)))
-    steps = sum(1 for _ in preorder_traversal(question)) * math.prod(len(sizes) for _, sizes in ranges)
-    return tuple(ranges) if steps <= _MOST else ()
+    return tuple(ranges)
 
 
 def _hints(environment: Any) -> Any:
     return getattr(environment, "backed_var_to_val", None) or getattr(environment, "var_to_val", {})
 
 
-def _answers(question: Any, ranges: tuple[tuple[Any, range], ...]) -> frozenset[bool]:
-    """The answers at all sizes: one, or both; none where torch's own arithmetic cannot tell."""
+def _answers(question: Any, ranges: tuple[tuple[Any, range], ...]) -> tuple[frozenset[bool], int]:
+    """The answers at all sizes, none where torch's own arithmetic cannot tell, and at how many places it was asked."""
     from torch.utils._sympy.interp import sympy_interp
     from torch.utils._sympy.reference import PythonReferenceAnalysis
 
@@ -99,14 +125,16 @@ def _answers(question: Any, ranges: tuple[tuple[Any, range], ...]) -> frozenset[
     step = [max(1, len(sizes) // _PROBES) for _, sizes in ranges]
     few = itertools.product(*(sizes[::by] for (_, sizes), by in zip(ranges, step, strict=True)))
     answers: set[bool] = set()
+    places = 0
     for sizes in itertools.chain(few, itertools.product(*(sizes for _, sizes in ranges))):
+        places += 1
         try:
             answers.add(bool(sympy_interp(PythonReferenceAnalysis, dict(zip(symbols, sizes, strict=True)), question)))
         except (NotImplementedError, ArithmeticError, TypeError):
-            return frozenset()
+            return frozenset(), places
         if len(answers) > 1:
             break
-    return frozenset(answers)
+    return frozenset(answers), places
 
 
 @contextmanager

@@ -28,7 +28,7 @@ _SPECIALISED = "specialized it to be a constant"
 _DATA_DEPENDENT = "GuardOnDataDependentSymNode"
 _RECURRENT = re.compile(r"aten\.(lstm|gru|rnn_tanh|rnn_relu)\.|nn/modules/rnn\.py")
 _MOST_PLACES = 3
-_VIOLATED = "Constraints violated"
+SIZES_BOUND = "Constraints violated"
 # FlexAttention counts a mask's blocks of 128, and torch takes their number for a constant.
 _BLOCKS = "; create_block_mask takes any length in one block: BLOCK_SIZE=LONGEST"
 _BLOCK_COUNTS = re.compile(r"// 128|<= 128|max=128|min=129")
@@ -78,7 +78,7 @@ def explain_export_error(
             expected=f"a forward that takes any {dim.name} of {dim.minimum}..{dim.maximum}",
             fix=f"{_independent(where, dim)}, or {instead}{length}",
         )
-    if _VIOLATED in str(error):
+    if SIZES_BOUND in str(error):
         return _explain_sizes(error, dims, length)
     place = user_line(error)
     expected, fix = advise_export(error, place)

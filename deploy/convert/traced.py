@@ -19,7 +19,7 @@ from deploy.convert.contiguity import unbound_sizes
 from deploy.convert.contract import read_spec, require_poolable, require_rows
 from deploy.convert.cuda import moved
 from deploy.convert.every_size import distances_of_any_number, sizes_tried
-from deploy.convert.explain import explain_export_error, user_line
+from deploy.convert.explain import SIZES_BOUND, explain_export_error, user_line
 from deploy.convert.flatten import arguments_of, leaves, output_names, positional
 from deploy.convert.model import Device, Precision
 from deploy.convert.precision import with_edges
@@ -253,9 +253,16 @@ def _export(
         with traceable():
             return export(module, example, dynamic_shapes=(shapes,) if symbols else None, strict=False)
 
-    def attempt() -> ExportedProgram:
-        with sizes_tried():  # not for a draft, which tells its questions apart by torch's own stack
-            return traced(torch.export.export)
+    untried: list[int] = []
+
+    def attempt(*, general: bool = False) -> ExportedProgram:
+        with sizes_tried(
+            general=general
+        ) as tries:  # not for a draft, which tells its questions apart by torch's own stack
+            try:
+                return traced(torch.export.export)
+            finally:
+                untried.append(tries.untried)
 
     def draft() -> ExportedProgram:
         return traced(torch.export.draft_export)
@@ -268,8 +275,24 @@ def _export(
     except DeployError:
         raise
     except Exception as error:
+        # Graphs that fit the sample best bind its sizes where torch cannot tell; those for any size need not.
+        if SIZES_BOUND in str(error):
+            with suppress(Exception):
+                return attempt(general=True)
         _require_padding_taken(module, example, inputs)
-        raise explain_export_error(error, attempt, draft, dims=dims, folder=folder) from error
+        explained = explain_export_error(error, attempt, draft, dims=dims, folder=folder)
+        raise _with_untried(explained, untried[0]) from error
+
+
+def _with_untried(error: UnfinishedError, count: int) -> UnfinishedError:
+    """The error, with how many questions torch answered for the sample's sizes alone, as they were too long to try."""
+    if not count:
+        return error
+    return UnfinishedError(
+        f"{error.found}; {count} question(s) about sizes were too long to try at each, and bind those of the sample",
+        expected=error.expected,
+        fix=error.fix,
+    )
 
 
 def _require_padding_taken(module: nn.Module, example: Sequence[Tensor], inputs: Sequence[TensorSpec]) -> None:
