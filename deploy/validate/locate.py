@@ -20,6 +20,7 @@ from deploy.evidence import FaultPlace
 from deploy.spec import Spec
 from deploy.targets import Target
 from deploy.validate.compare import as_rows
+from deploy.validate.conditioning import explains, rounding_of
 from deploy.validate.constants import find_wrong_constant
 from deploy.validate.executables import AotiModel, Executable, OnnxModel
 from deploy.validate.prefixes import find_wrong_operator
@@ -63,10 +64,12 @@ def locate(checkpoint: Checkpoint, suspect: Suspect) -> FaultPlace | None:
     model = (AotiModel if suspect.format == "aoti" else OnnxModel)(suspect.path, threads=1, device=suspect.device)
     suspect = _narrowed(suspect, model)
     eager = flat_module(checkpoint)
-    place = _find_wiring(suspect, model.run(suspect.inputs))
+    outputs = model.run(suspect.inputs)
+    place = _find_wiring(suspect, outputs)
     if place is None and (suspect.format == "onnx" or suspect.device == "cpu"):
         # What reads an archive's constants loads its library, and is for the CPU only.
         place = find_wrong_constant(eager, suspect.format, suspect.path)
+    place = place or _find_rounding(suspect, eager, outputs)
     if place:
         return place
     exact = flat_module(checkpoint, "float64")
@@ -112,6 +115,24 @@ def _find_wiring(suspect: Suspect, outputs: Sequence[np.ndarray]) -> FaultPlace 
                 message = f"output {name!r} holds the right values shifted by one class along its last axis"
                 return FaultPlace(kind="wiring", name=name, message=message, reproduced=True)
     return None
+
+
+def _find_rounding(suspect: Suspect, eager: Any, outputs: Sequence[np.ndarray]) -> FaultPlace | None:
+    """A network that answers otherwise once its values are rounded otherwise: there is no operator to be found."""
+    rounding = rounding_of(eager, suspect.inputs)
+    errors = [
+        float(np.abs(as_rows(array, tensor).astype(np.float64) - wanted).max(initial=0.0))
+        for array, tensor, wanted in zip(outputs, suspect.spec.outputs, suspect.reference, strict=True)
+    ]
+    if rounding is None or not explains(rounding, errors, suspect.allowed):
+        return None
+    begins = f", first in {rounding.place}" if rounding.place else ""
+    message = (
+        f"eager's own answer moves by {max(rounding.moves):.2g} once each of its values is rounded once more: on this "
+        f"input the network makes answers of rounding errors{begins}. It does so in eager too, wherever "
+        "such an input comes, such as silence or one colour; a larger number beside what it divides by mends that"
+    )
+    return FaultPlace(kind="rounding", name="of the network's own", message=message, reproduced=True)
 
 
 def _find_in_program(suspect: Suspect, exact: Any, eager: Any) -> FaultPlace | None:
