@@ -14,6 +14,7 @@ from deploy.convert.onnx_bits import shifts
 from deploy.convert.onnx_dtypes import of_any_dtype
 from deploy.convert.onnx_extremes import extremes
 from deploy.convert.onnx_functions import functions
+from deploy.convert.onnx_matrices import matrices
 from deploy.convert.onnx_numbers import arithmetic
 from deploy.convert.onnx_places import places
 from deploy.convert.onnx_pooling import pooling
@@ -95,7 +96,17 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """How to write what the exporter does at more cost, attention, or wrong, such as arithmetic with numbers."""
     import torch
 
-    numbers = arithmetic() | functions() | of_any_dtype() | places() | shifts() | extremes() | pooling() | special()
+    numbers = (
+        arithmetic()
+        | functions()
+        | of_any_dtype()
+        | places()
+        | shifts()
+        | extremes()
+        | pooling()
+        | special()
+        | matrices()
+    )
     return {torch.ops.aten.scaled_dot_product_attention.default: _attention, **numbers}
 
 

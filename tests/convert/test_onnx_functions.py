@@ -17,6 +17,7 @@ COUNTS = torch.tensor([[3, -4, 0], [7, 2, -9]])
 FRACTIONS = torch.tensor([[1.5, -225.25, 0.0], [-7.75, 300.5, -7.75]])
 INFINITE = float("inf")
 PICTURE = torch.arange(-50.0, 60.0).view(1, 2, 5, 11).sin()
+TURNED = torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, -4.0], [1.0, 0.0, 0.5]])  # a pivot in no row of its own
 
 
 def holed(counts: Tensor, fractions: Tensor) -> Tensor:
@@ -129,6 +130,13 @@ WRITTEN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "erfinv": lambda n, f: torch.erfinv(torch.stack([f / 310, n.sign() * (1 - n.abs() * 1e-6), n.sign()])),
     "lgamma": lambda n, f: torch.lgamma(torch.stack([f, n, n + 0.99, n.abs() * 1e-6])),
     "digamma": lambda n, f: torch.digamma(torch.stack([f, n, n.abs() + 0.45])),
+    "inverse": lambda _, f: torch.linalg.inv(TURNED + f.unsqueeze(1) / 1000),
+    "inverse of one": lambda _, f: torch.inverse(TURNED + f[0] / 1000),
+    "solution": lambda _, f: torch.linalg.solve(TURNED + f.unsqueeze(1) / 1000, f.unsqueeze(2).expand(-1, 3, 4)),
+    "solution of a vector": lambda _, f: torch.linalg.solve(TURNED + f.unsqueeze(1) / 1000, f),
+    "solution from the right": lambda _, f: torch.linalg.solve(
+        TURNED + f.unsqueeze(1) / 1000, f.unsqueeze(1), left=False
+    ),
     "log of a sigmoid": lambda n, _: torch.log(torch.sigmoid(8.0 * n)),
     "bits of bytes": lambda n, _: n.abs().to(torch.uint8).unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8) & 1,
 }
