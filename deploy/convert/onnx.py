@@ -41,6 +41,7 @@ _BEST_TESTED_OPSET = 20
 _INLINE_LIMIT = 1_900_000_000  # bytes of weights; a protobuf message ends at 2 GiB
 _OPERATOR = re.compile(r"(?:aten|prims)\.(\w+)")
 _TRANSLATED = re.compile(r"translating node .*?target=torch\.ops\.(aten\.\w+)")
+_LACKING = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'.*?(complex)?-valued input")
 _TELLING = 6  # letters of a name that stands at the end of another
 _REWRITES: dict[str, Callable[[ir.Model], int]] = {"rewritten": rewrite, "attention": rewrite_with_attention}
 
@@ -145,6 +146,8 @@ def _reason(error: BaseException) -> str:
         text += f"\n{root}"
     lines = [line.strip() for line in str(root).splitlines() if line.strip()]
     reason = f"{type(root).__name__}: {lines[0] if lines else ''}"
+    if lacking := _LACKING.search(reason):
+        return f"it has no {lacking[1]}{' of complex numbers' if lacking[2] else ''}"
     at = None if _OPERATOR.search(reason) else _TRANSLATED.search(text)
     return f"{reason}, in {at[1]}" if at else reason
 

@@ -96,7 +96,8 @@ def _place(function: Callable[..., Any], value: Any, dim: int | None, *, keepdim
     kept = keepdim and not all_of_them
     place = function(value, axis=axis, keepdims=kept)
     if fractions:
-        missing, one = _missing(value), op.Constant(value_ints=[axis])
+        # As floats: on a GPU ONNX Runtime looks for the largest of nothing else.
+        missing, one = op.Cast(_missing(value), to=ir.DataType.FLOAT), op.Constant(value_ints=[axis])
         bad = op.Cast(op.ReduceMax(missing, one, keepdims=kept), to=ir.DataType.BOOL)
         place = op.Where(bad, op.ArgMax(missing, axis=axis, keepdims=kept), place)
     if all_of_them and keepdim and shape:

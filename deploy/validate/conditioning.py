@@ -97,7 +97,7 @@ def _run(module: Any, inputs: Sequence[np.ndarray], *, seed: int | None) -> tupl
             return _pytree.tree_map(lambda tensor: kept(func, tensor), result)
 
     tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in inputs]
-    with torch.no_grad(), Rounded():
+    with torch.no_grad(), Rounded():  # type: ignore[no-untyped-call]
         result = module(*tensors)
     leaves = [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor)]
     return values, [leaf.detach().numpy() for leaf in leaves]

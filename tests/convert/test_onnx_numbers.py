@@ -109,5 +109,5 @@ def test_it_is_what_torch_makes_of_it(graphs: dict[str, bytes], written: str) ->
 
 def test_an_operator_that_onnx_lacks_is_named_with_its_line() -> None:
     said = run_alone("translate", refused).value
-    assert "bessel_j0" in said
+    assert said.startswith("the program cannot be written as ONNX: it has no prims.bessel_j0 (in ")
     assert f"{__file__}:" in said and "forward: return self.function(mask)" in said
