@@ -13,7 +13,7 @@ from deploy.errors import DeployError, UnfinishedError, UsageError
 from deploy.release.rollout import Rollout, ServerAddress, connected, roll_out
 from deploy.repository.layout import Version, promoted_version
 from deploy.repository.promotion import promote
-from deploy.serve.client import Client, Protocol, RequestFailed
+from deploy.serve.client import Client, Protocol
 from deploy.serve.reload import NotTakenUp, TakenUp
 from tests.repository.samples import Sample, put
 
@@ -26,7 +26,7 @@ def test_a_server_that_hangs_is_given_up_before_anything_is_promoted(protocol: P
         began = time.monotonic()
         address = f"127.0.0.1:{frozen.getsockname()[1]}"
         with (
-            pytest.raises(RequestFailed, match="gave no answer"),
+            pytest.raises(UnfinishedError, match="no server answers"),
             connected(ServerAddress(address=address, protocol=protocol, seconds=1.0)),
         ):
             pass
