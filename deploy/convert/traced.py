@@ -40,6 +40,8 @@ _SAMPLE_BATCH = 2  # a sample of one row makes the exporter take the batch for t
 # 3 to 7 % less at batch 32 and 128, and the same at 1 and 8 (H200, torch 2.11, one run of four rounds).
 _GPU_SAMPLE_BATCH = 32
 _SEED = 0
+# Torch takes a size for 2 or more: one of 1..2 would be the constant 2 in a program that is loaded from disk.
+_FEWEST_SIZES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,7 +246,8 @@ def _export(
 ) -> ExportedProgram:
     import torch
 
-    symbols = {dim.name: torch.export.Dim(dim.name, min=dim.minimum, max=dim.maximum) for dim in dims}
+    largest = {dim.name: max(dim.maximum, _FEWEST_SIZES) for dim in dims}
+    symbols = {dim.name: torch.export.Dim(dim.name, min=dim.minimum, max=largest[dim.name]) for dim in dims}
     shapes = tuple(
         {axis: symbols[size] for axis, size in enumerate(tensor.shape) if isinstance(size, str)} for tensor in inputs
     )
@@ -256,9 +259,8 @@ def _export(
     untried: list[int] = []
 
     def attempt(*, general: bool = False) -> ExportedProgram:
-        with sizes_tried(
-            general=general
-        ) as tries:  # not for a draft, which tells its questions apart by torch's own stack
+        # Not for a draft, which tells its questions apart by torch's own stack.
+        with sizes_tried(general=general) as tries:
             try:
                 return traced(torch.export.export)
             finally:

@@ -23,6 +23,7 @@ from tests.models import (
     ConvNet,
     DataDependent,
     LoneNumber,
+    MeanOfAll,
     Nested,
     NotATensor,
     OverTheBatch,
@@ -40,6 +41,11 @@ def parameters_and_rows(program: Program) -> tuple[set[str], int]:
     exported = load_program(program)
     (rows,) = exported.module()(torch.zeros(1, *IMAGE))
     return set(exported.state_dict), len(rows)
+
+
+def rows_as_decomposed(program: Program) -> list[int]:
+    decomposed = load_program(program).run_decompositions({}).module()
+    return [len(decomposed(torch.zeros(rows, *IMAGE))[0]) for rows in (1, 2)]
 
 
 def test_image_classifier_has_a_dynamic_batch_and_a_decision(read: Read, tmp_path: Path) -> None:
@@ -63,6 +69,11 @@ def test_largest_batch_of_2_is_dynamic_too(read: Read, tmp_path: Path) -> None:
 
     assert spec.max_batch == 2
     assert spec.outputs[0].shape == ("batch", 5)
+
+
+def test_a_largest_batch_of_2_is_no_constant_in_what_converters_load(read: Read, tmp_path: Path) -> None:
+    program = export(read(MeanOfAll, IMAGE), tmp_path, max_batch=2)
+    assert run_alone("load", rows_as_decomposed, program).value == [1, 2]
 
 
 def test_several_inputs_and_a_dict_of_outputs(read: Read, tmp_path: Path) -> None:
