@@ -97,7 +97,8 @@ def merged(said: Layer, told: Told) -> Layer | None:
     known = told.layer.arguments
     sizes = tuple(one for one in said.arguments if "=" not in one)
     named = tuple(one for one in said.arguments if "=" in one and one not in known)
-    if said.name != told.layer.name or sizes != known[: len(sizes)]:
+    of_other_weights = {"bias=False", "affine=False", "elementwise_affine=False"}.intersection(named)
+    if said.name != told.layer.name or sizes != known[: len(sizes)] or of_other_weights:
         return None
     return Layer(name=said.name, arguments=(*known, *named))
 

@@ -40,7 +40,7 @@ class _Place:
 
     `told` are the layers with weights by their names inside the path, in order; "" where one layer is the whole head.
     `slots` names all its modules in order, those without weights too, as far as they are known: `whole` says whether
-    that is all of them, and `in_order` whether nothing unknown can stand between them.
+    that is all of them, `placed` whether a name tells the place among all.
     """
 
     name: str
@@ -49,7 +49,7 @@ class _Place:
     told: Mapping[str, Told]
     slots: tuple[str, ...]
     whole: bool
-    in_order: bool
+    placed: bool
 
     def at(self, slot: str) -> str:
         """The path of one module of the head."""
@@ -107,7 +107,7 @@ def _place(network: str, path: str, width: int, tensors: Shapes, modules: Sequen
         slots = tuple(str(number) for number in range(int([*told][-1]) + 1))
     return _Place(
         name=network, path=path, width=width, told=told, slots=slots or tuple(told), whole=whole,
-        in_order=whole or numbered or len(told) == 1,
+        placed=whole or numbered or "" in told,
     )  # fmt: skip
 
 
@@ -124,7 +124,8 @@ def _as_told(place: _Place) -> Layers:
     """The layers, where nothing but a dropout can be among them that weights do not tell. Raises UsageError else."""
     first = place.slots.index(next(iter(place.told)))
     before, others = place.slots[:first], [slot for slot in place.slots[first:] if slot not in place.told]
-    if others or not place.in_order or not all(_IDLE.fullmatch(slot) for slot in before):
+    unplaced = not place.placed and len(place.told) > 1
+    if others or unplaced or not all(_IDLE.fullmatch(slot) for slot in before):
         raise _untold(place)
     return {slot: place.told[slot].layer if slot in place.told else Layer(name="Dropout") for slot in place.slots}
 
@@ -132,7 +133,7 @@ def _as_told(place: _Place) -> Layers:
 def _as_said(place: _Place, said: Sequence[Layer]) -> Layers:
     """The layers that were said, with the sizes of their weights. Raises UsageError where these tell others."""
     slots = list(place.slots)
-    if not place.in_order:
+    if not place.placed:
         weighted = iter(place.told)
         slots = [next(weighted, "") if layer.holds_weights else f"_{at}" for at, layer in enumerate(said)]
     elif not place.whole and "" not in slots:
@@ -182,7 +183,7 @@ def _example(place: _Place) -> list[str]:
     last = [*place.told][-1]
     for slot in place.slots:
         told = place.told.get(slot)
-        if told and words and not place.in_order:
+        if told and words and not place.placed:
             words.append("ReLU")
         behind = bool(words) and words[-1] not in ("Dropout", "ReLU")
         words.append(told.layer.name if told else "Dropout" if not behind else "ReLU" if last else "Softmax(dim=1)")

@@ -106,6 +106,14 @@ def test_layers_with_names_are_said_in_their_order(tmp_path: Path) -> None:
         torch.testing.assert_close(answers(checkpoint), trained(module), rtol=0, atol=0)
 
 
+def test_a_named_layer_is_said_with_what_stands_round_it(tmp_path: Path) -> None:
+    module = headed(nn.Sequential(OrderedDict(act=nn.Tanh(), out=nn.Linear(512, 4), prob=nn.Softmax(1))))
+    assert "fc.act, fc.prob without weights" in refusal(tmp_path / "a.pt", module.state_dict())
+    for content in (module.state_dict(), dict(module.state_dict())):
+        checkpoint = read(tmp_path / "a.pt", content, head="Tanh, Linear, Softmax(dim=1)")
+        torch.testing.assert_close(answers(checkpoint), trained(module), rtol=0, atol=0)
+
+
 def test_a_softmax_behind_the_builder_s_own_head_can_be_said(tmp_path: Path) -> None:
     module = seeded("efficientnet_b0", num_classes=3).eval()
     module.get_submodule("classifier").append(nn.Softmax(1))  # type: ignore[operator]
@@ -120,6 +128,7 @@ def test_a_softmax_behind_the_builder_s_own_head_can_be_said(tmp_path: Path) -> 
         ("Dropout, Linear", "2 layers, and the file of resnet18 tells 4 at fc"),
         ("Linear, ReLU, Linear", "Linear at fc.0, and the file of resnet18 tells no weights there"),
         ("Dropout, Linear, ReLU, Linear(16, 6)", "Linear(16, 6) at fc.3, and the file of resnet18 tells Linear(16, 5)"),
+        ("Dropout, Linear, ReLU, Linear(bias=False)", "tells Linear(16, 5)"),
         ("Dropout, LayerNorm, ReLU, Linear", "LayerNorm at fc.1, and the file of resnet18 tells Linear(512, 16)"),
         ("Dropout, Linear, ReLU, Linear, Softmax", "5 layers, and the file of resnet18 tells 4 at fc"),
         ("Dropout, Linear, Conv2d, Linear", "Conv2d is no layer that is known here"),
