@@ -128,7 +128,8 @@ def table(found: list[Row]) -> list[str]:
         f"Simulated on a clock of its own, {runs} runs in each place, {100 * by_clock:.0f} % of which ended by the "
         "clock, since random arrivals outlast the time that was asked. Stated beforehand: at most "
         f"{100 * STATED:.0f} % wrong in each; {above} of the {len(found)} places lie above that, and "
-        f"{100 * wrong_in_all:.2f} % of all runs is wrong. The longer a stall is, the less a run can tell it from a slow server: a tenth of the run was the longest tried.",
+        f"{100 * wrong_in_all:.2f} % of all runs is wrong. The longer a stall is, the less a run can tell it from a "
+        "slow server: a tenth of the run was the longest tried.",
         "",
         "| server | seconds | "
         + " | ".join(f"right at {rate:g}/s" for rate in rates)
