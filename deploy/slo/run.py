@@ -201,12 +201,15 @@ def over_bound(bound: Bound, seen: Observed) -> np.ndarray:
 
 def _count(bound: Bound, seen: Observed, *, left: int, rate: float) -> Counted:
     over = over_bound(bound, seen)
+    slow = int(over.sum())
+    # Fewer slow ones than the bound allows are no fail, whatever follows; and the look at what may takes a while.
+    may_fail = slow > (1.0 - bound.q) * len(over)
     return Counted(
         n=len(over),
-        over=int(over.sum()),
+        over=slow,
         design_effect=design_effect(seen.scheduled, over),
         failed=int(seen.failed.sum()),
-        at_best=at_best(seen.scheduled, over, left=left, rate=rate),
+        at_best=at_best(seen.scheduled, over, left=left, rate=rate) if may_fail else None,
     )
 
 
