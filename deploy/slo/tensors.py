@@ -24,7 +24,7 @@ def datatype(array: np.ndarray) -> str:
     return "BF16" if array.dtype == BFLOAT16 else str(np_to_triton_dtype(array.dtype))
 
 
-def raw(array: np.ndarray) -> bytes:
+def as_bytes(array: np.ndarray) -> bytes:
     """The bytes of a tensor on the wire: rows of numbers, or files each after its length."""
     if array.dtype != object:
         return np.ascontiguousarray(array).tobytes()

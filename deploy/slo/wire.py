@@ -17,7 +17,7 @@ import numpy as np
 
 from deploy.errors import UnfinishedError
 from deploy.serve.client import DIRECT
-from deploy.slo.tensors import datatype, raw
+from deploy.slo.tensors import as_bytes, datatype
 
 
 class Ended(NamedTuple):
@@ -296,14 +296,14 @@ def _grpc_body(query: Query, inputs: Mapping[str, np.ndarray]) -> bytes:
     for name, array in inputs.items():
         tensor = request.inputs.add(name=name, datatype=datatype(array))
         tensor.shape.extend(array.shape)
-        request.raw_input_contents.append(raw(array))
+        request.raw_input_contents.append(as_bytes(array))
     for output in query.outputs:
         request.outputs.add(name=output.name)
     return bytes(request.SerializeToString())
 
 
 def _http_body(query: Query, inputs: Mapping[str, np.ndarray]) -> tuple[bytes, dict[str, str]]:
-    tensors = [(name, array, raw(array)) for name, array in inputs.items()]
+    tensors = [(name, array, as_bytes(array)) for name, array in inputs.items()]
     head = json.dumps(
         {
             "inputs": [
