@@ -6,7 +6,6 @@ Called by formats and pretrained_folder.
 """
 
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,12 @@ _SHOWN = 5
 
 def weight_files(path: Path) -> tuple[Path, ...]:
     """The folder's file, or all its shards. Raises UsageError if there is none, or one is missing, cut or another's."""
-    if (path / WEIGHTS).is_file():
-        names: dict[str, list[str]] = {WEIGHTS: []}
-    elif (path / INDEX).is_file():
-        names = _shards(path, INDEX)
-    else:
+    names = _named(path, WEIGHTS, INDEX)
+    if not names:
         raise UsageError(
             f"{path} holds config.json and no weights",
             expected=f"{WEIGHTS}, or {INDEX} with its shards; or {PICKLE}, or {PICKLE_INDEX} with its shards",
         )
-    _require_all(path, names, INDEX)
     for name, tensors in names.items():
         _check_file(path / name, tensors)
     return tuple(path / name for name in names)
@@ -42,20 +37,21 @@ def pickle_files(path: Path) -> tuple[Path, ...]:
     """
     if any((path / name).is_file() for name in (WEIGHTS, INDEX)):
         return ()
-    if (path / PICKLE).is_file():
-        names: dict[str, list[str]] = {PICKLE: []}
-    elif (path / PICKLE_INDEX).is_file():
-        names = _shards(path, PICKLE_INDEX)
-    else:
-        return ()
-    _require_all(path, names, PICKLE_INDEX)
+    names = _named(path, PICKLE, PICKLE_INDEX)
     for name in names:
         if recognise(path / name) not in (Kind.TORCH_ZIP, Kind.TORCH_LEGACY):
             raise UsageError(f"{path / name} is no file of torch.save, in spite of its name", expected=SAVED)
     return tuple(path / name for name in names)
 
 
-def _require_all(path: Path, names: Collection[str], index: str) -> None:
+def _named(path: Path, file: str, index: str) -> dict[str, list[str]]:
+    """The one file, or all shards with the tensors that the index says of each; empty where neither lies there.
+
+    Raises UsageError if a shard is missing.
+    """
+    if (path / file).is_file():
+        return {file: []}
+    names = _shards(path, index) if (path / index).is_file() else {}
     absent = [name for name in names if not (path / name).is_file()]
     if absent:
         raise UsageError(
@@ -63,6 +59,7 @@ def _require_all(path: Path, names: Collection[str], index: str) -> None:
             expected=f"every file that {index} names",
             fix="copy or download the folder again",
         )
+    return names
 
 
 def _shards(path: Path, file: str) -> dict[str, list[str]]:
