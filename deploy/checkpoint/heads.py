@@ -9,11 +9,10 @@ from dataclasses import replace
 
 from deploy.checkpoint.architecture import HEAD, Architecture, Shapes
 from deploy.checkpoint.head_layers import parse_layers
-from deploy.checkpoint.identify import Match, identify, match_architecture
+from deploy.checkpoint.identify import COUNTER, Match, identify, match_architecture
 from deploy.checkpoint.own_head import OwnHead, own_head
 from deploy.errors import UsageError
 
-_COUNTER = ".num_batches_tracked"
 _KINDS = ("classification", "video")
 _STATISTICS = ("running_mean", "running_var")
 
@@ -26,7 +25,6 @@ def with_own_head(
     `said` is what `--head` says; `modules` are the names of the saved modules in their order, empty where they are not
     known. Raises UsageError where weights do not tell the head, or tell another than was said.
     """
-    found = {name: shape for name, shape in found.items() if not name.endswith(_COUNTER)}
     wanted = parse_layers(said) if said is not None else None
     refusal: UsageError | None = None
     for path in _paths(zoo.values()):
@@ -38,7 +36,7 @@ def with_own_head(
         if not fitting:
             continue
         match = identify(body, fitting, quantizable=quantizable)
-        head = {name: shape for name, shape in found.items() if _is_under(name, path)}
+        head = {name: shape for name, shape in found.items() if _is_under(name, path) and not name.endswith(COUNTER)}
         name = match.architecture.name
         try:
             own = own_head(name, path, _width(zoo[name], path), head, modules=modules, said=wanted)

@@ -13,7 +13,7 @@ from typing import Any
 from deploy.checkpoint.architecture import PREFIX, QUANTIZABLE, Architecture, Shape, Shapes
 from deploy.errors import UsageError, listed
 
-_COUNTER = ".num_batches_tracked"
+COUNTER = ".num_batches_tracked"
 _OBSERVER = re.compile(r"(_fake_quant|activation_post_process(_\d+)?)\.")
 _STATISTIC = re.compile(r"\.running_(mean|var)$")
 _NEAREST = 3
@@ -78,7 +78,7 @@ def identify(found: Shapes, zoo: Mapping[str, Architecture], *, quantizable: boo
 
     Raises UsageError if several fit that compute differently, or none, naming the nearest three.
     """
-    names = {name for name in found if not name.endswith(_COUNTER)}
+    names = {name for name in found if not name.endswith(COUNTER)}
     # Most are told apart by their names alone, which is cheaper than comparing shapes with every architecture.
     named = [entry for entry in zoo.values() if names.issuperset(entry.shapes)]
     exact = [match for entry in named if not (match := match_architecture(entry, found)).difference]
@@ -108,9 +108,7 @@ def other_forms(taken: Architecture, found: Shapes, zoo: Mapping[str, Architectu
 
 def match_architecture(entry: Architecture, found: Shapes) -> Match:
     """How `found` fits `entry` once classes, channels and image size are taken from the tensors."""
-    found = {
-        name: shape for name, shape in found.items() if name not in entry.auxiliary and not name.endswith(_COUNTER)
-    }
+    found = {name: shape for name, shape in found.items() if name not in entry.auxiliary and not name.endswith(COUNTER)}
     expected = dict(entry.shapes)
     classes = _adapt(expected, found, entry.head, dim=0)
     channels = _adapt(expected, found, {entry.stem: 1} if entry.stem else {}, dim=1)
