@@ -90,7 +90,7 @@ _CHECKPOINT_OPTIONS = (
     click.option(
         "--head",
         metavar="LAYERS",
-        help="The head that training put on a torchvision network, such as 'Dropout, Linear, ReLU, Linear'.",
+        help="The head that training put on a torchvision or timm network, such as 'Dropout, Linear, ReLU, Linear'.",
     ),
     click.option("--factory", metavar="PKG.MOD:FUNC", help="A function that gives your own architecture's module."),
     click.option("--weights", type=click.Choice(["ema", "raw"]), help="Which weights, where the file has both."),
