@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import psutil
 import pytest
 
@@ -26,6 +27,42 @@ if __name__ == "__main__":
         print(stopped.pid, idle.pid, flush=True)
         time.sleep(60)
 """
+
+# A session in a child, as the proof makes one, with a home of its own.
+SESSION = """
+import sys
+from pathlib import Path
+from deploy.processes import Worker
+
+def run(model):
+    import onnxruntime
+    onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    with Worker("session", log=folder / "session.log") as worker:
+        worker.run(run, sys.argv[2])
+"""
+
+
+def test_no_runtime_reports_a_model_to_its_vendor(tmp_path: Path) -> None:
+    # Before it sends anything it leaves files in the home and the temporary folder; under CI it is still.
+    script, model, home = tmp_path / "command.py", tmp_path / "model.onnx", tmp_path / "home"
+    script.write_text(SESSION)
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        [value],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])],
+    )
+    onnx.save(onnx.helper.make_model(graph, ir_version=9, opset_imports=[onnx.helper.make_opsetid("", 17)]), model)
+    home.mkdir()
+    asked_of_us = {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache"), "TMPDIR": str(home)}
+    left_out = {"CI", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY", "PYTEST_CURRENT_TEST"}
+    variables = {name: value for name, value in os.environ.items() if name not in left_out} | asked_of_us
+    subprocess.run([sys.executable, str(script), str(tmp_path), str(model)], env=variables, check=True)
+    assert [path.name for path in home.rglob("*") if path.is_file()] == []
 
 
 def test_a_killed_command_leaves_no_child_not_even_a_stopped_one(tmp_path: Path) -> None:
