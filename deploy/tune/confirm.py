@@ -80,8 +80,10 @@ def _judged(rounds: tuple[ConfirmRound, ...], found: tuple[ConfirmRound, ...], r
     chance = chance_of([_share([one.own]) for one in told], [_share([one.new]) for one in told]) if told else 1.0
     better = chance <= _CHANCE
     words = f"at {rate:.4g}/s {_percent(new)} of the queries were over the bound, and {_percent(own)} with its own"
-    if not better:
+    if not better and told:
         words += f"; luck alone divides {len(told)} rounds like that with a chance of {chance:.2g}"
+    if not better and (mute := len(rounds) - len(told)):
+        words += f"; in {mute} of {len(rounds)} rounds the client was the limit, so they tell nothing"
     return Confirmation(better=better, reason=words, rate=rate, chance=chance, rounds=found)
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from deploy.errors import MissingError, UsageError
-from deploy.files import disk_errors_explained
+from deploy.errors import DeployError, MissingError, UsageError
+from deploy.files import disk_errors_explained, require_writable
 from deploy.slo.tune_records import Knob, Setting, TuneTrial
 from deploy.tune.knobs import all_settings, made
 
@@ -68,8 +68,10 @@ class Search:
         try:
             with _quiet_optuna() as optuna, disk_errors_explained("opening the search's storage"):
                 self._optuna = optuna
-                self._study = self._open(storage)
-                self._check_key()
+                with _damage_explained(storage):
+                    self._study = self._open(storage)
+                    self._check_key()
+                    _ = self.trials
                 self._repeat_what_was_interrupted()
                 for setting in plan.first:
                     self._study.enqueue_trial(self._parameters(setting), skip_if_exists=True)
@@ -201,10 +203,29 @@ def set_aside(storage: Path) -> None:
             os.close(descriptor)
 
 
+@contextmanager
+def _damage_explained(storage: Path | None) -> Iterator[None]:
+    """Raises UsageError for a storage that begins as one and does not go on as one: Optuna trusts what it replays."""
+    try:
+        yield
+    except (DeployError, OSError):
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{storage} cannot be read to its end: {type(error).__name__}: {error}",
+            expected="what tune has written, unchanged",
+            fix="name another --storage, or search anew without --resume",
+        ) from error
+
+
 def _locked(storage: Path) -> int:
-    """The storage's descriptor, locked until it is closed. Raises UsageError if another search has it."""
+    """The storage's descriptor, locked until it is closed.
+
+    Raises UsageError if another search has it, or no file can be written there.
+    """
+    if not storage.exists():
+        require_writable(storage)
     with disk_errors_explained("opening the search's storage"):
-        storage.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(storage, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

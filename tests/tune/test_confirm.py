@@ -51,6 +51,18 @@ def test_a_claim_that_was_luck_comes_down_to_the_own_rate() -> None:
     assert "did not hold" in found.reason
 
 
+def test_rounds_in_which_the_client_was_the_limit_are_said_to_tell_nothing() -> None:
+    class Hindered(FakeBed):
+        def probe(self, rate: float) -> Probe:
+            kept = None if self.loaded[-1] == OWN else True
+            return Probe(rate=rate, kept=kept, reason="", queries=1000, over=0, p99=10.0)
+
+    found = confirm(Hindered(capacity=lambda _: 0.0), duel(100.0, 128.0))
+    assert not found.better
+    assert "in 4 of 4 rounds the client was the limit" in found.reason
+    assert "luck" not in found.reason
+
+
 def test_noise_is_called_better_in_at_most_one_of_twenty() -> None:
     draw = random.Random(1)
 

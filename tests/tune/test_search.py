@@ -131,6 +131,34 @@ def test_a_file_that_is_no_storage_is_refused_unharmed(tmp_path: Path) -> None:
     assert path.read_text() == "my notes\nwithout end"
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b'{"op_code":99,"worker_id":"x"}\n',
+        b"no JSON at all\n",
+        b'{"op_code":2,"worker_id":"x","study_id":0,"user_attr":{"key":"{"}}\n',
+    ],
+    ids=["unknown", "no-json", "bad-key"],
+)
+def test_a_storage_that_was_damaged_is_refused_and_left_free(tmp_path: Path, rest: bytes) -> None:
+    path = tmp_path / "a.journal"
+    with Search(plan(), path) as search:
+        go(search, 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole + rest)
+    with pytest.raises(UsageError, match="cannot be read to its end"), Search(plan(), path):
+        pass
+    path.write_bytes(whole)
+    with Search(plan(), path) as search:
+        assert len(search.trials) == 1
+
+
+def test_a_storage_where_nothing_can_be_written_is_refused() -> None:
+    path = Path("/proc/a.journal")
+    with pytest.raises(UsageError, match="cannot be written"), Search(plan(), path):
+        pass
+
+
 def test_the_sampler_finds_the_best_sooner_than_chance() -> None:
     best = max(map(worth, all_settings(KNOBS)))
     hits = 0
