@@ -107,6 +107,7 @@ class _Side:
 
     version: Version
     manifest: Manifest
+    digest: str
 
     @property
     def name(self) -> str:
@@ -141,22 +142,25 @@ def bench(request: BenchRequest, *, progress: Progress = Silent()) -> BenchResul
     judgement = _judge(figures, ours, other, limit=request.max_slowdown)  # 5
     evidence = BenchEvidence(
         version=str(ours.version),
-        digest=version_digest(ours.version.folder),
+        digest=ours.digest,
         compared=str(other.version) if other else None,
-        compared_digest=version_digest(other.version.folder) if other else None,
+        compared_digest=other.digest if other else None,
         checkpoint=checkpoint.digest if checkpoint else None,
         max_slowdown=request.max_slowdown,
         created=created_now(),
         command=request.command,
         latency=evidence_of(figures, plan, Outcome(winner=None, rule="", judgement=judgement)),
     )
-    kept, lost = attest_or_tell(ours.version, KIND, evidence) if request.attest else (None, None)  # 6
+    kept, lost = None, None
+    if request.attest:
+        kept, lost = attest_or_tell(ours.version, KIND, evidence, digest=ours.digest)  # 6
     return BenchResult(evidence=evidence, attestation=kept, not_kept=lost)
 
 
 def _find(version: Version) -> _Side:
     """The version with its manifest, every file compared with its digest. Nothing of it was loaded before."""
-    return _Side(version=version, manifest=require_artifact(version, require_intact(version), doing="time it alone"))
+    manifest = require_artifact(version, require_intact(version), doing="time it alone")
+    return _Side(version=version, manifest=manifest, digest=version_digest(version.folder))
 
 
 def _find_other(ours: _Side, number: int | None) -> _Side | None:

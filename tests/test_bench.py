@@ -6,7 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from operator import mul
@@ -33,9 +34,11 @@ from deploy.latency_evidence import (
     LostContender,
     control_of,
 )
+from deploy.progress import Silent
 from deploy.report.terminal import latency_table
 from deploy.repository.attest import attestations
 from deploy.repository.find import find_version
+from deploy.repository.manifest import version_digest
 from deploy.validate.contenders import SimulatedContender
 from deploy.validate.latency import LatencyPlan, evidence_of, take_figures
 from deploy.validate.winner import Outcome
@@ -236,6 +239,30 @@ def test_the_verdict_asked_for_decides_and_who_was_lost_where_there_is_none(
     verdict: Verdict, limit: float | None, lost: bool, code: ExitCode
 ) -> None:
     assert decided(verdict, limit=limit, lost=lost) is code
+
+
+class Removing(Silent):
+    """A clean-up that takes the versions away while they are measured."""
+
+    def __init__(self, *folders: Path) -> None:
+        self.folders = folders
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        yield
+        for folder in self.folders:
+            shutil.rmtree(folder)
+
+
+def test_figures_of_versions_that_were_removed_meanwhile_are_shown_and_kept_nowhere(repository: Path) -> None:
+    request = BenchRequest(repository=repository, reference="tiny:2", compare=1, threads=1, seconds_per_cell=QUICK)
+    digest = version_digest(repository / "tiny" / "2")
+    result = bench(request, progress=Removing(repository / "tiny" / "1", repository / "tiny" / "2"))
+    assert result.evidence.latency.cells
+    assert result.evidence.digest == digest
+    assert result.attestation is None
+    assert "tiny:2 was removed meanwhile" in str(result.not_kept)
+    assert result.exit_code is ExitCode.UNFINISHED
 
 
 def test_figures_that_cannot_be_kept_are_shown_all_the_same(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

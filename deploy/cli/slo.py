@@ -17,6 +17,7 @@ from deploy.settings import LEAST_SHARE
 
 if TYPE_CHECKING:
     from deploy.errors import ExitCode
+    from deploy.repository.layout import Version
     from deploy.slo.records import RateEvidence, SloEvidence
     from deploy.slo.request import SloRequest
     from deploy.slo.settings import SloSettings
@@ -80,7 +81,7 @@ def command(ctx: click.Context, /, *, as_json: bool, find_rate: bool, **given: A
     request = pinned(_request(**given))
     for line in () if find_rate else request.cannot_pass():
         click.echo(f"warning: {line}", err=True)
-    _check_outputs(request, files)
+    version = _check_outputs(request, files)
     try:
         with Stages(quiet=as_json) as stages:
             result = find(request, progress=stages) if find_rate else check_slo(request, progress=stages)
@@ -88,7 +89,7 @@ def command(ctx: click.Context, /, *, as_json: bool, find_rate: bool, **given: A
         # Else those of an earlier run would be taken for this one's.
         _write_unfinished(request, files, error if isinstance(error, DeployError) else UnfinishedError("interrupted"))
         raise
-    kept, problem = _keep(request, "rate" if find_rate else "slo", result)
+    kept, problem = _keep(version, "rate" if find_rate else "slo", result)
     # What took a minute of load is not lost with a disk that is full by now.
     try:
         _write_files(result, files)
@@ -153,8 +154,11 @@ def _renamed(settings: "SloSettings") -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _check_outputs(request: "SloRequest", files: dict[str, Path | None]) -> None:
-    """Raises UsageError, before any load, if a result could not be written to where it was asked for."""
+def _check_outputs(request: "SloRequest", files: dict[str, Path | None]) -> "Version | None":
+    """The version beside which the result is to be kept, None without a repository.
+
+    Raises UsageError, before any load, if a result could not be written to where it was asked for.
+    """
     from deploy.files import require_writable
     from deploy.repository.attest import require_attestable
     from deploy.slo.question import find_subject
@@ -169,20 +173,18 @@ def _check_outputs(request: "SloRequest", files: dict[str, Path | None]) -> None
     subject = find_subject(request.reference, request.repository)
     if subject.version is not None:
         require_attestable(subject.version, fix="ask with --samples instead of --repository to print the result only")
+    return subject.version
 
 
 def _keep(
-    request: "SloRequest", kind: str, record: "SloEvidence | RateEvidence"
+    version: "Version | None", kind: str, record: "SloEvidence | RateEvidence"
 ) -> tuple[Path | None, DeployError | None]:
     """Keep the result beside the version, where a repository is at hand: where it lies, or why it lies nowhere."""
     from deploy.repository.attest import attest_or_tell
-    from deploy.slo.question import find_subject
 
-    try:
-        version = find_subject(request.reference, request.repository).version
-    except DeployError as error:
-        return None, error
-    return attest_or_tell(version, kind, record) if version else (None, None)
+    if version is None or record.version_digest is None:
+        return None, None
+    return attest_or_tell(version, kind, record, digest=record.version_digest)
 
 
 def _print(

@@ -28,10 +28,14 @@ from deploy.validate.store import RECORD, load_baseline
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One version that is compared: where it lies and what it says of itself. Its files were found unchanged."""
+    """One version that is compared: where it lies and what it says of itself. Its files were found unchanged.
+
+    `digest` is the one that it had then.
+    """
 
     version: Version
     manifest: Manifest
+    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

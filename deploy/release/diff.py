@@ -118,9 +118,9 @@ def diff(request: DiffRequest, *, progress: Progress = Silent()) -> DiffResult:
     )
     evidence = DiffEvidence(
         version=str(after.version),
-        digest=version_digest(after.version.folder),
+        digest=after.digest,
         compared=str(before.version),
-        compared_digest=version_digest(before.version.folder),
+        compared_digest=before.digest,
         created=created_now(),
         command=request.command,
         judgement=overall(gates),
@@ -131,7 +131,9 @@ def diff(request: DiffRequest, *, progress: Progress = Silent()) -> DiffResult:
         latency=latency,
         left_out=left_out,
     )
-    kept, lost = attest_or_tell(after.version, KIND, evidence) if request.attest else (None, None)
+    kept, lost = None, None
+    if request.attest:
+        kept, lost = attest_or_tell(after.version, KIND, evidence, digest=after.digest)
     return DiffResult(evidence=evidence, attestation=kept, not_kept=lost)
 
 
@@ -144,10 +146,8 @@ def _find(request: DiffRequest, asked: str) -> Side:
     else:
         numbers = ", ".join(map(str, find_model(request.repository, request.name).versions))
         raise UsageError(f"{asked!r} names no version of {request.name}", expected=f"one of {numbers}, or {PROMOTED}")
-    return Side(
-        version=version,
-        manifest=require_artifact(version, require_intact(version), doing="compare its answers by tensors"),
-    )
+    manifest = require_artifact(version, require_intact(version), doing="compare its answers by tensors")
+    return Side(version=version, manifest=manifest, digest=version_digest(version.folder))
 
 
 def _check(request: DiffRequest, before: Side, after: Side) -> None:

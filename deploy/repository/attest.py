@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from deploy.errors import DeployError, UsageError
+from deploy.errors import DeployError, UnfinishedError, UsageError
 from deploy.files import disk_errors_explained, write_new
 from deploy.records import Record
 from deploy.repository.layout import ATTESTATIONS_FOLDER, Version
@@ -34,20 +34,34 @@ class Attestation:
     path: Path
 
 
-def attest(version: Version, kind: str, record: Record) -> Path:
+def attest(version: Version, kind: str, record: Record, *, digest: str | None = None) -> Path:
     """Where the record now lies: `attestations/<digest>/<kind>-<UTC time>.json`, whole or not at all.
 
-    Raises UsageError if the version has no manifest, or the folder takes no more; UnfinishedError if the disk is full.
+    `digest` is that of the version that the record is about; None for the one that lies there now. Raises UsageError if
+    the version has no manifest, or the folder takes no more; UnfinishedError if the disk is full, or if the version was
+    removed or another took its place since.
     """
+    if digest is not None and (not version.manifest.is_file() or version_digest(version.folder) != digest):
+        became = "replaced" if version.manifest.is_file() else "removed"
+        raise UnfinishedError(
+            f"{version} was {became} meanwhile, so the result of {kind} is not kept",
+            expected="the version that the result is about, until the end",
+            fix="ask again about a version that stays",
+        )
     folder = attestation_folder(version)
     with disk_errors_explained(f"keeping the result of {kind} beside {version}", version.model_folder):
         return _write(folder, kind, record)
 
 
-def attest_or_tell(version: Version, kind: str, record: Record) -> tuple[Path | None, DeployError | None]:
-    """Where the record now lies, or why it lies nowhere: what took minutes to find is shown all the same."""
+def attest_or_tell(
+    version: Version, kind: str, record: Record, *, digest: str
+) -> tuple[Path | None, DeployError | None]:
+    """Where the record now lies, or why it lies nowhere: what took minutes to find is shown all the same.
+
+    `digest` is that of the version when it was found intact, before any work.
+    """
     try:
-        return attest(version, kind, record), None
+        return attest(version, kind, record, digest=digest), None
     except DeployError as error:
         return None, error
 

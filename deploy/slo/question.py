@@ -13,6 +13,7 @@ from deploy.errors import UsageError
 from deploy.repository.find import find_version, parse_reference, read_manifest
 from deploy.repository.integrity import require_compiled
 from deploy.repository.layout import Version
+from deploy.repository.manifest import version_digest
 from deploy.repository.protobuf import parse_config
 from deploy.serve.asking import ServedModel
 from deploy.slo.counters import ServedInput, ServedMetadata
@@ -54,6 +55,10 @@ class Subject:
     def on_the_wire(self) -> str:
         """The version as a request names it; empty where the server chooses."""
         return "" if self.number is None else str(self.number)
+
+    def digest(self) -> str | None:
+        """The digest of the version that lies there now, None without a repository."""
+        return None if self.version is None else version_digest(self.version.folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

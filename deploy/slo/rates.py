@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from deploy.evidence import Judgement, Verdict
 from deploy.progress import Progress, Silent
-from deploy.repository.manifest import version_digest
 from deploy.slo.question import find_subject
 from deploy.slo.records import RateEvidence, RateStep, SloEvidence, versions_of
 from deploy.slo.request import SloRequest
@@ -35,6 +34,7 @@ def find_rate(request: SloRequest, *, progress: Progress = Silent(), check: Chec
     """
     request = prepared(request)
     subject = find_subject(request.reference, request.repository)
+    digest = subject.digest()
     run = check or (lambda one: measure_slo(one, progress=progress, rested=True))
     steps: list[RateStep] = []
     probe = replace(request, min_seconds=min(_PROBE_SECONDS, request.min_seconds))
@@ -56,7 +56,7 @@ def find_rate(request: SloRequest, *, progress: Progress = Silent(), check: Chec
     return RateEvidence(
         model=subject.name,
         version=subject.number,
-        version_digest=version_digest(subject.version.folder) if subject.version else None,
+        version_digest=digest,
         judgement=_judgement(request, highest, high, steps),
         highest=highest,
         next_rate=high,

@@ -92,6 +92,7 @@ def measure_slo(request: SloRequest, *, progress: Progress = Silent(), rested: b
                 fix="raise --timeout-ms",
             )
     subject = find_subject(request.reference, request.repository)
+    digest = subject.digest()
     if why := unreachable(request.url, _REACH_SECONDS):
         raise UnfinishedError(
             f"nobody listens at {request.url}: {why}",
@@ -116,7 +117,13 @@ def measure_slo(request: SloRequest, *, progress: Progress = Silent(), rested: b
         server = compare(before, talk.counters(subject.name, subject.on_the_wire))
         answering = (first, talk.answering(subject.name))
     facts = SubjectFacts(
-        subject=subject, rows=source, started=started, seconds=seconds, server=server, answering=answering
+        subject=subject,
+        digest=digest,
+        rows=source,
+        started=started,
+        seconds=seconds,
+        server=server,
+        answering=answering,
     )
     return summarise(finding, request, facts)
 

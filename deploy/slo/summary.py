@@ -9,7 +9,6 @@ from importlib import metadata
 import numpy as np
 
 from deploy.evidence import Verdict
-from deploy.repository.manifest import version_digest
 from deploy.slo.blame import client_side, invalid
 from deploy.slo.decision import overall
 from deploy.slo.finding import Finding
@@ -32,10 +31,12 @@ _METHOD = (
 class SubjectFacts:
     """Who was asked, with what, when, for how long, and what the server counted meanwhile.
 
-    `answering` are the versions that answered requests without a number, before and after, as the metadata says.
+    `digest` is the version's before the load, None without a repository. `answering` are the versions that answered
+    requests without a number, before and after, as the metadata says.
     """
 
     subject: Subject
+    digest: str | None
     rows: str
     started: str
     seconds: float
@@ -45,13 +46,13 @@ class SubjectFacts:
 
 def summarise(finding: Finding, request: SloRequest, facts: SubjectFacts) -> SloEvidence:
     """The record of a run, with its verdict or the reason why it proves nothing."""
-    seen, version = finding.seen, facts.subject.version
+    seen = finding.seen
     client = client_side(finding, request)
     milliseconds = seen.latency * 1000
     return SloEvidence(
         model=facts.subject.name,
         version=facts.subject.number,
-        version_digest=version_digest(version.folder) if version else None,
+        version_digest=facts.digest,
         url=request.url,
         rate=request.rate,
         seed=request.seed,

@@ -111,7 +111,7 @@ def _finish(
         except DeployError as error:
             problem = error
     if not request.dry_run:
-        kept, lost = attest_or_tell(subject.version, KIND, evidence)  # 6
+        kept, lost = attest_or_tell(subject.version, KIND, evidence, digest=subject.digest)  # 6
         if lost is not None and problem is None:
             problem = after(str(published.version) if published else "", lost)
     return TuneResult(

@@ -208,7 +208,7 @@ def test_a_class_that_was_added_is_right_where_the_labels_say_so() -> None:
 def test_samples_that_one_version_does_not_take_are_no_reason_to_judge_by_others(folder: Path) -> None:
     """Of one contract, with narrower bounds: the rows in the evidence alone would have decided."""
     old, new = (
-        Side(version=version, manifest=Manifest.read(version.manifest))
+        Side(version=version, manifest=Manifest.read(version.manifest), digest="")
         for version in (find_version(folder / "models", f"pets:{number}") for number in (1, 2))
     )
     image = new.manifest.spec.inputs[0]

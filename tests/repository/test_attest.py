@@ -71,6 +71,19 @@ def test_a_full_disk_is_said_with_what_was_lost(version: Version, monkeypatch: p
     assert not list((version.model_folder / "attestations").rglob("*.json*"))
 
 
+def test_a_result_of_a_version_that_was_replaced_or_removed_is_not_kept(version: Version) -> None:
+    measured = version_digest(version.folder)
+    assert attest(version, "slo", RECORD, digest=measured).parent.name == measured
+    text = version.manifest.read_text()
+    version.manifest.write_text(text + "\n")
+    with pytest.raises(UnfinishedError, match="pets:1 was replaced meanwhile, so the result of slo is not kept"):
+        attest(version, "slo", RECORD, digest=measured)
+    assert attestations(version) == (), "none is credited to the other"
+    version.manifest.unlink()
+    with pytest.raises(UnfinishedError, match="pets:1 was removed meanwhile"):
+        attest(version, "slo", RECORD, digest=measured)
+
+
 def test_a_folder_without_a_manifest_has_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no manifest"):
         attest(Version(repository=tmp_path, name="pets", number=1), "slo", RECORD)

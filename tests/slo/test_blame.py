@@ -84,7 +84,13 @@ def test_two_versions_are_said_before_a_client_that_was_late() -> None:
     mixed = replace(finding(np.linspace(0.0, 1.0, 1000)), versions={"1": 900, "2": 100})
     subject = Subject(name="law", number=None, version=None)
     facts = SubjectFacts(
-        subject=subject, rows="3", started="2026-01-01T00:00:00Z", seconds=11.0, server=None, answering=("1", "2")
+        subject=subject,
+        digest=None,
+        rows="3",
+        started="2026-01-01T00:00:00Z",
+        seconds=11.0,
+        server=None,
+        answering=("1", "2"),
     )
     said = summarise(mixed, REQUEST, facts).invalid
     assert said is not None and said.startswith("version 1 answered 900 and version 2 answered 100 of the queries")

@@ -175,6 +175,24 @@ def test_a_promotion_during_the_run_takes_no_part_in_it(setting: Setting) -> Non
 
 @pytest.mark.engine
 @pytest.mark.alone
+def test_a_version_that_is_removed_during_the_run_loses_no_result(setting: Setting, tmp_path: Path) -> None:
+    report, away = tmp_path / "slo.xml", setting.version.repository.parent / "away"
+    already = len(attestations(setting.version))
+    process = start(setting, setting.server.grpc_address, "--max-queries", "900", "--junit", str(report))
+    time.sleep(4)
+    setting.version.folder.rename(away)
+    try:
+        found = finish(process, expected=4)
+    finally:
+        away.rename(setting.version.folder)
+    assert found["judgement"]["verdict"] == "pass"
+    assert "was removed meanwhile, so the result of slo is not kept" in found["error"]["found"]
+    assert (found["attestation"], len(attestations(setting.version))) == (None, already)
+    assert 'failures="0"' in report.read_text()
+
+
+@pytest.mark.engine
+@pytest.mark.alone
 def test_an_interrupt_ends_the_run_and_its_child(setting: Setting) -> None:
     process = start(setting, setting.server.grpc_address, "--duration", "60", "--min-duration", "60")
     time.sleep(4)
