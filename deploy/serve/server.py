@@ -186,6 +186,8 @@ class TritonServer:
 
     def _command(self) -> list[str]:
         options, ports = self.options, self.ports
+        # An address of IPv6 is written in libevhtp's way for one endpoint, and in gRPC's for the other.
+        newer = ":" in options.host
         arguments = {
             "id": self._id,
             "model-repository": str(self.repository.resolve()),
@@ -194,9 +196,9 @@ class TritonServer:
             "exit-on-error": "true" if options.control == "none" else "false",
             "strict-readiness": "true",
             "exit-timeout-secs": str(_EXIT_SECONDS),
-            "http-address": options.host,
-            "grpc-address": options.host,
-            "metrics-address": options.host,
+            "http-address": f"ipv6:{options.host}" if newer else options.host,
+            "grpc-address": f"[{options.host}]" if newer else options.host,
+            "metrics-address": f"ipv6:{options.host}" if newer else options.host,
             "http-port": str(ports.http),
             "grpc-port": str(ports.grpc),
             "metrics-port": str(ports.metrics),

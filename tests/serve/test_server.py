@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -231,6 +232,22 @@ def test_ports_that_were_asked_for_are_used(engine: Engine, version: Version) ->
     with serving([version], engine=engine, options=ServerOptions(wanted=wanted)) as server:
         assert server.ports == ports
         assert server.http_address == f"127.0.0.1:{ports.http}"
+
+
+def has_newer_internet() -> bool:
+    with suppress(OSError), socket.socket(socket.AF_INET6) as one:
+        one.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(not has_newer_internet(), reason="this machine has no loopback of IPv6")
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_a_server_listens_at_an_address_of_the_newer_internet(engine: Engine, version: Version, host: str) -> None:
+    with serving([version], engine=engine, options=ServerOptions(host=host)) as server:
+        assert server.http_address == f"[::1]:{server.ports.http}"
+        assert np.isfinite(ask(server, 1))
 
 
 @pytest.mark.engine
