@@ -18,6 +18,8 @@ _SLOWEST_SENDING = 0.95
 _PAUSE_SECONDS, _SLOWEST_AT_ONCE = 0.05, 0.8
 _LAG_OF_BOUND = 0.1
 _LEAST_LAG_SECONDS = 0.001
+# Less per token than this comes from lines that were read in one go; no language model is that quick.
+_TOGETHER_SECONDS = 0.0001
 
 
 def client_side(finding: Finding, request: SloRequest) -> ClientSide:
@@ -80,7 +82,21 @@ def invalid(finding: Finding, request: SloRequest, client: ClientSide) -> str | 
             f"the time was up before one query that counts had come: the first {finding.warm_up} are the warm-up, and "
             f"arrivals at {request.rate:g}/s are random; raise --duration"
         )
-    return _blamed(finding, client)
+    return _unstreamed(finding) or _blamed(finding, client)
+
+
+def _unstreamed(finding: Finding) -> str | None:
+    """Why nothing is said of the time between tokens: nobody saw it where answers came whole."""
+    if not any(result.bound.kind == "itl" for result in finding.results) or not len(finding.seen):
+        return None
+    answered = ~finding.seen.failed
+    together = int(np.count_nonzero(answered & (finding.seen.gap < _TOGETHER_SECONDS)))
+    if together == 0 or 2 * together < int(answered.sum()) or overall(finding.results).verdict is Verdict.FAIL:
+        return None
+    return (
+        f"all tokens of {together} of {int(answered.sum())} answers came at once: the server, or a gateway before it, "
+        "does not stream, and what lies between tokens cannot be seen"
+    )
 
 
 def _blamed(finding: Finding, client: ClientSide) -> str | None:

@@ -184,8 +184,6 @@ class HttpWire:
         task.add_done_callback(self._tasks.discard)
 
     async def _ask(self, index: int, done: Done) -> None:
-        import aiohttp
-
         body, headers = self._bodies[index]
         try:
             async with self._session.post(self._url, data=body, headers=headers) as response:
@@ -194,7 +192,7 @@ class HttpWire:
                 status = response.status
         except TimeoutError:
             done(Ended("DEADLINE_EXCEEDED: no answer within the deadline"))
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - see `judged`; aiohttp's own derive from no class of its own
             done(Ended(f"{type(error).__name__}: {error}"[:LONGEST_WORDS]))
         else:
             done(judged(lambda: self._judge(status, answer, length)))

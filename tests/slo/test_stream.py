@@ -127,6 +127,32 @@ def test_an_answer_that_is_too_short_is_a_failed_query(request_: SloRequest) -> 
 
 
 @pytest.mark.parametrize(
+    "whole",
+    [
+        b'data: {"num_output_tokens":%d}\n\n' % TOKENS,
+        b'data: {"num_output_tokens":1}\n\n' * TOKENS,
+    ],
+    ids=["one event", "held back by a gateway"],
+)
+def test_tokens_that_come_all_at_once_say_nothing_of_the_time_between(whole: bytes, request_: SloRequest) -> None:
+    with clock(whole=whole) as address:
+        asked = replace(request_, url=address, seconds=3)
+        found = check_slo(asked)
+        assert found.exit_code is ExitCode.UNFINISHED
+        assert found.invalid is not None and "does not stream" in found.invalid
+        assert check_slo(replace(asked, bounds=(TTFT,))).invalid is None, "the first token was seen"
+
+
+def test_a_line_without_end_is_a_failed_query_and_not_a_client_that_fell_behind(request_: SloRequest) -> None:
+    with clock(whole=b"data: " + b"x" * 2_000_000) as address:
+        asked = replace(request_, url=address, seconds=2, deadline=1.0, bounds=(replace_limit(TTFT, 800.0),))
+        found = check_slo(asked)
+    assert found.invalid is None
+    assert found.judgement.verdict is Verdict.FAIL
+    assert sum(found.errors.values()) == found.queries
+
+
+@pytest.mark.parametrize(
     "version",
     [lambda count: "1" if count < 40 else "2", lambda count: "2" if 40 <= count < 44 else "1"],
     ids=["another", "there and back"],

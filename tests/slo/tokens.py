@@ -54,9 +54,13 @@ Version = Callable[[int], str]
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """`version` says by which version the answer of such a number is; empty where it is not said."""
+    """`version` says by which version the answer of such a number is; empty where it is not said.
+
+    `whole` comes at once in the tokens' place, where there is any.
+    """
 
     version: Version = staticmethod(lambda _: "")
+    whole = b""
     answers = itertools.count()
 
     def do_GET(self) -> None:
@@ -77,6 +81,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
+        if self.whole:
+            time.sleep(FIRST_SECONDS)
+            self.wfile.write(self.whole)
+            return
         for number in range(TOKENS):
             time.sleep(max(0.0, begun + FIRST_SECONDS + number * GAP_SECONDS - time.monotonic()))
             self.wfile.write(f'data: {{"num_output_tokens":1{said}}}\n\n'.encode())
@@ -87,12 +95,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def clock(version: Version = lambda _: "") -> Iterator[str]:
+def clock(version: Version = lambda _: "", *, whole: bytes = b"") -> Iterator[str]:
     """The address of a server on loopback whose model `clock` gives `TOKENS` tokens at the times above.
 
-    `version` says by which version each answer says it is, by its number; empty where it says none.
+    `version` says by which version each answer says it is, by its number; empty where it says none. `whole` is sent at
+    once in the place of the tokens.
     """
-    handler = type("Handler", (_Handler,), {"version": staticmethod(version), "answers": itertools.count()})
+    own = {"version": staticmethod(version), "answers": itertools.count(), "whole": whole}
+    handler = type("Handler", (_Handler,), own)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
