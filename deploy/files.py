@@ -270,6 +270,12 @@ def disk_error(error: OSError, doing: str, folder: Path | None = None) -> Deploy
             expected="a file or folder that this user may use",
             fix="choose another, or change its permissions",
         )
+    if error.errno == errno.EFBIG:
+        return UnfinishedError(
+            f"a file became larger than it may be while {doing}: {shown(str(error.filename or error.strerror))}",
+            expected="room for files of that size: `ulimit -f`, and what the file system takes",
+            fix="raise the limit, or choose another place",
+        )
     if isinstance(error, FileNotFoundError) and _NO_TEMPORARY in str(error):
         return UnfinishedError(
             f"no folder for temporary files can be written while {doing}: {error.strerror}",

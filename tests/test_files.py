@@ -135,6 +135,13 @@ def test_where_nothing_temporary_can_be_written_it_is_no_bug_of_ours(monkeypatch
     assert "TMPDIR" in caught.value.fix
 
 
+def test_a_limit_on_the_size_of_files_is_no_bug_of_ours() -> None:
+    said = disk_error(OSError(errno.EFBIG, "File too large"), "writing a report")
+    assert isinstance(said, UnfinishedError)
+    assert "larger than it may be while writing a report: File too large" in said.found
+    assert "ulimit -f" in said.expected
+
+
 def test_other_errors_stay_what_they_are() -> None:
     with pytest.raises(FileNotFoundError), disk_errors_explained("reading"):
         Path("/nowhere/at/all").read_bytes()
