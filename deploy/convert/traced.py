@@ -21,6 +21,7 @@ from deploy.convert.cuda import moved
 from deploy.convert.every_size import distances_of_any_number, sizes_tried
 from deploy.convert.explain import SIZES_BOUND, explain_export_error, user_line
 from deploy.convert.flatten import arguments_of, leaves, output_names, positional
+from deploy.convert.lengths import lengths_unbound
 from deploy.convert.model import Device, Precision
 from deploy.convert.precision import with_edges
 from deploy.convert.rebuilt import require_rebuilt
@@ -106,7 +107,9 @@ class Traceable:
 @contextmanager
 def traceable() -> Iterator[None]:
     """While this lasts an export sees torch's own layers as they are traced best. Not for several threads at once."""
-    with traceable_transformers(), attention_in_place(), unbound_sizes(), distances_of_any_number():
+    with (
+        traceable_transformers(), attention_in_place(), unbound_sizes(), distances_of_any_number(), lengths_unbound()
+    ):  # fmt: skip
         yield
 
 
