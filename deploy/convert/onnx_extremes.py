@@ -27,6 +27,9 @@ def extremes() -> dict[Callable[..., Any], Callable[..., Any]]:
         aten.min.dim: _smallest_at,
         aten.argmax.default: _where_largest,
         aten.argmin.default: _where_smallest,
+        # What a forward checks of its values asks these (`torch._check_tensor_all`).
+        aten._is_all_true.default: _smallest_of_all,
+        aten._is_any_true.default: _largest_of_all,
     }
 
 

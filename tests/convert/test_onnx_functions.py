@@ -83,6 +83,8 @@ WRITTEN: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "either of two": lambda n, f: (n > 2) + (f > 0),
     "any by amax": lambda n, _: (n > 2).amax(1),
     "all by min": lambda n, _: (n > -5).min(1).values,
+    "what a forward checks": lambda n, f: (torch._check_tensor_all(n.abs() >= 0), f + 1)[1],
+    "whether any is true": lambda n, _: torch._is_any_true(n > 6).expand_as(n),
     "no number among integers": lambda n, _: torch.isnan(n) | ~torch.isfinite(n),
     "less than none of bytes": lambda n, _: -n.abs().to(torch.uint8),
     "sign of zeros": lambda _, f: torch.signbit(f * 0),
