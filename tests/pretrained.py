@@ -70,6 +70,46 @@ _OWN: dict[str, dict[str, Any]] = {
     },
     "xlnet": {"vocab_size": len(WORDS), "d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 64, "pad_token_id": 0},
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
+    "glpn": {
+        "hidden_sizes": [8, 8, 16, 16],
+        "depths": [1, 1, 1, 1],
+        "num_attention_heads": [1, 1, 2, 2],
+        "decoder_hidden_size": 8,
+    },
+    "swin2sr": {"image_size": 32, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 8},
+    "yolos": {**_BODY, "image_size": [32, 48], "patch_size": 8, "num_detection_tokens": 5},
+    "rt_detr": {
+        "d_model": 32,
+        "encoder_hidden_dim": 32,
+        "encoder_in_channels": [16, 16, 16],
+        "decoder_in_channels": [32, 32, 32],
+        "backbone_config": {
+            "model_type": "rt_detr_resnet",
+            "embedding_size": 8,
+            "hidden_sizes": [8, 16, 16, 16],
+            "depths": [1, 1, 1, 1],
+            "out_features": ["stage2", "stage3", "stage4"],
+        },
+        **{f"{part}_layers": 1 for part in ("encoder", "decoder")},
+        **{f"{part}_attention_heads": 2 for part in ("encoder", "decoder")},
+        **{f"{part}_ffn_dim": 64 for part in ("encoder", "decoder")},
+        "num_queries": 5,
+    },
+    "detr": {
+        "d_model": 32,
+        "num_queries": 5,
+        **{f"{part}_layers": 1 for part in ("encoder", "decoder")},
+        **{f"{part}_attention_heads": 2 for part in ("encoder", "decoder")},
+        **{f"{part}_ffn_dim": 64 for part in ("encoder", "decoder")},
+        "backbone_config": {
+            "model_type": "resnet",
+            "embedding_size": 8,
+            "hidden_sizes": [8, 16],
+            "depths": [1, 1],
+            "layer_type": "basic",
+            "out_features": ["stage2"],
+        },
+    },
 }
 
 

@@ -33,11 +33,16 @@ BOTH: tuple[Format, ...] = ("aoti", "onnx")
 
 
 def packaged(
-    folder: Path, repository: Path, *, formats: tuple[Format, ...] = ("onnx",), **options: Any
+    folder: Path,
+    repository: Path,
+    *,
+    formats: tuple[Format, ...] = ("onnx",),
+    input_shapes: tuple[tuple[int, ...], ...] = (),
+    **options: Any,
 ) -> PackageResult:
     """What came of packaging the folder; every format must pass."""
     request = PackageRequest(
-        checkpoint=CheckpointRequest(path=folder),
+        checkpoint=CheckpointRequest(path=folder, input_shapes=input_shapes),
         repository=repository,
         target=find_target("local-cpu"),
         name="model",
@@ -206,6 +211,39 @@ def test_a_segmentation_is_served_with_its_processor(tmp_path: Path, engine: Eng
     (served,) = ask(version, engine, [{"pixel_values": images}])
     with torch.no_grad():
         expected = module(torch.from_numpy(images)).logits.numpy()
+    np.testing.assert_allclose(served, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_detector_is_served_with_its_processor(tmp_path: Path, engine: Engine) -> None:
+    """DETR, whose images have one size, its scores per query and boxes in both formats."""
+    folder = tmp_path / "objects"
+    module = save_folder(folder, "DetrForObjectDetection", tokenizer=False)
+    import_transformers().DetrImageProcessor().save_pretrained(folder)
+    version, manifest = published(packaged(folder, tmp_path / "repository", formats=BOTH, input_shapes=((3, 48, 64),)))
+    named = {output.name: (output.shape[1:], output.decision_axis) for output in manifest.spec.outputs}
+    assert named == {"logits": ((5, 4), 2), "pred_boxes": ((5, 4), None)}
+    assert (version.folder / "labels.txt").read_text().split("\n")[:4] == [*LABELS, "no object"]
+    images = np.random.default_rng(0).standard_normal((2, 3, 48, 64)).astype(np.float32)
+    (served,) = ask(version, engine, [{"pixel_values": images}])
+    with torch.no_grad():
+        expected = module(torch.from_numpy(images)).logits.numpy()
+    np.testing.assert_allclose(served, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+@pytest.mark.parametrize("network", ["GLPNForDepthEstimation", "Swin2SRForImageSuperResolution"])
+def test_a_depth_is_estimated_and_an_image_enlarged(network: str, tmp_path: Path, engine: Engine) -> None:
+    folder = tmp_path / "pictures"
+    module = save_folder(folder, network, tokenizer=False)
+    version, manifest = published(packaged(folder, tmp_path / "repository", input_shapes=((3, 32, 32),)))
+    assert [output.decision_axis for output in manifest.spec.outputs] == [None]
+    images = np.random.default_rng(0).random((2, 3, 32, 32), dtype=np.float32)
+    (served,) = ask(version, engine, [{"pixel_values": images}])
+    with torch.no_grad():
+        expected = module(torch.from_numpy(images))[0].numpy()
     np.testing.assert_allclose(served, expected, rtol=1e-3, atol=1e-4)
 
 

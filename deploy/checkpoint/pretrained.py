@@ -12,10 +12,11 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from deploy.checkpoint.adapters import Adapter, digest_of, read_adapter
+from deploy.checkpoint.finders import FINDERS, Finder, classes_found, found_by
 from deploy.checkpoint.model import Checkpoint, CheckpointRequest
 from deploy.checkpoint.pretrained_adapter import adapted_folder, head_rows, merge_into
 from deploy.checkpoint.pretrained_answers import answer_notes, class_names, decisions
@@ -40,6 +41,7 @@ PRETRAINED = "transformers/"
 _ENDINGS = (
     "ForSequenceClassification", "ForTokenClassification", "ForImageClassification", "ForQuestionAnswering",
     "ForMaskedLM", "Model", "ModelWithProjection", "ForImageClassificationWithTeacher", "ForSemanticSegmentation",
+    "ForDepthEstimation", "ForImageSuperResolution", *FINDERS,
 )  # fmt: skip
 _GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "DoubleHeadsModel")
 _SHOWN = 5
@@ -65,6 +67,9 @@ def read_pretrained(request: CheckpointRequest, *, name: str) -> Checkpoint:
             preprocessing, more = read_processor(import_transformers(), folder, found.inputs[0])
     classes, count = class_names(folder.config, _class_name(folder))
     notes += answer_notes(folder, count)
+    if isinstance(module, Finder):
+        classes, count, note = classes_found(module, found.inputs[0], classes, count)
+        notes.append(note)
     if base:
         notes.append(f"a LoRA adapter merged into {base.name}, whose sha256 is {sha256_path(base)}")
     dtype = main_dtype(tensors)
@@ -177,7 +182,8 @@ def _check_config(folder: PretrainedFolder) -> None:
             expected="float weights",
             fix="save the model before it was quantized, or dequantized: model.dequantize()",
         )
-    check_two_parts(name, config)
+    if not found_by(name):
+        check_two_parts(name, config)
     wanted = getattr(cls.config_class, "model_type", None)
     if config.get("model_type", wanted) != wanted:
         raise UsageError(
@@ -269,11 +275,13 @@ def _load(folder: PretrainedFolder, adapter: Adapter | None) -> tuple["nn.Module
     elif is_two_parts(model):
         model, note = classified_at_end(model)
         notes.append(note)
+    elif found_by(name):
+        model = Finder(model)
     return model.eval().requires_grad_(False), notes
 
 
 def _network(module: "nn.Module") -> "nn.Module":
-    return module.transformer if isinstance(module, SentenceEmbedder | EndClassifier) else module
+    return module.transformer if isinstance(module, SentenceEmbedder | EndClassifier | Finder) else module
 
 
 def _from_pretrained(
@@ -282,7 +290,7 @@ def _from_pretrained(
     import torch
 
     try:
-        with _silence():
+        with _silence(), _backbones_of_timm(folder):
             config = cls.config_class.from_pretrained(str(folder.path), local_files_only=True)
             config.use_cache = False  # a cache of keys and values would be among the outputs,
             config.use_mems_eval = False  # and so would what XLNet remembers
@@ -339,6 +347,21 @@ def _check_whole(folder: PretrainedFolder, name: str, info: Mapping[str, Any], *
             expected=f"every tensor of {name}{where}",
             fix=fix,
         )
+
+
+@contextmanager
+def _backbones_of_timm(folder: PretrainedFolder) -> Iterator[None]:
+    """While this lasts a backbone that config.json says is timm's is that: transformers 5 would ask its hub first."""
+    module = sys.modules.get("transformers.backbone_utils")
+    before = getattr(module, "hf_api", None)
+    if before is None or not folder.config.get("use_timm_backbone"):
+        yield
+        return
+    module.hf_api = lambda: SimpleNamespace(repo_exists=lambda name: False)  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        module.hf_api = before  # type: ignore[union-attr]
 
 
 @contextmanager

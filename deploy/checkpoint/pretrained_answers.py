@@ -6,6 +6,7 @@ Owns the reading of config.json for that. Loads nothing. Called by pretrained.
 from collections.abc import Mapping
 from typing import Any
 
+from deploy.checkpoint.finders import FINDERS, found_by
 from deploy.checkpoint.pretrained_folder import EMBEDDING, PretrainedFolder
 from deploy.checkpoint.sentence_folder import score_activation
 from deploy.errors import UsageError
@@ -16,7 +17,7 @@ SEGMENTATION = "ForSemanticSegmentation"
 
 def class_names(config: Mapping[str, Any], architecture: str) -> tuple[tuple[str, ...] | None, int | None]:
     """The names of the classes in the order of the scores, and their number; None where there are none."""
-    if "Classification" not in architecture and not architecture.endswith(SEGMENTATION):
+    if "Classification" not in architecture and not architecture.endswith((SEGMENTATION, *FINDERS)):
         return None, None
     named = config.get("id2label")
     if not isinstance(named, Mapping):
@@ -53,4 +54,6 @@ def decisions(architecture: str) -> dict[str, int | None]:
     """The decision axis of the outputs whose shape would say another: an embedding decides nothing."""
     vocabulary = {"logits": 2} if architecture.endswith("ForMaskedLM") else {}
     pixels = {"logits": 1} if architecture.endswith(SEGMENTATION) else {}
-    return {EMBEDDING: None, "pooler_output": None, "text_embeds": None, "image_embeds": None, **vocabulary, **pixels}
+    found = {name: None if place else 2 for place, name in enumerate(found_by(architecture))}
+    embeddings = dict.fromkeys((EMBEDDING, "pooler_output", "text_embeds", "image_embeds"))
+    return {**embeddings, **vocabulary, **pixels, **found}

@@ -307,14 +307,21 @@ def _own_size(
     (channels, built), settings = own, folder.read(PROCESSOR) or {}
     if made and (made == built or _takes(network, (channels, *made))):
         return made
-    found = built or sides(settings.get("crop_size")) or sides(settings.get("size"))
+    found = built or sides(settings.get("crop_size")) or _one_size(settings.get("size"))
     if found is None:
+        varied = f"{PROCESSOR} of {folder.path} makes images of many sizes" if settings.get("size") else ""
         raise UsageError(
-            f"neither config.json nor preprocessor_config.json of {folder.path} says how large the images are",
-            expected="the size that training used",
+            varied or f"neither {CONFIG} nor {PROCESSOR} of {folder.path} says how large the images are",
+            expected="the size that training used" + ", or one that clients can bring all images to" * bool(varied),
             fix=f"add --input-shape {channels},HEIGHT,WIDTH",
         )
     return found
+
+
+def _one_size(value: object) -> tuple[int, int] | None:
+    """Height and width of a processor's setting; None where they depend on the image: both of its sides have limits."""
+    varies = isinstance(value, Mapping) and {"shortest_edge", "longest_edge"} <= value.keys()
+    return None if varies else sides(value)
 
 
 def _takes(network: "nn.Module", shape: tuple[int, int, int]) -> bool:
