@@ -77,6 +77,7 @@ _OWN: dict[str, dict[str, Any]] = {
         "decoder_hidden_size": 8,
     },
     "swin2sr": {"image_size": 32, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 8},
+    "videomae": {**_BODY, "image_size": 32, "patch_size": 8, "num_frames": 4, "tubelet_size": 2},
     "yolos": {**_BODY, "image_size": [32, 48], "patch_size": 8, "num_detection_tokens": 5},
     "rt_detr": {
         "d_model": 32,

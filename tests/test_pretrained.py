@@ -249,6 +249,20 @@ def test_a_depth_is_estimated_and_an_image_enlarged(network: str, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.engine
+def test_a_clip_is_classified(tmp_path: Path, engine: Engine) -> None:
+    folder = tmp_path / "clips"
+    module = save_folder(folder, "VideoMAEForVideoClassification", tokenizer=False)
+    version, manifest = published(packaged(folder, tmp_path / "repository"))
+    assert manifest.spec.inputs[0].shape == ("batch", 4, 3, 32, 32)
+    clips = np.random.default_rng(0).standard_normal((2, 4, 3, 32, 32)).astype(np.float32)
+    (served,) = ask(version, engine, [{"pixel_values": clips}])
+    with torch.no_grad():
+        expected = module(torch.from_numpy(clips)).logits.numpy()
+    np.testing.assert_allclose(served, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.engine
 @pytest.mark.parametrize("network", ["ViTForImageClassification", "ResNetForImageClassification"])
 def test_an_image_classifier_with_its_processor(network: str, tmp_path: Path, engine: Engine) -> None:
     folder = tmp_path / "pictures"

@@ -41,7 +41,7 @@ PRETRAINED = "transformers/"
 _ENDINGS = (
     "ForSequenceClassification", "ForTokenClassification", "ForImageClassification", "ForQuestionAnswering",
     "ForMaskedLM", "Model", "ModelWithProjection", "ForImageClassificationWithTeacher", "ForSemanticSegmentation",
-    "ForDepthEstimation", "ForImageSuperResolution", *FINDERS,
+    "ForDepthEstimation", "ForImageSuperResolution", "ForVideoClassification", *FINDERS,
 )  # fmt: skip
 _GENERATORS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "DoubleHeadsModel")
 _SHOWN = 5

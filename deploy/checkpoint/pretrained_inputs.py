@@ -38,6 +38,8 @@ _USUAL_TOKENS = 512
 _MORE = (
     "bbox", "xpath_tags_seq", "input_shape_ids", "visual_embeds", "visual_feats", "pixel_attention_mask", "image",
 )  # fmt: skip
+# The ending of classes whose input is a clip: so many images in their order.
+_CLIPS = "ForVideoClassification"
 # The fewest tokens of kinds that do not take one: MobileBERT joins each token with both of its neighbours.
 _LEAST = {"mobilebert": 3}
 # Kinds that count in each call how many tokens attend to all: Longformer. Reformer's hashing draws at random, and
@@ -255,20 +257,27 @@ def _image(
     config: Any = getattr(network.config, "vision_config", network.config)
     channels, built = int(getattr(config, "num_channels", 3)), sides(getattr(config, "image_size", None))
     size = _asked_size(network, request, channels, built) or _own_size(folder, network, (channels, built), made)
-    why = _refusal(network, (channels, *size))
+    shape = (*_frames(network), channels, *size)
+    why = _refusal(network, shape)
     if why:
         raise UsageError(
-            f"{type(network).__name__} does not take one image of [{channels}, {size[0]}, {size[1]}]: {why}",
-            expected="a network of one image of that size",
-            fix=f"say the size with --input-shape {channels},HEIGHT,WIDTH; for clips or more inputs give the module as "
+            f"{type(network).__name__} does not take one {'clip' if shape[3:] else 'image'} of {list(shape)}: {why}",
+            expected="a network of one image of that size, or of one clip",
+            fix=f"say the size with --input-shape {channels},HEIGHT,WIDTH; for more inputs give the module as "
             "--factory package.module:function, and each input of its forward as --input-shape NAME=DTYPE:SIZES",
         )
     return PretrainedInputs(
-        inputs=(TensorSpec(name=PIXELS, dtype="float32", shape=(BATCH, channels, *size)),),
+        inputs=(TensorSpec(name=PIXELS, dtype="float32", shape=(BATCH, *shape)),),
         dims=(),
         preprocessing=None,
         notes=(),
     )
+
+
+def _frames(network: "nn.Module") -> tuple[int, ...]:
+    """How many images a clip has, for a network of clips; empty for one of single images."""
+    config: Any = network.config
+    return (int(config.num_frames),) if type(network).__name__.endswith(_CLIPS) else ()
 
 
 def _asked_size(
@@ -284,7 +293,7 @@ def _asked_size(
             expected=f"one shape {channels},HEIGHT,WIDTH, without the batch",
         )
     asked = rest[0][1], rest[0][2]
-    if built and asked != built and not _takes(network, (channels, *asked)):
+    if built and asked != built and not _takes(network, (*_frames(network), channels, *asked)):
         raise UsageError(
             f"--input-shape asks for {asked[0]} x {asked[1]}, and config.json says {built[0]} x {built[1]}",
             expected="the size that the network's positions were made for",
@@ -305,7 +314,7 @@ def _own_size(
     A network that takes images of other sizes than it was built for, as DINOv2, is fed what its processor makes.
     """
     (channels, built), settings = own, folder.read(PROCESSOR) or {}
-    if made and (made == built or _takes(network, (channels, *made))):
+    if made and (made == built or _takes(network, (*_frames(network), channels, *made))):
         return made
     found = built or sides(settings.get("crop_size")) or _one_size(settings.get("size"))
     if found is None:
@@ -324,13 +333,13 @@ def _one_size(value: object) -> tuple[int, int] | None:
     return None if varies else sides(value)
 
 
-def _takes(network: "nn.Module", shape: tuple[int, int, int]) -> bool:
-    """Whether the network computes with an image of this shape."""
+def _takes(network: "nn.Module", shape: tuple[int, ...]) -> bool:
+    """Whether the network computes with an image, or a clip, of this shape."""
     return _refusal(network, shape) is None
 
 
-def _refusal(network: "nn.Module", shape: tuple[int, int, int]) -> str | None:
-    """What the network says of an image of this shape; None where it takes it."""
+def _refusal(network: "nn.Module", shape: tuple[int, ...]) -> str | None:
+    """What the network says of an image, or a clip, of this shape; None where it takes it."""
     import torch
 
     try:

@@ -406,6 +406,15 @@ def test_a_segmentation_decides_at_each_place(tmp_path: Path) -> None:
     assert any("a client resizes to the image" in note for note in checkpoint.notes)
 
 
+def test_a_clip_has_the_images_that_the_network_was_built_for(tmp_path: Path) -> None:
+    save_folder(tmp_path, "VideoMAEForVideoClassification", tokenizer=False)
+    checkpoint = read(tmp_path)
+    assert checkpoint.inputs[0].shape == ("batch", 4, 3, 32, 32)
+    assert checkpoint.classes == LABELS
+    with pytest.raises(UsageError, match="asks for 16 x 16"):
+        read(tmp_path, input_shapes=((3, 16, 16),))
+
+
 @pytest.mark.parametrize(
     ("network", "options", "words"),
     [
