@@ -22,6 +22,7 @@ from deploy.convert.model import ARTIFACT_FILES, Artifact, Program
 from deploy.convert.onnx_attention import rewrite_with_attention
 from deploy.convert.onnx_file import write_model
 from deploy.convert.onnx_limits import require_kernels, require_writable, unusual_dtypes
+from deploy.convert.onnx_matching import first_node_first
 from deploy.convert.onnx_numbers import numbers_as_tensors
 from deploy.convert.onnx_rewrites import make_columns, rewrite, translations
 from deploy.convert.onnx_weights import put_together, take_apart, weights_as_inputs
@@ -131,7 +132,8 @@ def _translate(exported: ExportedProgram, *, opset: int, graph: str = "") -> ir.
     assert made is not None
     model: ir.Model = made.model
     with weights_as_inputs(model, exported.state_dict):
-        optimize(model)
+        with first_node_first():
+            optimize(model)
         make_columns(model)
         if graph and not _REWRITES[graph](model):
             raise UnfinishedError("no rewrite applies to the graph")
