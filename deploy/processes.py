@@ -251,15 +251,22 @@ def _memory(process: psutil.Process) -> int:
 
 
 @contextmanager
-def called_after(seconds: float, function: Callable[[], object]) -> Iterator[None]:
-    """A block; the function is called once, by a thread of its own, if it lasts longer than that."""
-    timer = threading.Timer(max(0.0, seconds), function)
-    timer.daemon = True
-    timer.start()
+def called_after(seconds: float, function: Callable[[], object], *, every: float | None = None) -> Iterator[None]:
+    """A block; a thread calls the function if it lasts longer than that, and again `every` seconds where given."""
+    ended = threading.Event()
+
+    def wait_and_call() -> None:
+        if ended.wait(max(0.0, seconds)):
+            return
+        function()
+        while every is not None and not ended.wait(every):
+            function()
+
+    threading.Thread(target=wait_and_call, daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        ended.set()
 
 
 def own_peak_memory() -> int:

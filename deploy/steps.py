@@ -35,16 +35,26 @@ from deploy.validate.contenders import Surroundings, inputs_by_batch, open_conte
 from deploy.validate.fastest import FastestPlan, find_fastest
 from deploy.validate.latency import LatencyPlan
 from deploy.validate.machine import identity
+from deploy.validate.pace import Pace
 from deploy.validate.precision import prove_in
 from deploy.validate.run import Plan, Proof
 from deploy.versions import StagedVersion, VersionPlan, publish_staged, staged_version
 
 _LONG_PROOF = 180.0  # seconds, after which whoever waits is told why
+_NEWS = 180.0  # seconds from then on, after each of which it is said how far it is
 _PROOF_IS_LONG = (
-    f"the proof takes its time: {_LONG_PROOF / 60:.0f} min so far. Some 20 rows are computed in float64, three times "
-    "eagerly, some 60 by each artifact. It goes on; smaller inputs make it shorter (--input-shape; for a detector that "
-    "was trained on smaller images --resize), and so does --max-batch 1"
+    "Some 20 rows are computed in float64, three times eagerly, some 60 by each artifact. It goes on; smaller inputs, "
+    "where the network takes them, make it shorter (--input-shape; for a detector that was trained on smaller images "
+    "--resize), and so does --max-batch 1"
 )
+
+
+def _telling_the_pace(pace: Pace, progress: Progress) -> Iterator[None]:
+    """Each step says how far the proof is; the first one why it is long, too."""
+    progress.note(f"the proof takes its time: {pace.said()}. {_PROOF_IS_LONG}")
+    while True:
+        yield
+        progress.note(f"the proof goes on: {pace.said()}")
 
 
 def formats_of(request: PackageRequest) -> tuple[Format, ...]:
@@ -150,11 +160,13 @@ class Run:
             limits=self.limits,
             allow_constant_output=self.request.allow_constant_output,
             device=self.request.device,
+            pace=Pace(artifacts=len(conversion.artifacts)),
         )
         artifacts = tuple(conversion.artifacts.values())
         asked = demand(self.request, precision, self.inputs.samples)
         stage = f"prove{f' {precision}' if precision else ''} against float64"
-        with self.progress.stage(stage), called_after(_LONG_PROOF, partial(self.progress.note, _PROOF_IS_LONG)):
+        told = _telling_the_pace(plan.pace, self.progress)
+        with self.progress.stage(stage), called_after(_LONG_PROOF, partial(next, told), every=_NEWS):
             proof = prove_in(asked, self.inputs.checkpoint, artifacts, self.inputs.samples, plan, first=first)
         self.work.step("proven")
         return proof

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import queue
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from deploy.errors import UnfinishedError
-from deploy.processes import OutOfMemory, Worker, _told, tree_memory
+from deploy.processes import OutOfMemory, Worker, _told, called_after, tree_memory
 
 COMMAND = """
 import sys, time
@@ -131,3 +132,14 @@ def test_a_full_disk_in_a_child_is_told_as_such(tmp_path: Path) -> None:
         pytest.raises(UnfinishedError, match=r"^the disk is full while working in a child process: rows\.npz"),
     ):
         worker.run(fill_up)
+
+
+def test_a_long_block_is_told_of_again_and_again_until_its_end() -> None:
+    again: queue.Queue[bool] = queue.Queue()
+    with called_after(0.01, lambda: again.put(True), every=0.01):
+        assert all(again.get(timeout=60) for _ in range(3))
+    once: queue.Queue[bool] = queue.Queue()
+    with called_after(0.01, lambda: once.put(True)):
+        assert once.get(timeout=60)
+        with pytest.raises(queue.Empty):
+            once.get(timeout=0.2)

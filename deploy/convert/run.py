@@ -12,11 +12,12 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
@@ -187,8 +188,11 @@ def _convert(
     worker: Worker, job: ConversionJob, convert_program: Callable[..., Artifact], progress: Progress
 ) -> Artifact | ConversionFailure:
     try:
-        said = partial(_say_that_it_is_long, worker, job, progress)
-        with progress.stage(f"convert to {job.format}{job.in_words}"), called_after(_LONG, said):
+        told = _telling_that_it_is_long(worker, job, progress)
+        with (
+            progress.stage(f"convert to {job.format}{job.in_words}"),
+            called_after(_LONG, partial(next, told), every=_LONG),
+        ):
             done = worker.run(convert_program, target=job.target, folder=job.artifact_folder)
     except DeployError as error:
         kept = _keep(job)
@@ -203,13 +207,16 @@ def _convert(
     return replace(done.value, seconds=done.seconds, peak_memory=done.peak_memory, details=details)
 
 
-def _say_that_it_is_long(worker: Worker, job: ConversionJob, progress: Progress) -> None:
-    """One line that says what is at work, and how to do without that format."""
+def _telling_that_it_is_long(worker: Worker, job: ConversionJob, progress: Progress) -> Iterator[None]:
+    """Each step says what is at work; the first one how to do without that format, too."""
     others = ",".join(other for other in FORMATS if other != job.format)
     progress.note(
         f"{job.format} takes its time: {_LONG / 60:.0f} min so far, {_at_work(worker)}. It goes on; "
         f"--formats {others} does without it, --timeout S bounds each step"
     )
+    for times in count(2):
+        yield
+        progress.note(f"{job.format} goes on: {times * _LONG / 60:.0f} min so far, {_at_work(worker)}")
 
 
 def _at_work(worker: Worker) -> str:

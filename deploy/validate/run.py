@@ -10,7 +10,7 @@ cause in `locate`. Called by package.
     4. For an artifact that failed, one more child finds the place.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, cycle, islice, repeat
 from pathlib import Path
@@ -32,6 +32,7 @@ from deploy.validate.compare import as_rows
 from deploy.validate.executables import AotiModel, EagerModel, OnnxModel
 from deploy.validate.families import Pool, make_pools
 from deploy.validate.locate import Suspect, locate
+from deploy.validate.pace import IN_FLOAT64, Pace
 from deploy.validate.parity import Answer, judge
 from deploy.validate.samples import Samples
 
@@ -49,6 +50,7 @@ class Plan:
 
     `program` is the exported program; with it the search for a cause can tell a wrong export from a wrong
     compilation. `search_seconds` of 0 means no search. `device` is where everything runs, the reference included.
+    `pace` is told what was asked.
     """
 
     spec: Spec
@@ -61,6 +63,7 @@ class Plan:
     allow_constant_output: bool = False
     search_seconds: float = 120.0
     device: Device = "cpu"
+    pace: Pace = field(default_factory=Pace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,13 +99,15 @@ def prove(checkpoint: Checkpoint, artifacts: Sequence[Artifact], samples: Sample
 def measure_baseline(checkpoint: Checkpoint, samples: Samples | None, plan: Plan) -> tuple[Baseline, BehaviourEvidence]:
     """The reference values, the budgets from eager's errors, and whose model it is. Needs no artifact."""
     question = ask(samples, plan)
+    plan.pace.begin(question)
     reference, mixed, trouble = _reference(checkpoint, question, plan)
     with _worker("eager", plan) as worker:
         worker.make(EagerModel, checkpoint, threads=plan.threads, device=plan.device)
         if trouble:
-            baseline = declared_baseline(question, plain_calls(worker, question), reason=trouble)
+            eager = _counted(plain_calls(worker, question), plan.pace)
+            baseline = declared_baseline(question, eager, reason=trouble)
         else:
-            eager = chain(plain_calls(worker, question), nudged_calls(worker, question))
+            eager = _counted(chain(plain_calls(worker, question), nudged_calls(worker, question)), plan.pace)
             baseline = make_baseline(question, reference, eager, mixed=mixed)
         behaviour = check_behaviour(checkpoint, samples, plan.spec, lambda inputs: worker.call("run", inputs))
     return baseline, behaviour
@@ -128,7 +133,7 @@ def _reference(checkpoint: Checkpoint, question: Question, plan: Plan) -> tuple[
     with _worker("reference", plan) as worker:
         try:
             worker.make(EagerModel, checkpoint, dtype="float64", threads=plan.threads, device=plan.device)
-            rows = {pool.family: _pool_rows(worker, question.spec, pool) for pool in question.pools}
+            rows = {pool.family: _pool_rows(worker, question.spec, pool, plan.pace) for pool in question.pools}
         except ChildFailed as error:
             if not worker.alive or isinstance(error, OutOfMemory):
                 raise
@@ -138,11 +143,12 @@ def _reference(checkpoint: Checkpoint, question: Question, plan: Plan) -> tuple[
         return rows, [first.family] if mixed else [], ""
 
 
-def _pool_rows(worker: Worker, spec: Spec, pool: Pool) -> Arrays:
-    """The outputs for all rows of a pool, rows first, in batches within the bounds."""
+def _pool_rows(worker: Worker, spec: Spec, pool: Pool, pace: Pace) -> Arrays:
+    """The outputs for all rows of a pool in float64, rows first, in batches within the bounds."""
     calls = []
     for chosen in _batches(spec, pool):
         outputs = worker.call("run", pool.take(chosen))
+        pace.asked(IN_FLOAT64 * len(chosen))
         calls.append([as_rows(array, output) for array, output in zip(outputs, spec.outputs, strict=True)])
     return [np.concatenate(arrays) for arrays in zip(*calls, strict=True)]
 
@@ -175,6 +181,12 @@ def nudged_calls(worker: Worker, question: Question) -> Iterator[tuple[Case, Arr
             for rows in _batches(question.spec, pool):
                 case = Case(name=f"{pool.family}, eager nudged {draw}", family=pool.family, rows=tuple(rows))
                 yield case, worker.call("run_nudged", pool.take(rows), draw=draw)
+
+
+def _counted(calls: Iterable[tuple[Case, Arrays]], pace: Pace) -> Iterator[tuple[Case, Arrays]]:
+    for case, outputs in calls:
+        pace.asked(len(case.rows))
+        yield case, outputs
 
 
 def _batches(spec: Spec, pool: Pool) -> Iterator[range]:
@@ -227,6 +239,7 @@ def _answers(worker: Worker, artifact: Artifact, question: Question, plan: Plan)
                 return
             continue
         seconds = call.part(again) if again is not None else repeat(None)
+        plan.pace.asked(call.size * (2 if call.repeat else 1))
         for case, first, second in zip(call.cases, call.part(outputs), seconds, strict=False):
             yield Answer(case=case, outputs=first, again=second)
 

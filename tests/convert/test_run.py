@@ -69,7 +69,7 @@ def test_child_that_hangs_is_ended_at_the_timeout(read: Read) -> None:
 
 
 def test_one_that_takes_long_is_said_to_and_how_to_do_without(read: Read, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.convert.run._LONG", 0.3)
+    monkeypatch.setattr("deploy.convert.run._LONG", 0.2)
     notes = Notes()
     conversion = convert(
         read(TwoTowers, (6,), (3,)),
@@ -82,6 +82,7 @@ def test_one_that_takes_long_is_said_to_and_how_to_do_without(read: Read, monkey
     (said,) = [text for text in notes.said if text.startswith("aoti takes its time")]
     assert "torch at work on the graph" in said
     assert "--formats onnx does without it" in said
+    assert any(text.startswith("aoti goes on: ") and "torch at work" in text for text in notes.said)
 
 
 def test_child_that_eats_memory_is_ended_at_the_limit(read: Read) -> None:

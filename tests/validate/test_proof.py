@@ -13,6 +13,7 @@ from deploy.convert.model import Artifact
 from deploy.errors import UnfinishedError
 from deploy.processes import ChildFailed, Limits
 from deploy.validate.baseline import Baseline
+from deploy.validate.pace import Pace
 from deploy.validate.run import measure_baseline, prove
 from deploy.validate.samples import Samples, digest_arrays
 from tests.fixtures import seeded_module
@@ -47,7 +48,10 @@ def trained_outputs() -> np.ndarray:
 def test_a_broken_artifact_fails_with_the_reason_and_the_other_lives(rig: Rig, onnx: Artifact, tmp_path: Path) -> None:
     (tmp_path / "model.pt2").write_bytes(b"broken")
     broken = Artifact(format="aoti", folder=tmp_path, files=("model.pt2",), seconds=0.0, peak_memory=0, details={})
-    proof = prove(rig.checkpoint, [broken, onnx], real_samples(trained_outputs()), rig.plan)
+    pace = Pace(artifacts=1)  # the broken one is asked nothing
+    plan = replace(rig.plan, pace=pace)
+    proof = prove(rig.checkpoint, [broken, onnx], real_samples(trained_outputs()), plan)
+    assert pace.done == pace.rows > 0
     assert not proof.evidence["aoti"].judgement.passed
     assert "could not be loaded" in proof.evidence["aoti"].judgement.reason
     assert proof.evidence["onnx"].judgement.passed, proof.evidence["onnx"].judgement.reason
