@@ -20,7 +20,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from deploy.checkpoint.load import read_checkpoint
+from deploy.checkpoint.load import read_to_package
 from deploy.checkpoint.model import Checkpoint
 from deploy.convert.compiler import require_compiler
 from deploy.convert.export import program_dims, program_inputs
@@ -103,7 +103,7 @@ def plan_package(request: PackageRequest, *, progress: Progress = Silent()) -> P
 def read_inputs(request: PackageRequest, progress: Progress) -> Inputs:
     """The checkpoint and what was given beside it, each checked against the others. Raises UsageError if one is bad."""
     with progress.stage("read the checkpoint"), Worker("checkpoint", log=Path(os.devnull)) as worker:
-        checkpoint = worker.run(read_checkpoint, request.checkpoint).value
+        checkpoint = worker.run(read_to_package, request.checkpoint).value
     for note in checkpoint.notes:
         progress.note(note)
     name = check_name(request.name or checkpoint.name)

@@ -1,12 +1,14 @@
 """What can be said of training a detector, which resizes and normalises its images inside the network.
 
-Owns how `--resize` becomes part of such a network, and what is refused. Called by understand. Imports no torch.
+Owns how `--resize` becomes part of such a network, and what is refused. Called by understand, load and servable.
+Imports no torch.
 """
 
 from dataclasses import replace
 
-from deploy.checkpoint.architecture import Architecture
-from deploy.checkpoint.model import PreprocessingRequest
+from deploy.checkpoint.architecture import PREFIX, Architecture
+from deploy.checkpoint.model import Checkpoint, PreprocessingRequest
+from deploy.checkpoint.zoo import load_zoo
 from deploy.errors import UsageError
 
 # How an entry's description names what its builder resizes to by default.
@@ -38,3 +40,24 @@ def as_trained(entry: Architecture, asked: PreprocessingRequest) -> tuple[Archit
         )
     about = entry.about.replace(f"{_DEFAULT} {entry.size[0]}", f"{_DEFAULT} {asked.resize}, as asked for")
     return replace(entry, about=about, size=(asked.resize, asked.resize)), {entry.resize_option: asked.resize}
+
+
+def require_one_stage(checkpoint: Checkpoint) -> None:
+    """Raises UsageError for a detector of two stages: known by its weights, but never packaged."""
+    name = checkpoint.architecture.removeprefix(PREFIX)
+    if name == checkpoint.architecture or checkpoint.how not in ("inferred", "asked"):
+        return
+    entry = load_zoo().get(name)
+    if entry and entry.kind == "two-stage detection":
+        raise of_two_stages(name)
+
+
+def of_two_stages(name: str) -> UsageError:
+    """Why a detector of two stages is not packaged, and what is."""
+    return UsageError(
+        f"{name} is a detector of two stages: between them it chooses regions by non-maximum suppression; how many "
+        "depends on the image, which no served tensor's shape can follow, and which ones can depend on a rounding",
+        expected="a detector of one stage: SSD, RetinaNet or FCOS",
+        fix="train one of those, or package the first stage with --factory package.module:function, where the "
+        "function gives a module that returns tensors of constant size",
+    )

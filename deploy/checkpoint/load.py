@@ -20,6 +20,7 @@ from deploy.checkpoint.adapters import (
     require_base,
     require_merged,
 )
+from deploy.checkpoint.detectors import require_one_stage
 from deploy.checkpoint.formats import read_stored
 from deploy.checkpoint.identify import UnknownArchitectureError
 from deploy.checkpoint.inputs import UNKNOWN
@@ -94,6 +95,13 @@ def read_checkpoint(request: CheckpointRequest) -> Checkpoint:
         check_variances(understood.tensors)
         # 5.
         return settle(_put_down(request, contents, understood, digest.result()), request.preprocessing)
+
+
+def read_to_package(request: CheckpointRequest) -> Checkpoint:
+    """The same of a checkpoint that is to be packaged. Raises UsageError for what is known and never packaged, too."""
+    checkpoint = read_checkpoint(request)
+    require_one_stage(checkpoint)
+    return checkpoint
 
 
 def _has_weights_alone(request: CheckpointRequest) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deploy.errors import UsageError
+from deploy.checkpoint.detectors import of_two_stages
 
 Forward = Callable[..., Any]
 
@@ -27,13 +27,7 @@ def servable(module: nn.Module) -> nn.Module:
     """The same module with the forward that is served. Raises UsageError for a detector of two stages."""
     name = type(module).__name__
     if hasattr(module, "rpn") and hasattr(module, "roi_heads"):
-        raise UsageError(
-            f"{name} is a detector of two stages: between them it chooses regions by non-maximum suppression; how many "
-            "depends on the image, which no served tensor's shape can follow, and which ones can depend on a rounding",
-            expected="a detector of one stage: SSD, RetinaNet or FCOS",
-            fix="train one of those, or package the first stage with --factory package.module:function, where the "
-            "function gives a module that returns tensors of constant size",
-        )
+        raise of_two_stages(name)
     if name in _SCORES:
         return _with_forward(module, _dense_forward(_SCORES[name]))
     if name == "RAFT":

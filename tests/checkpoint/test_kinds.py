@@ -10,7 +10,7 @@ import torch
 from detections import Rule, detect
 from torch import Tensor, nn
 
-from deploy.checkpoint.load import build_module, read_checkpoint
+from deploy.checkpoint.load import build_module, read_checkpoint, read_to_package
 from deploy.checkpoint.model import CheckpointRequest, PreprocessingRequest
 from deploy.checkpoint.servable import servable
 from deploy.checkpoint.vision import import_torchvision, non_maximum_suppression
@@ -245,8 +245,9 @@ def test_a_detector_of_two_stages_is_identified_and_cannot_be_built(tmp_path: Pa
     checkpoint = read_checkpoint(request)
     assert checkpoint.architecture == "torchvision/fasterrcnn_resnet50_fpn"
     assert any("a detector of two stages cannot be packaged" in note for note in checkpoint.notes)
-    with pytest.raises(UsageError, match=r"two stages[\s\S]*SSD, RetinaNet or FCOS"):
-        build_module(checkpoint)
+    for refused in (lambda: build_module(checkpoint), lambda: read_to_package(request)):
+        with pytest.raises(UsageError, match=r"two stages[\s\S]*SSD, RetinaNet or FCOS"):
+            refused()
 
 
 def naive_suppression(boxes: Tensor, scores: Tensor, overlap: float) -> list[int]:
