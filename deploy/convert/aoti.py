@@ -31,6 +31,7 @@ from deploy.convert.compiler import (
     is_avx2,
 )
 from deploy.convert.cuda import device_details, exact_float32
+from deploy.convert.dtype_rules import rules_made_once
 from deploy.convert.every_size import sizes_tried
 from deploy.convert.export import load_program
 from deploy.convert.flex import (
@@ -261,7 +262,7 @@ def _run_compiler(
     try:
         with (
             torch.set_grad_enabled(gradients), deep_recursion(module.graph), loops_as_large_as_before(),
-            sizes_tried(general=True), sums_at_their_places(),
+            sizes_tried(general=True), sums_at_their_places(), rules_made_once(),
         ):  # fmt: skip
             files = aot_compile(module, arguments, keywords, options=options)
     except InductorError as error:
