@@ -1,7 +1,7 @@
 """The rewriter of ONNX graphs, without the part of its search that can find nothing.
 
 Owns one mend of onnxscript: for a rule of several nodes it goes through the whole graph at each node, whatever that
-node is, which took longer than all else for graphs of thousands of nodes. Called by onnx, in a child process.
+node is, a third of all the rewriting of 3,000 nodes, and more with their square. Called by onnx, in a child process.
 """
 
 from __future__ import annotations
