@@ -1,7 +1,7 @@
 """The compiler's rules for the dtype of an operator's result, put together once.
 
 Owns one mend of torch's inductor: what it means to be one object for all is put together anew at each operator of each
-kernel, a twelfth of all the time that a large network takes to compile. Called by aoti, in a child process.
+kernel, a good part of what a large network takes to compile. Called by aoti, in a child process.
 """
 
 from __future__ import annotations
