@@ -4,7 +4,6 @@ Owns which of their outputs those are, and the class that stands for nothing. Ca
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +52,6 @@ def classes_found(
     sizes = [size for size in image.shape[1:] if isinstance(size, int)]
     with torch.no_grad():
         scored = finder(torch.zeros(1, *sizes))[finder.outputs[0]].shape[-1]
-    nothing: Any = (_NOTHING,) if scored == (count or 0) + 1 else ()
+    nothing = (_NOTHING,) if scored == (count or 0) + 1 else ()
     last = f"; the last score of a query is that of {_NOTHING}" if nothing else ""
     return (*named, *nothing) if named else None, scored, _NOTE + last

@@ -257,7 +257,7 @@ def _image(
     config: Any = getattr(network.config, "vision_config", network.config)
     channels, built = int(getattr(config, "num_channels", 3)), sides(getattr(config, "image_size", None))
     size = _asked_size(network, request, channels, built) or _own_size(folder, network, (channels, built), made)
-    shape = (*_frames(network), channels, *size)
+    shape = _shape(network, channels, size)
     why = _refusal(network, shape)
     if why:
         raise UsageError(
@@ -274,10 +274,11 @@ def _image(
     )
 
 
-def _frames(network: "nn.Module") -> tuple[int, ...]:
-    """How many images a clip has, for a network of clips; empty for one of single images."""
+def _shape(network: "nn.Module", channels: int, size: tuple[int, int]) -> tuple[int, ...]:
+    """The sizes of one image of this height and width; those of a clip, its images first, for a network of clips."""
     config: Any = network.config
-    return (int(config.num_frames),) if type(network).__name__.endswith(_CLIPS) else ()
+    frames = (int(config.num_frames),) if type(network).__name__.endswith(_CLIPS) else ()
+    return (*frames, channels, *size)
 
 
 def _asked_size(
@@ -293,7 +294,7 @@ def _asked_size(
             expected=f"one shape {channels},HEIGHT,WIDTH, without the batch",
         )
     asked = rest[0][1], rest[0][2]
-    if built and asked != built and not _takes(network, (*_frames(network), channels, *asked)):
+    if built and asked != built and not _takes(network, _shape(network, channels, asked)):
         raise UsageError(
             f"--input-shape asks for {asked[0]} x {asked[1]}, and config.json says {built[0]} x {built[1]}",
             expected="the size that the network's positions were made for",
@@ -314,7 +315,7 @@ def _own_size(
     A network that takes images of other sizes than it was built for, as DINOv2, is fed what its processor makes.
     """
     (channels, built), settings = own, folder.read(PROCESSOR) or {}
-    if made and (made == built or _takes(network, (*_frames(network), channels, *made))):
+    if made and (made == built or _takes(network, _shape(network, channels, made))):
         return made
     found = built or sides(settings.get("crop_size")) or _one_size(settings.get("size"))
     if found is None:
